@@ -1,0 +1,120 @@
+"""The kernel: exact sums of e^x, in C or in NumPy with the same bits.
+
+States are arrays of ``RECORD``, one record each; codes are dense group numbers from 0. The environment variable
+``LSE_STREAM_KERNEL`` forces one of ``available()``.
+"""
+
+import hashlib
+import os
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+from . import numpy_kernel
+from .record import RECORD as RECORD
+from .record import StateError as StateError
+from .record import States as States
+from .record import empty_states as empty_states
+from .record import fault_error
+
+native: ModuleType | None
+try:
+    from . import native
+except ImportError:  # there was no compiler at installation
+    native = None
+
+Codes = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+# What ``known_answers`` must give on every machine.
+KNOWN_ANSWERS = "fe7188f913814bbdd69bf9c78740c738e509eaa8640b60dda495b4cc5fcb7972"
+
+
+def available() -> tuple[str, ...]:
+    """The kernels that this machine and installation can run, fastest first."""
+    return (*(native.instruction_sets() if native else ()), "numpy")
+
+
+def select(name: str) -> None:
+    """Runs ``name``, one of ``available()``, from now on. ``State`` stays of the module chosen at import."""
+    global _selected
+    if name not in available():
+        raise ValueError(f"LSE_STREAM_KERNEL: expected one of {', '.join(available())} on this machine, found {name!r}")
+    if native and name != "numpy":
+        native.select(name)
+    _selected = name
+    if known_answers() != KNOWN_ANSWERS:
+        raise RuntimeError(
+            f"kernel {name!r} gives wrong bits on this machine: reinstall, or set LSE_STREAM_KERNEL=numpy"
+        )
+
+
+def kernel_name() -> str:
+    """Which kernel runs: "avx512", "avx2", "sse2" or "portable" (C), or "numpy"."""
+    return _selected
+
+
+def _kernel() -> ModuleType:
+    return native if native and _selected != "numpy" else numpy_kernel
+
+
+def group_values(codes: Codes, values: Floats, n_groups: int) -> States:
+    """The states (n_groups,) of the values (n,) with each code (n,)."""
+    states = empty_states(n_groups)
+    _kernel().update_into(states, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values, np.float64))
+    return states
+
+
+def merge_groups(codes: Codes, states: States, n_groups: int) -> States:
+    """The merged states (n_groups,) of the states (n,) with each code (n,)."""
+    merged = empty_states(n_groups)
+    _kernel().merge_into(merged, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(states))
+    return merged
+
+
+def state_values(states: States) -> Floats:
+    """The log-sum-exp (n,) of each state (n,)."""
+    out = np.empty(states.size)
+    _kernel().values_of(np.ascontiguousarray(states), out)
+    return out
+
+
+def check_states(states: States) -> None:
+    """Raises StateError for the first record that is not canonical."""
+    fault = _kernel().check(np.ascontiguousarray(states))
+    if fault:
+        raise fault_error(states, *fault)
+
+
+def encode_int64(keys: Ints) -> tuple[Codes, Ints]:
+    """Dense codes (n,) in order of first appearance, and the distinct keys in that order."""
+    codes = np.empty(keys.size, np.int32)
+    uniques = np.empty(keys.size, np.int64)
+    found = _kernel().encode_int64(np.ascontiguousarray(keys, np.int64), codes, uniques)
+    return codes, uniques[:found]
+
+
+def known_answers() -> str:
+    """A digest of what the selected kernel makes of values that exercise every path of it."""
+    ramp = np.arange(96.0)
+    rows = [
+        -ramp * ramp / 64,
+        2.0**23 - ramp,
+        2.0**59 - 2.0**7 * ramp,
+        np.full(96, -1e300),
+        ramp / 1e310 + ramp / 1e16 - 1e-3,
+    ]
+    codes = np.repeat(np.arange(len(rows), dtype=np.int32), 96)
+    states = np.concatenate([group_values(codes, np.concatenate(rows), len(rows)), empty_states(len(rows))])
+    for i, row in enumerate(rows):
+        state = _kernel().State()
+        state._update(row)
+        states[len(rows) + i] = np.frombuffer(state.to_bytes(), RECORD)[0]
+    return hashlib.sha256(states.tobytes() + state_values(states).tobytes()).hexdigest()
+
+
+_selected = "numpy"
+select(os.environ.get("LSE_STREAM_KERNEL") or available()[0])
+State = _kernel().State

@@ -1,0 +1,533 @@
+"""The kernel in NumPy: the same bits as native.c, from the same operations in the same order.
+
+It is the oracle of the C kernel's tests, and what runs where no compiler was there. ``native.c`` has the reasoning;
+here each step stands once, over arrays.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+
+from . import constants as c
+from .record import LIMB_BITS, NO_BASE, RECORD, States, empty_states
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+# A column of int128 as low and high words.
+Wide = tuple[Words, Words]
+
+ROUND = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer
+ROUND_BITS = np.int64(0x4338000000000000)
+QUANTA = (1.0, 2.0**-50, 2.0**-100)
+LIMB_ROUND = tuple(ROUND * q for q in QUANTA)
+LIMB_ROUND_BITS = tuple(int(np.float64(r).view(np.int64)) for r in LIMB_ROUND)
+FAR = 2.0**23  # from here on the argument needs a first reduction
+HUGE = 2.0**60  # from here on only ties with the maximum count
+SPAN = 192.0  # a term this far below the maximum contributes nothing, also where max - SPAN is rounded
+FLUSH = 4096  # terms whose limbs may be summed in an int64
+BLOCK = 4 * FLUSH
+CHUNK = 2**20  # rows of one grouped pass: bounds the memory of the temporaries
+
+# Subnormal numbers are no error, also for a caller who set NumPy to raise.
+tiny = np.errstate(under="ignore")
+
+EXP2_HIGH, EXP2_LOW = np.array(c.EXP2_TABLE).T.copy()
+NEG_LOG_HIGH, NEG_LOG_LOW = np.array(c.NEG_LOG_TABLE).T.copy()
+
+
+class Workspace:
+    """Arrays for ``terms`` and ``limbs`` over n values, so that a loop over blocks allocates once."""
+
+    def __init__(self, n: int) -> None:
+        self.floats = np.empty((7, n))
+        self.index = np.empty(n, np.int64)
+
+
+def terms(x: Floats, work: Workspace) -> tuple[Floats, Floats, Ints]:
+    """(high, low, exponent) with e^x = 2^exponent (high + low), for abs(x) < 2^60; views into ``work``."""
+    high, low, u, k, r, p, q = work.floats[:, : x.size]
+    index = work.index[: x.size]
+    far: Ints | None = None
+    tail: Floats | None = None
+    if np.abs(x, out=u).max(initial=0.0) >= FAR:
+        turns = np.where(u < FAR, 0.0, x * c.FAR_PER_UNIT + ROUND - ROUND)
+        far = turns.astype(np.int64) << 22
+        turns *= 2.0**22
+        near = x - turns * c.FAR_1 - turns * c.FAR_2 - turns * c.FAR_3
+        turns *= c.FAR_4
+        x = near - turns
+        tail = near - x - turns
+    np.multiply(x, c.STEPS_PER_UNIT, out=u)
+    u += ROUND
+    np.subtract(u, ROUND, out=k)
+    np.multiply(k, c.STEP_1, out=r)
+    np.subtract(x, r, out=r)
+    np.multiply(k, c.STEP_2, out=p)
+    r -= p
+    k *= c.STEP_3
+    if tail is not None:
+        k -= tail
+    r -= k
+    steps = u.view(np.int64)
+    steps -= ROUND_BITS
+    np.bitwise_and(steps, 127, out=index)
+    EXP2_HIGH.take(index, out=high, mode="clip")
+    EXP2_LOW.take(index, out=low, mode="clip")
+    np.multiply(r, c.E3, out=p)
+    p += c.E2
+    p *= r
+    p += c.E1
+    p *= r
+    p += 0.5
+    np.multiply(r, r, out=q)
+    p *= q
+    p += r
+    p *= high
+    low += p
+    steps >>= 7
+    if far is not None:
+        steps += far
+    return high, low, steps
+
+
+def scale_by(high: Floats, low: Floats, exponent: Ints) -> None:
+    """Multiplies the pair in place by 2^exponent; below 2^-400, where every limb is 0 anyway, by that."""
+    np.maximum(exponent, -400, out=exponent)
+    exponent += 1023
+    exponent <<= 52
+    factor = exponent.view(np.float64)
+    high *= factor
+    low *= factor
+
+
+def limbs(high: Floats, low: Floats, work: Workspace) -> list[Ints]:
+    """The pair cut into integers of the three quanta, as biased bit patterns: subtract LIMB_ROUND_BITS. Eats the pair."""
+    cut = []
+    for magic, rows in zip(LIMB_ROUND, ([2, 3], [4, 5], [4, 6]), strict=True):
+        u, k = (work.floats[row, : high.size] for row in rows)
+        np.add(high, magic, out=u)
+        np.subtract(u, magic, out=k)
+        high -= k
+        np.add(low, u, out=k)
+        u -= k
+        low += u
+        cut.append(k.view(np.int64))
+    return cut
+
+
+def exponent_of(x: Floats) -> Ints:
+    return terms(x, Workspace(x.size))[2].copy()
+
+
+def base_of(maximum: Floats) -> Ints:
+    """The base that belongs to each maximum, abs(maximum) < 2^60: exponent - base is in [-1, 48]."""
+    return (exponent_of(maximum) + 1) // LIMB_BITS * LIMB_BITS
+
+
+def is_near(maximum: Floats) -> npt.NDArray[np.bool_]:
+    """Where the maximum has a base: finite and below 2^60. NaN is False."""
+    return np.abs(maximum) < HUGE
+
+
+# --- int128 columns ---------------------------------------------------------------------------------------------
+
+
+def wide(value: Ints) -> Wide:
+    return value.astype(np.uint64), (value >> 63).astype(np.uint64)
+
+
+def add_wide(a: Wide, b: Wide) -> Wide:
+    low = a[0] + b[0]
+    return low, a[1] + b[1] + (low < a[0])
+
+
+def negate_wide(a: Wide) -> Wide:
+    return add_wide((~a[0], ~a[1]), (np.ones_like(a[0]), np.zeros_like(a[1])))
+
+
+def shift_limb(a: Wide) -> Wide:
+    """Arithmetic shift right by one limb."""
+    high = a[1].view(np.int64)
+    return a[0] >> np.uint64(LIMB_BITS) | a[1] << np.uint64(64 - LIMB_BITS), (high >> LIMB_BITS).view(np.uint64)
+
+
+def low_bits(a: Wide) -> Floats:
+    return (a[0] & np.uint64((1 << LIMB_BITS) - 1)).astype(np.float64)
+
+
+def sum_runs(column: Wide, starts: Ints) -> Wide:
+    """Sums of runs of rows, modulo 2^128, from pieces of 32 bits whose int64 sums cannot wrap."""
+    mask = np.uint64(0xFFFFFFFF)
+    shift = np.uint64(32)
+    pieces = (column[0] & mask, column[0] >> shift, column[1] & mask, column[1] >> shift)
+    carry = np.zeros(starts.size, np.uint64)
+    words = []
+    for piece in pieces:
+        total = np.add.reduceat(piece, starts) + carry
+        words.append(total & mask)
+        carry = total >> shift
+    return words[0] | words[1] << shift, words[2] | words[3] << shift
+
+
+# --- states -----------------------------------------------------------------------------------------------------
+
+
+def put_limbs(states: States, columns: Sequence[Wide]) -> None:
+    for i, (low, high) in enumerate(columns):
+        states["limbs"][:, i, 0] = low
+        states["limbs"][:, i, 1] = high
+
+
+def get_limbs(states: States) -> list[Wide]:
+    return [(states["limbs"][:, i, 0].copy(), states["limbs"][:, i, 1].copy()) for i in range(3)]
+
+
+@tiny
+def set_max(states: States, maximum: Floats) -> None:
+    """Writes max, in its one form, and base."""
+    maximum = maximum + 0.0
+    maximum[np.isnan(maximum)] = np.nan
+    states["max"] = maximum
+    near = is_near(maximum)
+    states["base"] = NO_BASE
+    states["base"][near] = base_of(maximum[near])
+
+
+def sort_runs(codes: npt.NDArray[np.int32]) -> tuple[Ints, Ints]:
+    """A stable order by code, and where each code's run starts in it."""
+    order = np.argsort(codes, kind="stable")
+    ordered = codes[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    return order, starts
+
+
+@tiny
+def reduce_values(values: Floats, starts: Ints) -> States:
+    """One state per run of values."""
+    lengths = np.diff(starts, append=values.size)
+    states = empty_states(starts.size)
+    states["count"] = lengths
+    set_max(states, np.maximum.reduceat(values, starts))
+    maximum = np.repeat(states["max"], lengths)
+    near = is_near(maximum)
+    x = np.where(near, np.maximum(values, maximum - SPAN), 0.0)
+    work = Workspace(x.size)
+    high, low, exponent = terms(x, work)
+    exponent -= np.where(near, np.repeat(states["base"], lengths), 0)
+    scale_by(high, low, exponent)
+    columns = []
+    for i, cut in enumerate(limbs(high, low, work)):
+        tie = (values == maximum) & np.isfinite(maximum) if i == 0 else np.zeros(1, np.bool_)
+        columns.append(sum_runs(wide(np.where(near, cut - LIMB_ROUND_BITS[i], tie)), starts))
+    put_limbs(states, columns)
+    return states
+
+
+def reduce_states(states: States, starts: Ints) -> States:
+    """One state per run of states: the merge."""
+    lengths = np.diff(starts, append=states.size)
+    merged = empty_states(starts.size)
+    count, overflow = sum_runs(wide(states["count"]), starts)
+    if overflow.any() or (count > np.uint64(2**63 - 1)).any():
+        raise OverflowError("the count of a merged state exceeds 2^63 - 1")
+    merged["count"] = count
+    set_max(merged, np.maximum.reduceat(states["max"], starts))
+    maximum = np.repeat(merged["max"], lengths)
+    near = is_near(maximum)
+    # Limbs move down by whole positions onto the larger base; what belongs to no base (-inf, below -2^60) is 0.
+    base = np.where(near, np.repeat(merged["base"], lengths), 0)
+    down = np.full(states.size, 3)
+    near &= is_near(states["max"])
+    down[near] = np.minimum((base[near] - states["base"][near]) // LIMB_BITS, 3)
+    down[(states["max"] == maximum) & np.isfinite(maximum)] = 0
+    own = states["limbs"].copy()
+    moved = np.zeros_like(own)
+    for d in range(3):
+        rows = down == d
+        moved[rows, d:] = own[rows, : 3 - d]
+    put_limbs(merged, [sum_runs((moved[:, i, 0], moved[:, i, 1]), starts) for i in range(3)])
+    return merged
+
+
+def update_into(destination: States, codes: npt.NDArray[np.int32], values: Floats) -> None:
+    """Adds each value to the state of its code."""
+    check_codes(codes, destination.size)
+    for i in range(0, codes.size, CHUNK):
+        order, starts = sort_runs(codes[i : i + CHUNK])
+        present = codes[i : i + CHUNK][order[starts]]
+        merge_into(destination, present, reduce_values(values[i : i + CHUNK][order], starts))
+
+
+def merge_into(destination: States, codes: npt.NDArray[np.int32], states: States) -> None:
+    """Merges each state into the state of its code."""
+    check_codes(codes, destination.size)
+    if codes.size:
+        present, inverse = np.unique(codes, return_inverse=True)
+        every = np.concatenate([destination[present], states])
+        order, starts = sort_runs(np.concatenate([np.arange(present.size), inverse]).astype(np.int32))
+        destination[present] = reduce_states(every[order], starts)
+
+
+def check_codes(codes: npt.NDArray[np.int32], n_groups: int) -> None:
+    if codes.size and not 0 <= codes.min() <= codes.max() < n_groups:
+        raise IndexError(f"codes must be in [0, {n_groups}), found {codes.min()} to {codes.max()}")
+
+
+# --- value ------------------------------------------------------------------------------------------------------
+
+
+def two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Sum and its rounding error (Knuth, TAOCP 4.2.2)."""
+    s = a + b
+    z = s - a
+    return s, (a - (s - z)) + (b - z)
+
+
+def quick_two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """The same for abs(a) >= abs(b) (Dekker 1971)."""
+    s = a + b
+    return s, b - (s - a)
+
+
+def two_prod(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Product and its rounding error (Dekker 1971, Veltkamp's split)."""
+    ca = 134217729.0 * a
+    ah = ca - (ca - a)
+    al = a - ah
+    cb = 134217729.0 * b
+    bh = cb - (cb - b)
+    bl = b - bh
+    p = a * b
+    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
+
+
+def log1p_pair(yh: Floats, yl: Floats) -> tuple[Floats, Floats]:
+    """log1p of a double-double y >= 0, as a double-double."""
+    small = yh < 2.0**-8
+    sh, sl = two_sum(np.ones_like(yh), yh)
+    sh, sl = quick_two_sum(sh, sl + yl)
+    exponent = (sh.view(np.int64) >> 52) - 1023
+    scale = ((1023 - exponent) << 52).view(np.float64)
+    sh = sh * scale
+    sl = sl * scale
+    centre = 128.0 / sh + ROUND - ROUND
+    entry = np.where(small, 64, centre.astype(np.int64) - 64)
+    centre = centre * 2.0**-7
+    ph, pl = two_prod(sh, centre)
+    wh, wl = quick_two_sum(ph - 1.0, pl + sl * centre)
+    wh = np.where(small, yh, wh)
+    wl = np.where(small, yl, wl)
+    e = np.where(small, 0.0, exponent.astype(np.float64))
+    qh, ql = two_prod(wh, wh)
+    ql = ql + 2.0 * (wh * wl)
+    series = reduce(
+        lambda p, coefficient: p * wh + coefficient,
+        (c.L12, c.L11, c.L10, c.L9, c.L8, c.L7, c.L6, c.L5, c.L4, c.L3),
+        np.full_like(wh, c.L13),
+    )
+    tail = qh * wh * series
+    h, low = two_sum(wh, -0.5 * qh)
+    low = low + (wl - 0.5 * ql) + tail
+    h, error = two_sum(NEG_LOG_HIGH[entry], h)
+    low = low + (error + NEG_LOG_LOW[entry])
+    h, error = two_sum(e * c.LN2_HIGH, h)
+    low = low + (error + e * c.LN2_LOW)
+    return quick_two_sum(h, low)
+
+
+def excess(states: States) -> tuple[Floats, Floats, list[Wide]]:
+    """Of states with a finite max: the term of the max as a pair, and the limbs less that term's."""
+    maximum = states["max"].copy()
+    near = is_near(maximum)
+    x = np.where(near, maximum, 0.0)
+    work = Workspace(x.size)
+    high, low, exponent = terms(x, work)
+    exponent -= np.where(near, states["base"], 0)
+    # A record that is still to be checked may hold any base.
+    np.clip(exponent, -1, LIMB_BITS - 2, out=exponent)
+    scale_by(high, low, exponent)
+    th, tl = high.copy(), low.copy()
+    own = [np.where(near, cut - bits, 0) for cut, bits in zip(limbs(high, low, work), LIMB_ROUND_BITS, strict=True)]
+    own[0] = np.where(near, own[0], 1)
+    rest = [add_wide(limb, negate_wide(wide(term))) for limb, term in zip(get_limbs(states), own, strict=True)]
+    return th, tl, rest
+
+
+@tiny
+def values_of(states: States, out: Floats) -> None:
+    """Writes max + log1p((sum - term of max) / term of max), rounded once."""
+    out[:] = states["max"]
+    rows = np.flatnonzero(np.isfinite(out))
+    if not rows.size:
+        return
+    states = states[rows]
+    maximum = out[rows]
+    th, tl, (first, second, third) = excess(states)
+    digits = [low_bits(third) * QUANTA[2]]
+    second = add_wide(second, shift_limb(third))
+    digits.append(low_bits(second) * QUANTA[1])
+    first = add_wide(first, shift_limb(second))
+    digits.append(low_bits(first))
+    upper = shift_limb(first)
+    digits.append(low_bits(upper) * 2.0**50)
+    digits.append(shift_limb(upper)[0].view(np.int64).astype(np.float64) * 2.0**100)
+    s, e = digits[0], np.zeros_like(digits[0])
+    for digit in digits[1:]:
+        s, error = two_sum(digit, s)
+        s, e = quick_two_sum(s, error + e)
+    single = s == 0.0
+    term, term_low = quick_two_sum(th, tl)
+    q1 = s / term
+    ph, pl = two_prod(q1, term)
+    q2 = ((((s - ph) - pl) + e) - q1 * term_low) / term
+    gh, gl = log1p_pair(*quick_two_sum(q1, q2))
+    r, error = two_sum(maximum, gh)
+    out[rows] = np.where(single, maximum, r + (error + gl))
+
+
+@tiny
+def check(states: States) -> tuple[int, int] | None:
+    """(row, index into FAULTS) of the first record that is not canonical, or None."""
+    count, maximum = states["count"], states["max"]
+    finite, near = np.isfinite(maximum), is_near(maximum)
+    bits = maximum.copy().view(np.uint64)
+    bad_nan = np.isnan(maximum) & (bits != np.uint64(0x7FF8000000000000))
+    base = np.full(states.size, NO_BASE)
+    base[near] = base_of(maximum[near].copy())
+    limb_words = states["limbs"]
+    zero = (limb_words == 0).all(axis=2)
+    # |limb| <= count 2^50, count < 2^63: compare the limb's upper part, which is rounded down, with the count
+    upper = shift_limb((limb_words[:, :, 0].copy(), limb_words[:, :, 1].copy()))
+    top = upper[1].view(np.int64)
+    part = upper[0].view(np.int64)
+    fits = (top == part >> 63) & (part <= count[:, None]) & (part >= -count[:, None])
+    bad_limbs = ~np.where(near[:, None], fits, zero).all(axis=1)
+    huge = finite & ~near
+    ties = limb_words[:, 0, 0]
+    bad_limbs[huge] = ~(
+        zero[huge, 1:].all(axis=1)
+        & (limb_words[huge, 0, 1] == 0)
+        & (ties[huge] > 0)
+        & (ties[huge] <= count[huge].astype(np.uint64))
+    )
+    rows = np.flatnonzero(near & ~bad_limbs)
+    first, second, third = excess(states[rows])[2]
+    total = add_wide(first, shift_limb(add_wide(second, shift_limb(third))))
+    bad_limbs[rows] |= total[1].view(np.int64) < 0
+    faults = np.array(
+        [
+            states["version"] != 1,
+            states["kind"] != 0,
+            states["scale"] != 0,
+            states["reserved"] != 0,
+            count < 0,
+            bad_nan | (bits == np.uint64(1 << 63)) | ((count == 0) & (maximum != -np.inf)),
+            states["base"] != base,
+            bad_limbs,
+        ]
+    )
+    rows = np.flatnonzero(faults.any(axis=0))
+    return (int(rows[0]), int(faults[:, rows[0]].argmax())) if rows.size else None
+
+
+def encode_int64(keys: Ints, codes: npt.NDArray[np.int32], uniques: Ints) -> int:
+    """Dense codes in order of first appearance. Writes codes and distinct keys; returns how many are distinct."""
+    distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(order.size, np.int32)
+    rank[order] = np.arange(order.size, dtype=np.int32)
+    codes[:] = rank[inverse]
+    uniques[: order.size] = distinct[order]
+    return int(order.size)
+
+
+class State:
+    """One state; see ``LogSumExpAccumulator``."""
+
+    __slots__ = ("_pending", "_record")
+
+    def __init__(self) -> None:
+        self._record = empty_states(1)
+        # Values that wait to be summed together: when that happens cannot be seen in an exact sum.
+        self._pending: list[float] = []
+
+    def _widen(self, x: object) -> float:
+        raise TypeError(f"expected a real number, found {type(x).__name__}")
+
+    def add(self, x: object) -> None:
+        self._pending.append(x if type(x) is float else float(x) if isinstance(x, float) else self._widen(x))
+        if len(self._pending) == FLUSH:
+            self._settled()
+
+    def _settled(self) -> States:
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._update(np.array(pending))
+        return self._record
+
+    def _update(self, values: npt.NDArray[np.float64] | npt.NDArray[np.float32]) -> None:
+        """Adds a contiguous 1-D array."""
+        work = Workspace(min(BLOCK, values.size))
+        for i in range(0, values.size, BLOCK):
+            self._update_block(np.asarray(values[i : i + BLOCK], np.float64), work)
+
+    @tiny
+    def _update_block(self, x: Floats, work: Workspace) -> None:
+        block = empty_states(1)
+        block["count"] = x.size
+        old = self._record["max"][0]
+        set_max(block, x.max(keepdims=True))
+        maximum = block["max"][0]
+        if old > maximum and is_near(old):
+            # Sum straight onto the state's grid: its max is merged with itself, which adds nothing.
+            maximum = old
+            set_max(block, np.array([old]))
+        if is_near(maximum):
+            high, low, exponent = terms(np.maximum(x, maximum - SPAN), work)
+            exponent -= block["base"][0]
+            scale_by(high, low, exponent)
+            for i, cut in enumerate(limbs(high, low, work)):
+                total = 0
+                for j in range(0, x.size, FLUSH):
+                    part = cut[j : j + FLUSH].view(np.uint64)
+                    total += signed(int(part.sum()) - part.size * LIMB_ROUND_BITS[i])
+                block["limbs"][0, i] = total & (1 << 64) - 1, total >> 64 & (1 << 64) - 1
+        elif np.isfinite(maximum):
+            block["limbs"][0, 0, 0] = np.count_nonzero(x == maximum)
+        self._merge_record(block)
+
+    def _merge_record(self, record: States) -> None:
+        self._record = reduce_states(np.concatenate([self._record, record]), np.zeros(1, np.int64))
+
+    def merge(self, other: "State") -> None:
+        self._settled()
+        self._merge_record(other._settled())
+
+    def value(self) -> float:
+        out = np.empty(1)
+        values_of(self._settled(), out)
+        return float(out[0])
+
+    @property
+    def count(self) -> int:
+        return int(self._settled()["count"][0])
+
+    @property
+    def max(self) -> float:
+        return float(self._settled()["max"][0])
+
+    def to_bytes(self) -> bytes:
+        return self._settled().tobytes()
+
+    def _load(self, record: bytes) -> None:
+        """Takes a record that is known to be canonical."""
+        self._record = np.frombuffer(record, RECORD).copy()
+        self._pending = []
+
+
+def signed(value: int) -> int:
+    """The int64 that equals ``value`` modulo 2^64."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -1,0 +1,84 @@
+"""The record of one state: 80 bytes, little-endian, canonical. Equal states have equal bytes.
+
+========  =====  ==================================================================================================
+field     bytes  meaning
+========  =====  ==================================================================================================
+version       1  ``VERSION``; a change of any kernel constant is a new version
+kind          1  0: log-sum-exp
+scale         2  0: natural (e)
+reserved      4  0
+count         8  int64, terms added: NaN and infinities included
+max           8  float64: -inf when nothing or only -inf was added; never -0.0; NaN is 0x7ff8000000000000
+base          8  int64, exponent of the first limb's quantum, a function of ``max``; ``NO_BASE`` where that has none
+limbs        48  3 x int128: the sum in units of 2^base, 2^(base-50), 2^(base-100), carries not propagated; with
+                 2^60 <= abs(max) < inf the number of terms equal to ``max`` in the first; else 0
+========  =====  ==================================================================================================
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+VERSION = 1
+KIND = 0
+SCALE = 0
+LIMB_BITS = 50
+NO_BASE = -(2**63)
+
+RECORD = np.dtype(
+    [
+        ("version", "u1"),
+        ("kind", "u1"),
+        ("scale", "<u2"),
+        ("reserved", "<u4"),
+        ("count", "<i8"),
+        ("max", "<f8"),
+        ("base", "<i8"),
+        ("limbs", "<u8", (3, 2)),
+    ]
+)
+
+States = npt.NDArray[np.void]
+
+# What a record that is not canonical violates: the kernels' check returns an index into this.
+FAULTS = (
+    (f"version {VERSION}", "version"),
+    (f"kind {KIND} (log-sum-exp)", "kind"),
+    (f"scale {SCALE} (natural)", "scale"),
+    ("reserved bytes 0", "reserved"),
+    ("a count of 0 or more", "count"),
+    ("a max that fits the count: -inf with no terms, else -inf, a number other than -0.0, +inf or the one NaN", "max"),
+    ("the base that belongs to the max", "base"),
+    ("limbs that fit the count and hold at least the term of the max", "limbs"),
+)
+
+
+class StateError(ValueError):
+    """A stored state is not canonical, or of a version, kind or scale that this release does not read.
+
+    Attributes:
+      row: index of the first bad state.
+    """
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+    def __reduce__(self) -> tuple[type["StateError"], tuple[int, str]]:
+        return StateError, (self.row, str(self))
+
+
+def empty_states(n: int) -> States:
+    """``n`` states of nothing."""
+    states = np.zeros(n, RECORD)
+    states["version"] = VERSION
+    states["max"] = -np.inf
+    states["base"] = NO_BASE
+    return states
+
+
+def fault_error(states: States, row: int, fault: int) -> StateError:
+    """The error for a fault that a kernel's check found."""
+    expected, field = FAULTS[fault]
+    found = states[row][field]
+    shown = [hex(low | high << 64) for low, high in found.tolist()] if field == "limbs" else found.item()
+    return StateError(row, f"state {row}: expected {expected}, found {field} {shown}")

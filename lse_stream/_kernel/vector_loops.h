@@ -1,0 +1,272 @@
+/* The loops over values, written once over LANES doubles and included once per instruction set by native.c, which sets
+   NAME(f), TARGET, LANES and, for more than one lane, MAX, FNMA and GATHER. Plain vector types do the rest: gcc and clang
+   lower them to the target's instructions. Every lane computes the same IEEE operations, so all sets give the same bits. */
+
+#if LANES == 1
+#define VD double
+#define VU uint64_t
+#define BITS(d) bits_of(d)
+#define FLOAT(u) double_of(u)
+#define MASK(condition) (0 - (uint64_t)(condition))
+#define LOADD(p) (*(p))
+#define LOADU(p) (*(p))
+#define STORED(p, v) (*(p) = (v))
+#define STOREU(p, v) (*(p) = (v))
+#define MAX(x, y) ((x) > (y) ? (x) : (y))
+#define FNMA(a, b, c) ((c) - (a) * (b))
+#define GATHER(table, column, index) ((table)[index][column])
+#else
+typedef double NAME(vd) __attribute__((vector_size(8 * LANES)));
+typedef uint64_t NAME(vu) __attribute__((vector_size(8 * LANES)));
+typedef double NAME(vd_anywhere) __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
+typedef uint64_t NAME(vu_anywhere) __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
+#define VD NAME(vd)
+#define VU NAME(vu)
+#define BITS(d) ((VU)(d))
+#define FLOAT(u) ((VD)(u))
+#define MASK(condition) ((VU)(condition))
+#define LOADD(p) (*(const NAME(vd_anywhere) *)(p))
+#define LOADU(p) (*(const NAME(vu_anywhere) *)(p))
+#define STORED(p, v) (*(NAME(vd_anywhere) *)(p) = (v))
+#define STOREU(p, v) (*(NAME(vu_anywhere) *)(p) = (v))
+#endif
+#define SPLAT(scalar) ((VD){0} + (scalar))
+#define ABS(x) FLOAT(BITS(x) & 0x7fffffffffffffffULL)
+#define SELECT(mask, a, b) FLOAT((BITS(a) & (mask)) | (BITS(b) & ~(mask)))
+
+/* e^x = 2^(steps >> 7) 2^(turns << 22) (high + low) for |x| < 2^60, or, without far, |x| < 2^23 and turns = 0. */
+TARGET INLINE void NAME(term)(VD x, int far, VD *high, VD *low, VU *steps, VU *turns) {
+    VD tail = x;
+    *turns = (VU){0};
+    if (far) {
+        VD k = (x * FAR_PER_UNIT + ROUND) - ROUND;
+        k = FLOAT(BITS(k) & MASK(ABS(x) >= FAR));
+        *turns = BITS(k + ROUND) - ROUND_BITS;
+        k = k * 0x1p22;
+        VD near = FNMA(k, FAR_3, FNMA(k, FAR_2, FNMA(k, FAR_1, x))); /* exact */
+        k = k * FAR_4;
+        x = near - k;
+        tail = (near - x) - k;
+    }
+    VD u = x * STEPS_PER_UNIT + ROUND, k = u - ROUND;
+    VD r = FNMA(k, STEP_2, FNMA(k, STEP_1, x)); /* exact, fused or not */
+    k = k * STEP_3;
+    if (far) k = k - tail;
+    r = r - k;
+    VD p = r + (r * r) * (0.5 + r * (E1 + r * (E2 + r * E3)));
+    VU index = BITS(u) & 127;
+    *high = GATHER(EXP2_TABLE, 0, index);
+    *low = GATHER(EXP2_TABLE, 1, index) + *high * p;
+    *steps = BITS(u) - ROUND_BITS;
+}
+
+/* 2^((steps >> 7) + (turns << 22) - base), where bias = 128 (1023 - base). What is cut off above the exponent is 0. */
+TARGET INLINE VD NAME(power)(VU steps, VU turns, VU bias) {
+    return FLOAT(((steps + (turns << 29) + bias) << 45) & 0x7ff0000000000000ULL);
+}
+
+/* Cuts high + low into the three limbs, left as bit patterns of biased doubles: subtract LIMB_BITS_i. */
+TARGET INLINE void NAME(cut)(VD high, VD low, VU *v0, VU *v1, VU *v2) {
+    VD u = high + LIMB_ROUND_0, v = low + u;
+    *v0 = BITS(v);
+    high = high - (u - LIMB_ROUND_0), low = low - (v - u);
+    u = high + LIMB_ROUND_1, v = low + u;
+    *v1 = BITS(v);
+    high = high - (u - LIMB_ROUND_1), low = low - (v - u);
+    u = high + LIMB_ROUND_2, v = low + u;
+    *v2 = BITS(v);
+}
+
+/* Adds the limbs of n <= FLUSH values. Values below the floor count as the floor, whose limbs are 0. */
+TARGET INLINE void NAME(sum)(const double *x, size_t n, double floor, int64_t base, int far, int64_t out[3]) {
+    VU a0 = (VU){0}, a1 = a0, a2 = a0, bias = a0 + bias_of(base);
+    VD least = SPLAT(floor);
+    double rest[LANES];
+    size_t i = 0;
+    for (; i < n; i += LANES) {
+        const double *from = x + i;
+        if (i + LANES > n) {
+            for (size_t j = 0; j < LANES; j++) rest[j] = i + j < n ? x[i + j] : -INFINITY;
+            from = rest;
+        }
+        __builtin_prefetch((const char *)from + 8 * BLOCK);
+        VD high, low;
+        VU steps, turns, v0, v1, v2;
+        NAME(term)(MAX(LOADD(from), least), far, &high, &low, &steps, &turns);
+        VD scale = NAME(power)(steps, turns, bias);
+        NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
+        a0 += v0, a1 += v1, a2 += v2;
+    }
+    uint64_t lanes[3][LANES], s[3] = {0, 0, 0};
+    STOREU(lanes[0], a0), STOREU(lanes[1], a1), STOREU(lanes[2], a2);
+    for (size_t j = 0; j < LANES; j++)
+        for (int limb = 0; limb < 3; limb++) s[limb] += lanes[limb][j];
+    out[0] = (int64_t)(s[0] - i * LIMB_BITS_0);
+    out[1] = (int64_t)(s[1] - i * LIMB_BITS_1);
+    out[2] = (int64_t)(s[2] - i * LIMB_BITS_2);
+}
+
+TARGET static void NAME(sum_near)(const double *x, size_t n, double floor, int64_t base, int64_t out[3]) {
+    NAME(sum)(x, n, floor, base, 0, out);
+}
+
+TARGET static void NAME(sum_far)(const double *x, size_t n, double floor, int64_t base, int64_t out[3]) {
+    NAME(sum)(x, n, floor, base, 1, out);
+}
+
+/* The limbs of each value on a grid of its own. n is a multiple of 8; |x| < 2^23. */
+TARGET static void NAME(cut_each)(const double *x, const uint64_t *bias, size_t n, int64_t *h0, int64_t *h1, int64_t *h2) {
+    for (size_t i = 0; i < n; i += LANES) {
+        VD high, low;
+        VU steps, turns, v0, v1, v2;
+        NAME(term)(LOADD(x + i), 0, &high, &low, &steps, &turns);
+        VD scale = NAME(power)(steps, turns, LOADU(bias + i));
+        NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
+        STOREU((uint64_t *)h0 + i, v0 - LIMB_BITS_0);
+        STOREU((uint64_t *)h1 + i, v1 - LIMB_BITS_1);
+        STOREU((uint64_t *)h2 + i, v2 - LIMB_BITS_2);
+    }
+}
+
+/* The terms of n maxima, a multiple of 8, |x| < 2^60: as pairs and as limbs. */
+TARGET static void NAME(own_terms)(const double *x, const uint64_t *bias, size_t n, double *term, double *term_low, int64_t own[3][BATCH]) {
+    for (size_t i = 0; i < n; i += LANES) {
+        VD high, low;
+        VU steps, turns, v0, v1, v2;
+        NAME(term)(LOADD(x + i), 1, &high, &low, &steps, &turns);
+        VD scale = NAME(power)(steps, turns, LOADU(bias + i));
+        high = high * scale, low = low * scale;
+        STORED(term + i, high), STORED(term_low + i, low);
+        NAME(cut)(high, low, &v0, &v1, &v2);
+        STOREU((uint64_t *)own[0] + i, v0 - LIMB_BITS_0);
+        STOREU((uint64_t *)own[1] + i, v1 - LIMB_BITS_1);
+        STOREU((uint64_t *)own[2] + i, v2 - LIMB_BITS_2);
+    }
+}
+
+/* Error-free transformations: Knuth, TAOCP 4.2.2; Dekker, Numer. Math. 18 (1971). No fused operation: not every target
+   has one. */
+TARGET INLINE void NAME(two_sum)(VD a, VD b, VD *s, VD *e) {
+    VD t = a + b, z = t - a;
+    *e = (a - (t - z)) + (b - z);
+    *s = t;
+}
+
+TARGET INLINE void NAME(quick_two_sum)(VD a, VD b, VD *s, VD *e) {
+    VD t = a + b;
+    *e = b - (t - a);
+    *s = t;
+}
+
+TARGET INLINE void NAME(two_prod)(VD a, VD b, VD *p, VD *e) {
+    VD ca = 134217729.0 * a, ah = ca - (ca - a), al = a - ah;
+    VD cb = 134217729.0 * b, bh = cb - (cb - b), bl = b - bh;
+    VD q = a * b;
+    *e = ((ah * bh - q) + ah * bl + al * bh) + al * bl;
+    *p = q;
+}
+
+/* log1p of a double-double y >= 0: 1 + y = 2^e (1 + w) / c with 128 c an integer in [64, 128], and a series in w. */
+TARGET INLINE void NAME(log1p_pair)(VD yh, VD yl, VD *oh, VD *ol) {
+    VU small = MASK(yh < 0x1p-8);
+    VD sh, sl, ph, pl, wh, wl, qh, ql, h, low, error;
+    NAME(two_sum)(SPLAT(1.0), yh, &sh, &sl);
+    NAME(quick_two_sum)(sh, sl + yl, &sh, &sl);
+    VU exponent = BITS(sh) >> 52;
+    VD scale = FLOAT((2046 - exponent) << 52);
+    sh = sh * scale, sl = sl * scale;
+    VD centre = 128.0 / sh + ROUND;
+    VU entry = (BITS(centre) & 255) - 64;
+    entry = (entry & ~small) | (64 & small);
+    centre = (centre - ROUND) * 0x1p-7;
+    NAME(two_prod)(sh, centre, &ph, &pl);
+    NAME(quick_two_sum)(ph - 1.0, pl + sl * centre, &wh, &wl);
+    wh = SELECT(small, yh, wh);
+    wl = SELECT(small, yl, wl);
+    VD e = FLOAT(BITS(FLOAT(exponent + ROUND_BITS) - (ROUND + 1023.0)) & ~small);
+    NAME(two_prod)(wh, wh, &qh, &ql);
+    ql = ql + 2.0 * (wh * wl);
+    VD series = SPLAT(L13);
+#define STEP(coefficient) series = series * wh + coefficient;
+    STEP(L12) STEP(L11) STEP(L10) STEP(L9) STEP(L8) STEP(L7) STEP(L6) STEP(L5) STEP(L4) STEP(L3)
+#undef STEP
+    VD tail = qh * wh * series;
+    NAME(two_sum)(wh, -0.5 * qh, &h, &low);
+    low = low + (wl - 0.5 * ql) + tail;
+    NAME(two_sum)(GATHER(NEG_LOG_TABLE, 0, entry), h, &h, &error);
+    low = low + (error + GATHER(NEG_LOG_TABLE, 1, entry));
+    NAME(two_sum)(e * LN2_HIGH, h, &h, &error);
+    low = low + (error + e * LN2_LOW);
+    NAME(quick_two_sum)(h, low, oh, ol);
+}
+
+/* max + log1p(rest / term), rounded once, where rest is the sum of the digits, smallest first; max where rest is 0. */
+TARGET static void NAME(finish)(const double *max, const double *term, const double *term_low, double digits[5][BATCH], size_t n, double *out) {
+    for (size_t i = 0; i < n; i += LANES) {
+        VD s = LOADD(digits[0] + i), e = SPLAT(0.0), error, t, tl, qh, ql, ph, pl, gh, gl, r;
+        for (int d = 1; d < 5; d++) {
+            NAME(two_sum)(LOADD(digits[d] + i), s, &s, &error);
+            NAME(quick_two_sum)(s, error + e, &s, &e);
+        }
+        NAME(quick_two_sum)(LOADD(term + i), LOADD(term_low + i), &t, &tl);
+        qh = s / t;
+        NAME(two_prod)(qh, t, &ph, &pl);
+        ql = ((((s - ph) - pl) + e) - qh * tl) / t;
+        NAME(quick_two_sum)(qh, ql, &qh, &ql);
+        NAME(log1p_pair)(qh, ql, &gh, &gl);
+        VD m = LOADD(max + i);
+        NAME(two_sum)(m, gh, &r, &error);
+        r = r + (error + gl);
+        STORED(out + i, SELECT(MASK(s == 0.0), m, r));
+    }
+}
+
+/* The maximum, or NaN if there is one. 32 independent lanes, or this costs more than the exponential. */
+TARGET static double NAME(block_max)(const double *x, size_t n) {
+    double lane[32], bad[32];
+    for (int j = 0; j < 32; j++) lane[j] = -INFINITY, bad[j] = 0.0;
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (int j = 0; j < 32; j++) {
+            double v = x[i + j];
+            lane[j] = v > lane[j] ? v : lane[j];
+            bad[j] = v == v ? bad[j] : 1.0;
+        }
+    double max = -INFINITY, any = 0.0;
+    for (; i < n; i++) {
+        max = x[i] > max ? x[i] : max;
+        any = x[i] == x[i] ? any : 1.0;
+    }
+    for (int j = 0; j < 32; j++) {
+        max = lane[j] > max ? lane[j] : max;
+        any += bad[j];
+    }
+    return any == 0.0 ? max : NAN;
+}
+
+TARGET static void NAME(widen)(const float *restrict x, size_t n, double *restrict out) {
+    for (size_t i = 0; i < n; i++) out[i] = x[i];
+}
+
+static const instruction_set NAME(set) = {
+    STRING(SET), NAME(block_max), NAME(sum_near), NAME(sum_far), NAME(cut_each), NAME(own_terms), NAME(finish), NAME(widen),
+};
+
+#undef VD
+#undef VU
+#undef BITS
+#undef FLOAT
+#undef MASK
+#undef LOADD
+#undef LOADU
+#undef STORED
+#undef STOREU
+#undef MAX
+#undef FNMA
+#undef GATHER
+#undef SPLAT
+#undef ABS
+#undef SELECT
+#undef LANES
+#undef TARGET
+#undef SET

@@ -1,0 +1,88 @@
+"""Numbers to float64, exactly or not at all."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Floats = npt.NDArray[np.float64]
+
+# Every integer up to here is a float64.
+LARGEST_INTEGER = 2**53
+
+
+def widen_scalar(x: object) -> float:
+    """A Python or NumPy number as a float.
+
+    Raises:
+      TypeError: neither an integer nor a float of at most 64 bits.
+      ValueError: an integer beyond +-2^53.
+    """
+    if isinstance(x, float):
+        return float(x)
+    if isinstance(x, int | np.integer) and not isinstance(x, bool):
+        if abs(int(x)) > LARGEST_INTEGER:
+            raise ValueError(f"expected integers within +-2^53, which float64 holds exactly, found {x}")
+        return float(x)
+    if isinstance(x, np.float32 | np.float16):
+        return float(x)
+    raise TypeError(f"expected a real number, found {'a null' if x is None else type(x).__name__}")
+
+
+def widen(array: npt.NDArray[Any], name: str = "input") -> Floats:
+    """The values (n,) as contiguous native float64 (n,), without a copy where they are that already.
+
+    Args:
+      array: float16, float32, float64 or an integer dtype, any stride and byte order.
+      name: what an error calls the array.
+
+    Raises:
+      TypeError: another dtype, named.
+      ValueError: an integer beyond +-2^53, named with its index.
+    """
+    kind = array.dtype.kind
+    if kind in "iu":
+        if array.dtype.itemsize == 8:
+            beyond = (array > LARGEST_INTEGER) | (array < -LARGEST_INTEGER) if kind == "i" else array > LARGEST_INTEGER
+            if beyond.any():
+                row = int(beyond.argmax())
+                raise ValueError(
+                    f"{name}: expected integers within +-2^53, which float64 holds exactly, found {array[row]} at {row}"
+                )
+    elif kind != "f" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name}: expected integers, float16, float32 or float64, found {array.dtype}")
+    return np.ascontiguousarray(array, np.float64)
+
+
+def widen_arrow(values: object, name: str = "input") -> Iterator[npt.NDArray[Any]]:
+    """The values that are not null, of a pyarrow column or an object with the Arrow C data interface, as NumPy arrays.
+
+    Floats come out as they are, without a copy where no null is among them; dictionaries are decoded.
+
+    Raises:
+      TypeError: neither numbers nor nulls, the type named.
+      ValueError: an integer beyond +-2^53, named.
+    """
+    import pyarrow as pa
+
+    chunks: list[pa.Array]
+    if isinstance(values, pa.Array):
+        chunks = [values]
+    elif isinstance(values, pa.ChunkedArray):
+        chunks = values.chunks
+    elif hasattr(values, "__arrow_c_stream__"):
+        chunks = pa.chunked_array(values).chunks
+    else:
+        chunks = [pa.array(values)]
+    for chunk in chunks:
+        if pa.types.is_dictionary(chunk.type):
+            chunk = chunk.dictionary_decode()
+        if pa.types.is_null(chunk.type):
+            continue
+        if not (pa.types.is_integer(chunk.type) or pa.types.is_floating(chunk.type)):
+            raise TypeError(f"{name}: expected integers, float16, float32 or float64, found Arrow type {chunk.type}")
+        yield (chunk.drop_null() if chunk.null_count else chunk).to_numpy()
