@@ -46,9 +46,9 @@ def _arrays(values: object) -> Iterator[Values]:
 class LogSumExpAccumulator(_kernel.State):
     """Log-sum-exp of the values added so far, ``ln sum(exp(x))``, kept so that partial results combine exactly.
 
-    The sum is held in integers, so that the state, its bytes and its value depend on the multiset of values alone: not on
-    their order, how they were split, the tree of merges, the machine or the kernel. A state takes 80 bytes however many
-    values it holds.
+    The sum is held in integers, so that the state, its bytes and its value depend on the multiset of values alone: not
+    on their order, how they were split, the tree of merges, the machine or the kernel. A state takes 80 bytes however
+    many values it holds.
 
     Values: nothing gives -inf; NaN gives NaN for good; +inf gives +inf; -inf adds a term of 0; -0.0 counts as 0.0.
     The value's error is at most 0.51 ULP where its magnitude is 1 or more, else 2^-59 plus its rounding. Where a
@@ -71,9 +71,9 @@ class LogSumExpAccumulator(_kernel.State):
         """Adds every value of a 1-D array or sequence.
 
         Args:
-          values: a NumPy array of 1 dimension (any stride and byte order; float16, float32, float64 or an integer dtype;
-            masked values are left out), a sequence of numbers, or an object with the Arrow C data interface, such as a
-            pyarrow, Polars or pandas column (nulls are left out).
+          values: a NumPy array of 1 dimension (any stride and byte order; float16, float32, float64 or an integer
+            dtype; masked values are left out), a sequence of numbers, or an object with the Arrow C data interface,
+            such as a pyarrow, Polars or pandas column (nulls are left out).
 
         Raises:
           TypeError: a dtype that does not widen to float64 exactly, named.
@@ -109,9 +109,6 @@ class LogSumExpAccumulator(_kernel.State):
         if not isinstance(other, LogSumExpAccumulator):
             return NotImplemented
         return bool(self.to_bytes() == other.to_bytes())
-
-    # A state changes, so it is no key of a dict.
-    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_bytes, (self.to_bytes(),)

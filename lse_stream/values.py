@@ -1,13 +1,10 @@
 """Numbers to float64, exactly or not at all."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,7 +55,7 @@ def widen(array: npt.NDArray[Any], name: str = "input") -> Floats:
     return np.ascontiguousarray(array, np.float64)
 
 
-def widen_arrow(values: object, name: str = "input") -> Iterator[npt.NDArray[Any]]:
+def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """The values that are not null, of a pyarrow column or an object with the Arrow C data interface, as NumPy arrays.
 
     Floats come out as they are, without a copy where no null is among them; dictionaries are decoded.
@@ -69,7 +66,7 @@ def widen_arrow(values: object, name: str = "input") -> Iterator[npt.NDArray[Any
     """
     import pyarrow as pa
 
-    chunks: list[pa.Array]
+    chunks: list[Any]
     if isinstance(values, pa.Array):
         chunks = [values]
     elif isinstance(values, pa.ChunkedArray):

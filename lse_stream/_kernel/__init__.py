@@ -7,6 +7,7 @@ States are arrays of ``RECORD``, one record each; codes are dense group numbers 
 import hashlib
 import os
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -62,15 +63,15 @@ def _kernel() -> ModuleType:
 
 def group_values(codes: Codes, values: Floats, n_groups: int) -> States:
     """The states (n_groups,) of the values (n,) with each code (n,)."""
-    states = empty_states(n_groups)
-    _kernel().update_into(states, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values, np.float64))
+    states = np.empty(n_groups, RECORD)
+    _kernel().group_values(states, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values, np.float64))
     return states
 
 
 def merge_groups(codes: Codes, states: States, n_groups: int) -> States:
     """The merged states (n_groups,) of the states (n,) with each code (n,)."""
-    merged = empty_states(n_groups)
-    _kernel().merge_into(merged, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(states))
+    merged = np.empty(n_groups, RECORD)
+    _kernel().merge_groups(merged, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(states))
     return merged
 
 
@@ -117,4 +118,8 @@ def known_answers() -> str:
 
 _selected = "numpy"
 select(os.environ.get("LSE_STREAM_KERNEL") or available()[0])
-State = _kernel().State
+
+if TYPE_CHECKING:
+    from .numpy_kernel import State as State
+else:
+    State = _kernel().State

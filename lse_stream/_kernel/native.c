@@ -91,8 +91,14 @@ typedef struct {
 #define LANES 2
 #define MAX(x, y) ((VD)_mm_max_pd(x, y))
 #define FNMA(a, b, c) ((c) - (a) * (b))
-#define GATHER(table, column, index) \
-    ((VD)_mm_loadh_pd(_mm_load_sd(&(table)[(index)[0]][column]), &(table)[(index)[1]][column]))
+/* One load a row of the table, and a transposition: on AMD a gather costs more, and so little less on Intel. */
+#define LOOKUP(table, index, a, b)                            \
+    do {                                                      \
+        __m128d row0 = _mm_load_pd((table)[(index)[0]]);      \
+        __m128d row1 = _mm_load_pd((table)[(index)[1]]);      \
+        *(a) = (VD)_mm_unpacklo_pd(row0, row1);               \
+        *(b) = (VD)_mm_unpackhi_pd(row0, row1);               \
+    } while (0)
 #include "vector_loops.h"
 #undef NAME
 
@@ -102,7 +108,13 @@ typedef struct {
 #define LANES 4
 #define MAX(x, y) ((VD)_mm256_max_pd(x, y))
 #define FNMA(a, b, c) ((VD)_mm256_fnmadd_pd(a, SPLAT(b), c))
-#define GATHER(table, column, index) ((VD)_mm256_i64gather_pd(&(table)[0][column], (__m256i)((index) << 1), 8))
+#define LOOKUP(table, index, a, b)                                                                               \
+    do {                                                                                                          \
+        __m256d even = _mm256_loadu2_m128d((table)[(index)[2]], (table)[(index)[0]]);                             \
+        __m256d odd = _mm256_loadu2_m128d((table)[(index)[3]], (table)[(index)[1]]);                              \
+        *(a) = (VD)_mm256_unpacklo_pd(even, odd);                                                                 \
+        *(b) = (VD)_mm256_unpackhi_pd(even, odd);                                                                 \
+    } while (0)
 #include "vector_loops.h"
 #undef NAME
 
@@ -112,7 +124,9 @@ typedef struct {
 #define LANES 8
 #define MAX(x, y) ((VD)_mm512_max_pd(x, y))
 #define FNMA(a, b, c) ((VD)_mm512_fnmadd_pd(a, SPLAT(b), c))
-#define GATHER(table, column, index) ((VD)_mm512_i64gather_pd((__m512i)((index) << 1), &(table)[0][column], 8))
+#define LOOKUP(table, index, a, b)                                                                  \
+    (*(a) = (VD)_mm512_i64gather_pd((__m512i)((index) << 1), &(table)[0][0], 8),                      \
+     *(b) = (VD)_mm512_i64gather_pd((__m512i)((index) << 1), &(table)[0][1], 8))
 #include "vector_loops.h"
 #undef NAME
 #endif
@@ -316,7 +330,15 @@ static void values_of(const record *records, size_t n, double *out) {
     wide rest[3][BATCH];
     for (size_t from = 0; from < n; from += BATCH) {
         size_t size = n - from < BATCH ? n - from : BATCH;
-        for (size_t i = 0; i < size; i++) s[i] = load(records + from + i);
+        int64_t most = 0;
+        for (size_t i = 0; i < size; i++) {
+            s[i] = load(records + from + i);
+            most = s[i].count > most ? s[i].count : most;
+        }
+        if (most <= 1) { /* single terms are their maximum */
+            for (size_t i = 0; i < size; i++) out[from + i] = s[i].max;
+            continue;
+        }
         own_terms(s, size, max, term, term_low, rest);
         for (size_t i = 0; i < size; i++) {
             wide part = rest[2][i];
@@ -371,7 +393,6 @@ typedef struct __attribute__((aligned(64))) {
 
 #define ROWS 512  /* rows of one pass: their limbs stay in the first-level cache */
 #define AHEAD 64  /* rows to prefetch lines for */
-#define LONG_RUN 64 /* rows of one code, from which the loop over values pays */
 
 static void line_from_state(line *l, const state *s) {
     int near = fabs(s->max) < FAR - SPAN;
@@ -436,16 +457,12 @@ INLINE void raise_line(line *l, double x) {
 
 static __attribute__((noinline)) void add_rows_to_line(line *l, const double *x, size_t n) {
     state s = state_from_line(l);
-    if (n < LONG_RUN)
-        for (size_t i = 0; i < n; i++) add(&s, x[i]);
-    else
-        add_all(&s, x, n);
+    add_all(&s, x, n);
     line_from_state(l, &s);
 }
 
 INLINE double run_max(const double *x, size_t n) {
-    if (n == 1) return x[0];
-    if (n >= LONG_RUN) return loops->block_max(x, n);
+    if (n >= 32) return loops->block_max(x, n);
     double max = -INFINITY;
     int bad = 0;
     for (size_t i = 0; i < n; i++) {
@@ -462,32 +479,23 @@ typedef struct {
     uint16_t start[ROWS + 1];
 } pass;
 
-/* Adds n <= ROWS rows, of left that follow in memory. Rows of one code in a row are one run. */
-static void add_rows(line *lines, const int32_t *codes, const double *x, size_t n, size_t left, pass *p) {
-    size_t runs = 1;
-    p->start[0] = 0;
-    for (size_t j = 1; j < n; j++) {
-        p->start[runs] = (uint16_t)j;
-        runs += codes[j] != codes[j - 1];
-    }
-    p->start[runs] = (uint16_t)n;
+/* Adds n <= ROWS rows, of left that follow in memory. Rows of one code in a row are one run; with single, every row is. */
+INLINE void add_runs(line *lines, const int32_t *codes, const double *x, size_t n, size_t left, pass *p, size_t runs, int single) {
+#define START(r) (single ? (r) : p->start[r])
     for (size_t r = 0; r < runs; r++) {
-        size_t j = p->start[r];
+        size_t j = START(r);
         __builtin_prefetch(&lines[codes[j + AHEAD < left ? j + AHEAD : j]], 1);
-        raise_line(&lines[codes[j]], run_max(x + j, p->start[r + 1] - j));
+        raise_line(&lines[codes[j]], single ? x[j] : run_max(x + j, START(r + 1) - j));
     }
     /* Only now has every line its maximum, and with it the grid, of this pass. */
     for (size_t r = 0; r < runs; r++) {
-        size_t j = p->start[r], end = p->start[r + 1];
+        size_t j = START(r), end = START(r + 1);
         line *l = &lines[codes[j]];
         double floor = l->cap - SPAN;
-        if (__builtin_expect(floor == floor && end - j < LONG_RUN, 1)) {
-            uint64_t bias = bias_of(l->base);
+        uint64_t bias = bias_of(l->base);
+        if (__builtin_expect(floor == floor, 1)) {
             count_rows(l, (int64_t)(end - j));
-            for (; j < end; j++) {
-                p->x[j] = x[j] > floor ? x[j] : floor;
-                p->bias[j] = bias;
-            }
+            for (; j < end; j++) p->x[j] = x[j] > floor ? x[j] : floor, p->bias[j] = bias;
         } else {
             add_rows_to_line(l, x + j, end - j);
             for (; j < end; j++) p->x[j] = 0.0, p->bias[j] = bias_of(200); /* limbs of 0 */
@@ -496,13 +504,34 @@ static void add_rows(line *lines, const int32_t *codes, const double *x, size_t 
     for (size_t j = n; j % 8; j++) p->x[j] = 0.0, p->bias[j] = 0;
     loops->cut_each(p->x, p->bias, (n + 7) / 8 * 8, p->limb[0], p->limb[1], p->limb[2]);
     for (size_t r = 0; r < runs; r++) {
-        size_t j = p->start[r], end = p->start[r + 1];
+        size_t j = START(r), end = START(r + 1);
         __builtin_prefetch(x + ROWS + j);
+        __builtin_prefetch(codes + ROWS + j);
         int64_t sum[3] = {0, 0, 0};
         line *l = &lines[codes[j]];
         for (; j < end; j++)
             for (int i = 0; i < 3; i++) sum[i] += p->limb[i][j];
         for (int i = 0; i < 3; i++) l->low[i] += sum[i];
+    }
+#undef START
+}
+
+static void add_rows(line *lines, const int32_t *codes, const double *x, size_t n, size_t left, pass *p) {
+    size_t runs = 1;
+    for (size_t j = 1; j < n; j++) runs += codes[j] != codes[j - 1];
+    if (runs == 1) {
+        add_rows_to_line(&lines[codes[0]], x, n);
+    } else if (runs * 3 > n) {
+        add_runs(lines, codes, x, n, left, p, n, 1);
+    } else {
+        p->start[0] = 0;
+        runs = 1;
+        for (size_t j = 1; j < n; j++) {
+            p->start[runs] = (uint16_t)j;
+            runs += codes[j] != codes[j - 1];
+        }
+        p->start[runs] = (uint16_t)n;
+        add_runs(lines, codes, x, n, left, p, runs, 0);
     }
 }
 
@@ -525,27 +554,76 @@ static int codes_in_range(const int32_t *codes, size_t n, size_t groups) {
     return n == 0 || largest < groups;
 }
 
-static int update_into(record *records, size_t groups, const int32_t *codes, const double *x, size_t n) {
-    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
-    line *lines = allocate(groups * sizeof(line)), empty;
-    if (!lines) return NO_MEMORY;
-    line_from_state(&empty, &EMPTY);
-    for (size_t i = 0; i < groups; i++) lines[i] = empty;
-    pass p;
-    for (size_t i = 0; i < n; i += ROWS) add_rows(lines, codes + i, x + i, n - i < ROWS ? n - i : ROWS, n - i, &p);
-    int result = DONE;
-    for (size_t i = 0; i < groups && result == DONE; i++) {
-        if (lines[i].count == 0) continue;
-        state s = load(records + i);
-        if (merge(&s, state_from_line(lines + i))) result = COUNT_OVERFLOW;
-        store(records + i, &s);
+static int codes_ascend(const int32_t *codes, size_t n) {
+    for (size_t i = 0; i < n; i += ROWS) {
+        int descents = 0;
+        for (size_t j = i + 1; j < n && j <= i + ROWS; j++) descents += codes[j] < codes[j - 1];
+        if (descents) return 0;
     }
-    free(lines);
-    return result;
+    return 1;
 }
 
-static int merge_into(record *records, size_t groups, const int32_t *codes, const record *states, size_t n) {
+static void store_line(record *r, const line *l) {
+    state s = state_from_line(l);
+    store(r, &s);
+}
+
+/* In ascending codes a group is complete when the next one begins: only the lines of one pass are in use. */
+static void group_ascending(record *records, size_t groups, const int32_t *codes, const double *x, size_t n, line empty, pass *p) {
+    line lines[ROWS + 1];
+    int32_t place[ROWS];
+    size_t next = 0;
+    lines[0] = empty;
+    for (size_t i = 0; i < n; i += ROWS) {
+        size_t size = n - i < ROWS ? n - i : ROWS;
+        int32_t last = 0;
+        if (codes[i ? i - 1 : 0] == codes[i + size - 1]) { /* one long run */
+            add_rows_to_line(&lines[0], x + i, size);
+            continue;
+        }
+        for (size_t j = 0; j < size; j++) {
+            if (i + j > 0 && codes[i + j] != codes[i + j - 1]) lines[++last] = empty;
+            place[j] = last;
+        }
+        /* A pass that begins with a new group leaves the carried line as it is. */
+        add_rows(lines, place, x + i, size, size, p);
+        int32_t code = i ? codes[i - 1] : codes[0];
+        for (size_t j = 0; j < size; j++) {
+            if (codes[i + j] == code) continue;
+            while (next < (size_t)code) store(records + next++, &EMPTY);
+            store_line(records + next++, &lines[place[j] - 1]);
+            code = codes[i + j];
+        }
+        lines[0] = lines[last];
+    }
+    if (n) {
+        while (next < (size_t)codes[n - 1]) store(records + next++, &EMPTY);
+        store_line(records + next++, &lines[0]);
+    }
+    while (next < groups) store(records + next++, &EMPTY);
+}
+
+static int group_values(record *records, size_t groups, const int32_t *codes, const double *x, size_t n) {
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    line empty;
+    line_from_state(&empty, &EMPTY);
+    pass p;
+    if (codes_ascend(codes, n)) {
+        group_ascending(records, groups, codes, x, n, empty, &p);
+        return DONE;
+    }
+    line *lines = allocate(groups * sizeof(line));
+    if (!lines) return NO_MEMORY;
+    for (size_t i = 0; i < groups; i++) lines[i] = empty;
+    for (size_t i = 0; i < n; i += ROWS) add_rows(lines, codes + i, x + i, n - i < ROWS ? n - i : ROWS, n - i, &p);
+    for (size_t i = 0; i < groups; i++) store_line(records + i, lines + i);
+    free(lines);
+    return DONE;
+}
+
+static int merge_groups(record *records, size_t groups, const int32_t *codes, const record *states, size_t n) {
+    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    for (size_t i = 0; i < groups; i++) store(records + i, &EMPTY);
     for (size_t i = 0; i < n; i++) {
         record *r = records + codes[i];
         __builtin_prefetch(records + codes[i + 16 < n ? i + 16 : i], 1);
@@ -777,7 +855,7 @@ static PyObject *mismatch(Py_buffer *views, int n) {
     return NULL;
 }
 
-static PyObject *py_update_into(PyObject *module, PyObject *args) {
+static PyObject *py_group_values(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[3];
     if (open_buffers(args, "*..", v)) return NULL;
@@ -785,13 +863,13 @@ static PyObject *py_update_into(PyObject *module, PyObject *args) {
     if (n != LENGTH(v[2], double)) return mismatch(v, 3);
     int result;
     Py_BEGIN_ALLOW_THREADS
-    result = update_into(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n);
+    result = group_values(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n);
     Py_END_ALLOW_THREADS
     close_buffers(v, 3);
     return outcome(result);
 }
 
-static PyObject *py_merge_into(PyObject *module, PyObject *args) {
+static PyObject *py_merge_groups(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[3];
     if (open_buffers(args, "*..", v)) return NULL;
@@ -799,7 +877,7 @@ static PyObject *py_merge_into(PyObject *module, PyObject *args) {
     if (n != LENGTH(v[2], record)) return mismatch(v, 3);
     int result;
     Py_BEGIN_ALLOW_THREADS
-    result = merge_into(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n);
+    result = merge_groups(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n);
     Py_END_ALLOW_THREADS
     close_buffers(v, 3);
     return outcome(result);
@@ -871,8 +949,8 @@ static PyObject *py_select(PyObject *module, PyObject *name) {
 }
 
 static PyMethodDef methods[] = {
-    {"update_into", py_update_into, METH_VARARGS, "(states, codes, values): adds each value to the state of its code."},
-    {"merge_into", py_merge_into, METH_VARARGS, "(states, codes, others): merges each into the state of its code."},
+    {"group_values", py_group_values, METH_VARARGS, "(out, codes, values): writes the state of each code's values."},
+    {"merge_groups", py_merge_groups, METH_VARARGS, "(out, codes, states): writes the merged state of each code's states."},
     {"values_of", py_values_of, METH_VARARGS, "(states, out): writes each log-sum-exp."},
     {"check", py_check, METH_VARARGS, "(states): (row, fault) of the first record that is not canonical, or None."},
     {"encode_int64", py_encode_int64, METH_VARARGS, "(keys, codes, uniques): writes dense codes; how many are distinct."},

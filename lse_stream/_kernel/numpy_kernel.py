@@ -6,6 +6,7 @@ here each step stands once, over arrays.
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ Words = npt.NDArray[np.uint64]
 Wide = tuple[Words, Words]
 
 ROUND = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer
-ROUND_BITS = np.int64(0x4338000000000000)
+ROUND_BITS = np.uint64(0x4338000000000000)
 QUANTA = (1.0, 2.0**-50, 2.0**-100)
 LIMB_ROUND = tuple(ROUND * q for q in QUANTA)
 LIMB_ROUND_BITS = tuple(int(np.float64(r).view(np.int64)) for r in LIMB_ROUND)
@@ -42,24 +43,27 @@ class Workspace:
     """Arrays for ``terms`` and ``limbs`` over n values, so that a loop over blocks allocates once."""
 
     def __init__(self, n: int) -> None:
+        self.values = np.empty(n)
         self.floats = np.empty((7, n))
         self.index = np.empty(n, np.int64)
 
 
-def terms(x: Floats, work: Workspace) -> tuple[Floats, Floats, Ints]:
-    """(high, low, exponent) with e^x = 2^exponent (high + low), for abs(x) < 2^60; views into ``work``."""
+def terms(x: Floats, work: Workspace, *, far: bool = True) -> tuple[Floats, Floats, Words, Words]:
+    """(high, low, steps, turns) with e^x = 2^(steps >> 7) 2^(turns << 22) (high + low); views into ``work``.
+
+    abs(x) < 2^60, or, without ``far``, < 2^23: then the first reduction, which changes nothing there, is left out.
+    """
     high, low, u, k, r, p, q = work.floats[:, : x.size]
     index = work.index[: x.size]
-    far: Ints | None = None
-    tail: Floats | None = None
-    if np.abs(x, out=u).max(initial=0.0) >= FAR:
-        turns = np.where(u < FAR, 0.0, x * c.FAR_PER_UNIT + ROUND - ROUND)
-        far = turns.astype(np.int64) << 22
-        turns *= 2.0**22
-        near = x - turns * c.FAR_1 - turns * c.FAR_2 - turns * c.FAR_3
-        turns *= c.FAR_4
-        x = near - turns
-        tail = near - x - turns
+    turns = np.zeros(1, np.uint64)
+    if far:
+        whole = np.where(np.abs(x) < FAR, 0.0, x * c.FAR_PER_UNIT + ROUND - ROUND)
+        turns = (whole + ROUND).view(np.uint64) - ROUND_BITS
+        whole *= 2.0**22
+        near = x - whole * c.FAR_1 - whole * c.FAR_2 - whole * c.FAR_3
+        whole *= c.FAR_4
+        x = near - whole
+        tail = near - x - whole
     np.multiply(x, c.STEPS_PER_UNIT, out=u)
     u += ROUND
     np.subtract(u, ROUND, out=k)
@@ -68,12 +72,10 @@ def terms(x: Floats, work: Workspace) -> tuple[Floats, Floats, Ints]:
     np.multiply(k, c.STEP_2, out=p)
     r -= p
     k *= c.STEP_3
-    if tail is not None:
+    if far:
         k -= tail
     r -= k
-    steps = u.view(np.int64)
-    steps -= ROUND_BITS
-    np.bitwise_and(steps, 127, out=index)
+    np.bitwise_and(u.view(np.int64), 127, out=index)
     EXP2_HIGH.take(index, out=high, mode="clip")
     EXP2_LOW.take(index, out=low, mode="clip")
     np.multiply(r, c.E3, out=p)
@@ -87,44 +89,41 @@ def terms(x: Floats, work: Workspace) -> tuple[Floats, Floats, Ints]:
     p += r
     p *= high
     low += p
-    steps >>= 7
-    if far is not None:
-        steps += far
-    return high, low, steps
+    steps = u.view(np.uint64)
+    steps -= ROUND_BITS
+    return high, low, steps, turns
 
 
-def scale_by(high: Floats, low: Floats, exponent: Ints) -> None:
-    """Multiplies the pair in place by 2^exponent; below 2^-400, where every limb is 0 anyway, by that."""
-    np.maximum(exponent, -400, out=exponent)
-    exponent += 1023
-    exponent <<= 52
-    factor = exponent.view(np.float64)
+def scale_by(high: Floats, low: Floats, steps: Words, turns: Words, base: Ints) -> None:
+    """Multiplies the pair in place by 2^((steps >> 7) + (turns << 22) - base). Above the exponent all is cut off."""
+    steps += (turns << np.uint64(29)) + ((1023 - base) * 128).view(np.uint64)
+    steps <<= np.uint64(45)
+    steps &= np.uint64(0x7FF << 52)
+    factor = steps.view(np.float64)
     high *= factor
     low *= factor
 
 
 def limbs(high: Floats, low: Floats, work: Workspace) -> list[Ints]:
-    """The pair cut into integers of the three quanta, as biased bit patterns: subtract LIMB_ROUND_BITS. Eats the pair."""
-    cut = []
-    for magic, rows in zip(LIMB_ROUND, ([2, 3], [4, 5], [4, 6]), strict=True):
-        u, k = (work.floats[row, : high.size] for row in rows)
+    """The pair, which is eaten, cut into the three limbs, as bit patterns: subtract LIMB_ROUND_BITS."""
+    _, _, u, a, v, b, w = work.floats[:, : high.size]
+    for magic, cut, spare in ((LIMB_ROUND[0], a, v), (LIMB_ROUND[1], v, b)):
         np.add(high, magic, out=u)
-        np.subtract(u, magic, out=k)
-        high -= k
-        np.add(low, u, out=k)
-        u -= k
+        np.add(low, u, out=cut)
+        np.subtract(u, magic, out=spare)
+        high -= spare
+        u -= cut
         low += u
-        cut.append(k.view(np.int64))
-    return cut
-
-
-def exponent_of(x: Floats) -> Ints:
-    return terms(x, Workspace(x.size))[2].copy()
+    high += LIMB_ROUND[2]
+    np.add(low, high, out=w)
+    return [cut.view(np.int64) for cut in (a, v, w)]
 
 
 def base_of(maximum: Floats) -> Ints:
     """The base that belongs to each maximum, abs(maximum) < 2^60: exponent - base is in [-1, 48]."""
-    return (exponent_of(maximum) + 1) // LIMB_BITS * LIMB_BITS
+    _, _, steps, turns = terms(maximum, Workspace(maximum.size))
+    exponent = (steps.view(np.int64) >> 7) + (turns.view(np.int64) << 22)
+    return (exponent + 1) // LIMB_BITS * LIMB_BITS
 
 
 def is_near(maximum: Floats) -> npt.NDArray[np.bool_]:
@@ -215,9 +214,8 @@ def reduce_values(values: Floats, starts: Ints) -> States:
     near = is_near(maximum)
     x = np.where(near, np.maximum(values, maximum - SPAN), 0.0)
     work = Workspace(x.size)
-    high, low, exponent = terms(x, work)
-    exponent -= np.where(near, np.repeat(states["base"], lengths), 0)
-    scale_by(high, low, exponent)
+    high, low, steps, turns = terms(x, work)
+    scale_by(high, low, steps, turns, np.where(near, np.repeat(states["base"], lengths), 0))
     columns = []
     for i, cut in enumerate(limbs(high, low, work)):
         tie = (values == maximum) & np.isfinite(maximum) if i == 0 else np.zeros(1, np.bool_)
@@ -252,23 +250,26 @@ def reduce_states(states: States, starts: Ints) -> States:
     return merged
 
 
-def update_into(destination: States, codes: npt.NDArray[np.int32], values: Floats) -> None:
-    """Adds each value to the state of its code."""
-    check_codes(codes, destination.size)
+def group_values(out: States, codes: npt.NDArray[np.int32], values: Floats) -> None:
+    """Writes the state of each code's values."""
+    check_codes(codes, out.size)
+    out[:] = empty_states(out.size)
     for i in range(0, codes.size, CHUNK):
         order, starts = sort_runs(codes[i : i + CHUNK])
         present = codes[i : i + CHUNK][order[starts]]
-        merge_into(destination, present, reduce_values(values[i : i + CHUNK][order], starts))
+        part = reduce_values(values[i : i + CHUNK][order], starts)
+        # Old and new state of a code side by side: runs of two.
+        pairs = np.stack([out[present], part], axis=1).ravel()
+        out[present] = reduce_states(pairs, np.arange(0, pairs.size, 2))
 
 
-def merge_into(destination: States, codes: npt.NDArray[np.int32], states: States) -> None:
-    """Merges each state into the state of its code."""
-    check_codes(codes, destination.size)
+def merge_groups(out: States, codes: npt.NDArray[np.int32], states: States) -> None:
+    """Writes the merged state of each code's states."""
+    check_codes(codes, out.size)
+    out[:] = empty_states(out.size)
     if codes.size:
-        present, inverse = np.unique(codes, return_inverse=True)
-        every = np.concatenate([destination[present], states])
-        order, starts = sort_runs(np.concatenate([np.arange(present.size), inverse]).astype(np.int32))
-        destination[present] = reduce_states(every[order], starts)
+        order, starts = sort_runs(codes)
+        out[codes[order[starts]]] = reduce_states(states[order], starts)
 
 
 def check_codes(codes: npt.NDArray[np.int32], n_groups: int) -> None:
@@ -344,11 +345,8 @@ def excess(states: States) -> tuple[Floats, Floats, list[Wide]]:
     near = is_near(maximum)
     x = np.where(near, maximum, 0.0)
     work = Workspace(x.size)
-    high, low, exponent = terms(x, work)
-    exponent -= np.where(near, states["base"], 0)
-    # A record that is still to be checked may hold any base.
-    np.clip(exponent, -1, LIMB_BITS - 2, out=exponent)
-    scale_by(high, low, exponent)
+    high, low, steps, turns = terms(x, work)
+    scale_by(high, low, steps, turns, np.where(near, states["base"], 0))
     th, tl = high.copy(), low.copy()
     own = [np.where(near, cut - bits, 0) for cut, bits in zip(limbs(high, low, work), LIMB_ROUND_BITS, strict=True)]
     own[0] = np.where(near, own[0], 1)
@@ -413,7 +411,7 @@ def check(states: States) -> tuple[int, int] | None:
         & (ties[huge] > 0)
         & (ties[huge] <= count[huge].astype(np.uint64))
     )
-    rows = np.flatnonzero(near & ~bad_limbs)
+    rows = np.flatnonzero(near & (states["base"] == base) & ~bad_limbs)
     first, second, third = excess(states[rows])[2]
     total = add_wide(first, shift_limb(add_wide(second, shift_limb(third))))
     bad_limbs[rows] |= total[1].view(np.int64) < 0
@@ -449,10 +447,15 @@ class State:
 
     __slots__ = ("_pending", "_record")
 
-    def __init__(self) -> None:
+    _record: States
+    # Values that wait to be summed together: when that happens cannot be seen in an exact sum.
+    _pending: list[float]
+
+    def __new__(cls, *_: object) -> Self:
+        self = super().__new__(cls)
         self._record = empty_states(1)
-        # Values that wait to be summed together: when that happens cannot be seen in an exact sum.
-        self._pending: list[float] = []
+        self._pending = []
+        return self
 
     def _widen(self, x: object) -> float:
         raise TypeError(f"expected a real number, found {type(x).__name__}")
@@ -468,36 +471,31 @@ class State:
             self._update(np.array(pending))
         return self._record
 
+    @tiny
     def _update(self, values: npt.NDArray[np.float64] | npt.NDArray[np.float32]) -> None:
         """Adds a contiguous 1-D array."""
-        work = Workspace(min(BLOCK, values.size))
-        for i in range(0, values.size, BLOCK):
-            self._update_block(np.asarray(values[i : i + BLOCK], np.float64), work)
-
-    @tiny
-    def _update_block(self, x: Floats, work: Workspace) -> None:
-        block = empty_states(1)
-        block["count"] = x.size
-        old = self._record["max"][0]
-        set_max(block, x.max(keepdims=True))
-        maximum = block["max"][0]
-        if old > maximum and is_near(old):
-            # Sum straight onto the state's grid: its max is merged with itself, which adds nothing.
-            maximum = old
-            set_max(block, np.array([old]))
+        if not values.size:
+            return
+        part = empty_states(1)
+        part["count"] = values.size
+        set_max(part, np.array([values.max()], np.float64))
+        maximum = part["max"][0]
+        sums = [0, 0, 0]
         if is_near(maximum):
-            high, low, exponent = terms(np.maximum(x, maximum - SPAN), work)
-            exponent -= block["base"][0]
-            scale_by(high, low, exponent)
-            for i, cut in enumerate(limbs(high, low, work)):
-                total = 0
-                for j in range(0, x.size, FLUSH):
-                    part = cut[j : j + FLUSH].view(np.uint64)
-                    total += signed(int(part.sum()) - part.size * LIMB_ROUND_BITS[i])
-                block["limbs"][0, i] = total & (1 << 64) - 1, total >> 64 & (1 << 64) - 1
+            work = Workspace(min(BLOCK, values.size))
+            for i in range(0, values.size, BLOCK):
+                x = np.maximum(values[i : i + BLOCK], maximum - SPAN, out=work.values[: values.size - i])
+                high, low, steps, turns = terms(x, work, far=abs(maximum) >= FAR - SPAN)
+                scale_by(high, low, steps, turns, part["base"])
+                for limb, cut in enumerate(limbs(high, low, work)):
+                    for j in range(0, x.size, FLUSH):
+                        bits = cut[j : j + FLUSH].view(np.uint64)
+                        sums[limb] += signed(int(np.add.reduce(bits)) - bits.size * LIMB_ROUND_BITS[limb])
         elif np.isfinite(maximum):
-            block["limbs"][0, 0, 0] = np.count_nonzero(x == maximum)
-        self._merge_record(block)
+            sums[0] = int(np.count_nonzero(values == maximum))
+        for limb, total in enumerate(sums):
+            part["limbs"][0, limb] = total & (1 << 64) - 1, total >> 64 & (1 << 64) - 1
+        self._merge_record(part)
 
     def _merge_record(self, record: States) -> None:
         self._record = reduce_states(np.concatenate([self._record, record]), np.zeros(1, np.int64))

@@ -1,5 +1,5 @@
 /* The loops over values, written once over LANES doubles and included once per instruction set by native.c, which sets
-   NAME(f), TARGET, LANES and, for more than one lane, MAX, FNMA and GATHER. Plain vector types do the rest: gcc and clang
+   NAME(f), TARGET, LANES and, for more than one lane, MAX, FNMA and LOOKUP. Plain vector types do the rest: gcc and clang
    lower them to the target's instructions. Every lane computes the same IEEE operations, so all sets give the same bits. */
 
 #if LANES == 1
@@ -14,7 +14,7 @@
 #define STOREU(p, v) (*(p) = (v))
 #define MAX(x, y) ((x) > (y) ? (x) : (y))
 #define FNMA(a, b, c) ((c) - (a) * (b))
-#define GATHER(table, column, index) ((table)[index][column])
+#define LOOKUP(table, index, a, b) (*(a) = (table)[index][0], *(b) = (table)[index][1])
 #else
 typedef double NAME(vd) __attribute__((vector_size(8 * LANES)));
 typedef uint64_t NAME(vu) __attribute__((vector_size(8 * LANES)));
@@ -55,8 +55,8 @@ TARGET INLINE void NAME(term)(VD x, int far, VD *high, VD *low, VU *steps, VU *t
     r = r - k;
     VD p = r + (r * r) * (0.5 + r * (E1 + r * (E2 + r * E3)));
     VU index = BITS(u) & 127;
-    *high = GATHER(EXP2_TABLE, 0, index);
-    *low = GATHER(EXP2_TABLE, 1, index) + *high * p;
+    LOOKUP(EXP2_TABLE, index, high, low);
+    *low = *low + *high * p;
     *steps = BITS(u) - ROUND_BITS;
 }
 
@@ -193,8 +193,10 @@ TARGET INLINE void NAME(log1p_pair)(VD yh, VD yl, VD *oh, VD *ol) {
     VD tail = qh * wh * series;
     NAME(two_sum)(wh, -0.5 * qh, &h, &low);
     low = low + (wl - 0.5 * ql) + tail;
-    NAME(two_sum)(GATHER(NEG_LOG_TABLE, 0, entry), h, &h, &error);
-    low = low + (error + GATHER(NEG_LOG_TABLE, 1, entry));
+    VD log_high, log_low;
+    LOOKUP(NEG_LOG_TABLE, entry, &log_high, &log_low);
+    NAME(two_sum)(log_high, h, &h, &error);
+    low = low + (error + log_low);
     NAME(two_sum)(e * LN2_HIGH, h, &h, &error);
     low = low + (error + e * LN2_LOW);
     NAME(quick_two_sum)(h, low, oh, ol);
@@ -263,7 +265,7 @@ static const instruction_set NAME(set) = {
 #undef STOREU
 #undef MAX
 #undef FNMA
-#undef GATHER
+#undef LOOKUP
 #undef SPLAT
 #undef ABS
 #undef SELECT

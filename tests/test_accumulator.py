@@ -1,0 +1,365 @@
+"""The accumulator's laws, values, records and inputs."""
+
+import array
+import json
+import math
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from conftest import EDGES, any_float, finite_or_minus_inf, random_values
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lse_stream import LogSumExpAccumulator, StateError, logsumexp
+
+INF, NAN = math.inf, math.nan
+NAN_BYTES = np.float64(NAN).tobytes()
+
+
+def accumulate(values: Any) -> LogSumExpAccumulator:
+    return LogSumExpAccumulator(np.array(values, np.float64))
+
+
+def same(found: float, expected: float) -> bool:
+    """Equal bits, all NaN alike."""
+    return np.float64(found).tobytes() == np.float64(expected).tobytes()
+
+
+# --- laws -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(any_float, max_size=40), st.randoms(use_true_random=False))
+def test_any_order_split_and_tree_of_merges_gives_the_same_bytes(values: list[float], random: Any) -> None:
+    whole = accumulate(values)
+    shuffled = values[:]
+    random.shuffle(shuffled)
+    parts = []
+    while shuffled:
+        size = random.randint(0, len(shuffled))
+        part = LogSumExpAccumulator()
+        if random.random() < 0.5:
+            part.update(np.array(shuffled[:size]))
+        else:
+            for value in shuffled[:size]:
+                part.add(value)
+        parts.append(part)
+        del shuffled[:size]
+    parts.append(LogSumExpAccumulator())
+    while len(parts) > 1:
+        one, other = parts.pop(random.randrange(len(parts))), random.choice(parts)
+        other.merge(one)
+    assert parts[0].to_bytes() == whole.to_bytes()
+    assert same(parts[0].value(), whole.value())
+
+
+@given(st.lists(any_float, max_size=20), st.lists(any_float, max_size=20), st.lists(any_float, max_size=20))
+def test_merge_is_associative_and_commutative_and_leaves_the_other(a: list, b: list, c: list) -> None:
+    x, y, z = accumulate(a), accumulate(b), accumulate(c)
+    before = y.to_bytes()
+    left = x.copy()
+    left.merge(y)
+    assert y.to_bytes() == before
+    left.merge(z)
+    right = z.copy()
+    right.merge(y)
+    right.merge(x)
+    assert left == right == accumulate(a + b + c)
+
+
+@given(st.lists(any_float, max_size=20))
+def test_empty_is_the_identity(values: list[float]) -> None:
+    state = accumulate(values)
+    for merged, other in ((state.copy(), LogSumExpAccumulator()), (LogSumExpAccumulator(), state)):
+        merged.merge(other)
+        assert merged == state
+
+
+def test_merging_a_state_with_itself_doubles_it() -> None:
+    state = accumulate([1.0, 2.0])
+    state.merge(state)
+    assert state == accumulate([1.0, 2.0, 1.0, 2.0])
+
+
+def test_every_split_point_of_one_array() -> None:
+    x = np.random.default_rng(0).normal(size=6000) * 40
+    whole = accumulate(x)
+    for i in range(0, x.size, 61):
+        part = accumulate(x[i:])
+        part.merge(accumulate(x[:i]))
+        assert part == whole
+
+
+@given(st.lists(finite_or_minus_inf, min_size=1, max_size=30))
+def test_the_value_lies_between_the_max_and_the_ties(values: list[float]) -> None:
+    state = accumulate(values)
+    assert state.max == max(values)
+    assert state.count == len(values)
+    bonus = math.nextafter(math.log(len(values)), INF)
+    assert state.max <= state.value() <= math.nextafter(state.max + bonus, INF)
+
+
+def test_a_copy_is_independent() -> None:
+    state = accumulate([1.0])
+    copy = state.copy()
+    copy.add(2.0)
+    assert state == accumulate([1.0])
+    assert copy == accumulate([1.0, 2.0])
+
+
+def test_updates_from_two_threads_lose_nothing() -> None:
+    x = np.random.default_rng(1).normal(size=300_000)
+    states = [LogSumExpAccumulator() for _ in range(2)]
+    threads = [threading.Thread(target=lambda s=s: [s.update(x) for _ in range(3)]) for s in states]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert states[0] == states[1] == accumulate(np.concatenate([x, x, x]))
+
+
+# --- special values ---------------------------------------------------------------------------------------------------
+
+SPECIAL_VALUES = [
+    ("nothing", [], -INF),
+    ("all -inf", [-INF, -INF], -INF),
+    ("+inf", [1.0, INF, -INF], INF),
+    ("+inf twice", [INF, INF], INF),
+    ("NaN", [1.0, NAN], NAN),
+    ("NaN and +inf", [INF, NAN, -INF], NAN),
+    ("one value", [0.1], 0.1),
+    ("one of any size", [-1.7e308], -1.7e308),
+    ("a subnormal", [5e-324], 5e-324),
+    ("-0.0", [-0.0], 0.0),
+    ("-0.0 and +0.0", [-0.0, 0.0], math.log(2)),
+    ("a value and -inf", [0.1, -INF], 0.1),
+    ("one dominates", [1000.0, 0.0], 1000.0),
+    ("ties at zero", [0.0] * 4, math.log(4)),
+    ("ties far away", [1e300] * 9, 1e300),
+    ("ties below", [-1e300] * 9, -1e300),
+    ("huge and its neighbour", [2.0**60, np.nextafter(2.0**60, 0)], 2.0**60),
+    ("the levels 1 to 5", [1.0, 2.0, 3.0, 4.0, 5.0], 5.451914395937593),
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [case[1:] for case in SPECIAL_VALUES], ids=[c[0] for c in SPECIAL_VALUES]
+)
+def test_special_values(values: list[float], expected: float) -> None:
+    forward, backward = accumulate(values), accumulate(values[::-1])
+    assert same(forward.value(), expected)
+    assert forward == backward
+    assert forward.count == len(values)
+    assert same(forward.max, max(values, key=lambda v: (math.isnan(v), v)) + 0.0 if values else -INF)
+
+
+@pytest.mark.parametrize("after", [[1.0], [INF], [-INF], [NAN], [1e300], []])
+def test_nan_stays_through_every_merge(after: list[float]) -> None:
+    state = accumulate([NAN])
+    state.merge(accumulate(after))
+    other = accumulate(after)
+    other.merge(accumulate([-NAN]))
+    assert math.isnan(state.value())
+    assert state == other
+    assert state.count == 1 + len(after)
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parent / "golden" / "states_v1.json"
+GOLDEN_INPUTS: dict[str, list[float]] = {
+    **{name: values for name, values, _ in SPECIAL_VALUES},
+    **{f"edge {edge!r}": [float(edge), 0.25] for edge in EDGES},
+    **{f"random {seed}": random_values(np.random.default_rng(seed), 50).tolist() for seed in range(40)},
+}
+
+
+def write_golden() -> None:
+    """Run once for a new record version: files of old versions stay."""
+    entries = [
+        {
+            "name": name,
+            "values": [float(v).hex() for v in values],
+            "record": (state := accumulate(values)).to_bytes().hex(),
+            "value": state.value().hex(),
+        }
+        for name, values in GOLDEN_INPUTS.items()
+    ]
+    GOLDEN.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n", encoding="ascii")
+
+
+GOLDEN_ENTRIES = json.loads(GOLDEN.read_text(encoding="ascii")) if GOLDEN.exists() else []
+
+
+def test_the_golden_records_are_there() -> None:
+    assert [entry["name"] for entry in GOLDEN_ENTRIES] == list(GOLDEN_INPUTS)
+
+
+@pytest.mark.parametrize("entry", GOLDEN_ENTRIES, ids=[entry["name"] for entry in GOLDEN_ENTRIES])
+def test_golden_records(entry: dict[str, Any]) -> None:
+    state = accumulate([float.fromhex(v) for v in entry["values"]])
+    assert state.to_bytes().hex() == entry["record"]
+    stored = LogSumExpAccumulator.from_bytes(bytes.fromhex(entry["record"]))
+    assert stored == state
+    assert same(stored.value(), float.fromhex(entry["value"]))
+
+
+@given(st.lists(any_float, max_size=20))
+def test_bytes_and_pickle_give_the_state_back(values: list[float]) -> None:
+    state = accumulate(values)
+    assert len(state.to_bytes()) == 80
+    assert LogSumExpAccumulator.from_bytes(state.to_bytes()) == state
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(state, protocol)) == state  # noqa: S301
+    assert len(pickle.dumps(state)) < 200
+
+
+def test_equal_states_have_equal_bytes_whatever_led_to_them() -> None:
+    assert accumulate([0.0, -0.0]).to_bytes() == accumulate([0.0, 0.0]).to_bytes()
+    assert accumulate([NAN, 1.0]).to_bytes() == accumulate([-NAN, INF]).to_bytes()
+    assert accumulate([1.0]) != accumulate([2.0])
+    assert accumulate([1.0]) != accumulate([1.0, -INF])
+    assert accumulate([1.0]) != 1.0
+
+
+@pytest.mark.parametrize("size", [0, 1, 79, 81, 160])
+def test_a_record_of_another_size_is_refused(size: int) -> None:
+    record = (accumulate([1.0]).to_bytes() * 2)[:size]
+    with pytest.raises(StateError, match=f"expected 80 bytes, found {size}"):
+        LogSumExpAccumulator.from_bytes(record)
+
+
+def test_a_record_of_another_version_is_refused() -> None:
+    record = b"\x02" + accumulate([1.0]).to_bytes()[1:]
+    with pytest.raises(StateError, match="expected version 1, found version 2") as caught:
+        LogSumExpAccumulator.from_bytes(record)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+X = np.random.default_rng(7).normal(size=1000) * 3
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        X[::-1],
+        np.repeat(X, 3)[::3],
+        X.astype(">f8"),
+        np.asfortranarray(np.stack([X, X]))[0],
+        X.tolist(),
+        tuple(X),
+        array.array("d", X),
+        memoryview(X),
+        pa.array(X),
+        pa.array([None, *X, None])[1:],
+        pa.chunked_array([X[:1], [], X[1:]]),
+        pa.array(X).dictionary_encode(),
+        pl.Series(X),
+        pd.Series(X),
+        pd.Series(X, index=np.arange(1000)[::-1]).iloc[::-1],
+        pd.Series(X, dtype=pd.ArrowDtype(pa.float64())),
+        np.ma.MaskedArray(np.concatenate([X, [50.0]]), [False] * 1000 + [True]),
+    ],
+    ids=lambda v: f"{type(v).__module__}.{type(v).__name__}",
+)
+def test_inputs_of_float64(values: Any) -> None:
+    assert LogSumExpAccumulator(values) == accumulate(X)
+    assert logsumexp(values) == accumulate(X).value()
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", ">f4", "i1", "u1", "<i2", ">i2", "u2", "i4", "u4", "i8", ">i8", "u8"])
+def test_dtypes_that_widen_exactly(dtype: str) -> None:
+    x = np.abs(X * 10).astype(dtype)
+    native = x.astype(x.dtype.newbyteorder("="))
+    expected = accumulate(x.astype(np.float64))
+    for values in (x, x[::-1], np.repeat(x, 2)[::2], x.tolist(), pa.array(native)):
+        assert LogSumExpAccumulator(values) == expected
+
+
+def test_numbers_one_at_a_time() -> None:
+    state = LogSumExpAccumulator()
+    for x in (1, 2.0, np.float32(3), np.float16(4), np.int8(5), np.float64(6), 2**53):
+        state.add(x)
+    assert state == accumulate([1, 2, 3, 4, 5, 6, 2**53])
+
+
+@pytest.mark.parametrize("x", [2**53 + 1, -(2**53) - 1, 2**60, 10**30, np.int64(2**60), np.uint64(2**63)])
+def test_an_integer_that_float64_may_not_hold_is_named(x: Any) -> None:
+    state = accumulate([1.0])
+    inputs: list[Any] = [[1.0, x], (x,)]
+    if abs(int(x)) < 2**63:
+        inputs += [np.array([1, x]), pa.array([1, int(x)])]
+    for values in inputs:
+        with pytest.raises(ValueError, match=rf"within \+-2\^53.*found {x}"):
+            state.update(values)
+    with pytest.raises(ValueError, match=rf"within \+-2\^53.*found {x}"):
+        state.add(x)
+    assert state == accumulate([1.0])
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (np.array([True]), "bool"),
+        (np.array([1j]), "complex128"),
+        (np.array([1.0, None]), "object"),
+        (np.array(["1"]), "<U1"),
+        (np.zeros(2, np.longdouble), "float128|longdouble"),
+        (np.array(["2020-01-01"], "M8[D]"), "datetime64"),
+        (pa.array(["a"]), "string"),
+        (pa.array([True]), "bool"),
+        (pa.array([[1.0]]), "list"),
+        (pl.Series(["a"]), "string"),
+        (pd.DataFrame({"a": [1.0]}), "struct"),
+        ([1.0, None], "null"),
+        ([1.0, "2"], "str"),
+        ([True], "bool"),
+        ([1j], "complex"),
+        ([[1.0]], "list"),
+        ("12", "str"),
+        (1.0, "float"),
+        (None, "NoneType"),
+        ({1.0}, "set"),
+    ],
+    ids=lambda v: type(v).__name__ if not isinstance(v, str) else v,
+)
+def test_what_is_not_real_numbers_is_refused_by_name(values: Any, named: str) -> None:
+    state = accumulate([1.0])
+    with pytest.raises(TypeError, match=named):
+        state.update(values)
+    assert state == accumulate([1.0])
+
+
+@pytest.mark.parametrize("x", [None, "1", 1j, True, np.bool_(True), [1.0], np.longdouble(1)])
+def test_add_refuses_what_is_not_a_real_number(x: Any) -> None:
+    state = LogSumExpAccumulator()
+    with pytest.raises(TypeError, match="expected a real number, found"):
+        state.add(x)
+    assert state == LogSumExpAccumulator()
+
+
+def test_more_than_one_dimension_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"1 dimension, found 2 dimensions of shape \(2, 3\)"):
+        logsumexp(np.zeros((2, 3)))
+
+
+def test_merge_refuses_what_is_no_state() -> None:
+    with pytest.raises((TypeError, AttributeError)):
+        LogSumExpAccumulator().merge(1.0)  # type: ignore[arg-type]
+
+
+def test_of_nothing() -> None:
+    for values in ([], (), np.zeros(0), np.zeros(0, np.int8), pa.array([], pa.float64()), pa.array([None, None])):
+        assert logsumexp(values) == -INF
+
+
+def test_repr_shows_the_value() -> None:
+    assert repr(accumulate([0.0, 0.0])) == "LogSumExpAccumulator(value=0.6931471805599453, count=2, max=0.0)"

@@ -1,0 +1,161 @@
+"""The value against mpmath: 0.51 ULP from 1 up, below that 2^-59 and the rounding."""
+
+import math
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from conftest import finite_or_minus_inf
+from hypothesis import given
+from hypothesis import strategies as st
+from mpmath import exp, log, mp, mpf
+
+from lse_stream import logsumexp
+
+mp.prec = 400
+
+
+def reference(values: np.ndarray) -> mpf:
+    """LSE to 400 bits. Terms below 2^-600 of the largest cannot be seen in any bound here."""
+    counts = Counter(float(v) for v in values)
+    top = mpf(max(counts))
+    return top + log(sum(n * exp(mpf(v) - top) for v, n in counts.items() if mpf(v) - top > -600))
+
+
+def assert_accurate(values: np.ndarray | list[float]) -> None:
+    values = np.asarray(values, np.float64)
+    expected = reference(values)
+    found = logsumexp(values)
+    error = abs(mpf(found) - expected)
+    rounded = float(expected)
+    if abs(rounded) >= 1:
+        assert error <= mpf("0.51") * math.ulp(rounded), (found, rounded, float(error / math.ulp(rounded)))
+    else:
+        assert error <= mpf(2) ** -59 + mpf("0.5") * math.ulp(rounded), (found, rounded, float(error))
+
+
+RNG = np.random.default_rng(62)
+SIZES = (1, 2, 3, 10, 100, 1000)
+
+
+@pytest.mark.parametrize("spread", [1e-12, 1e-3, 0.1, 1.0, 10.0, 1e3, 1e6, 1e9])
+@pytest.mark.parametrize("centre", [0.0, 1.0, -1.0, 30.0, -700.0, 1e5, -(2.0**23), 2.0**23, 1e12])
+def test_random_values(spread: float, centre: float) -> None:
+    for n in SIZES:
+        assert_accurate(RNG.normal(centre, spread, n))
+        assert_accurate(RNG.uniform(centre - spread, centre + spread, n))
+
+
+def test_heavy_tails() -> None:
+    for n in SIZES:
+        for scale in (1e-3, 1.0, 1e3):
+            assert_accurate(RNG.standard_cauchy(n) * scale)
+        assert_accurate(-np.exp(RNG.normal(0, 4, n)))
+
+
+@given(st.lists(finite_or_minus_inf, min_size=1, max_size=12).filter(lambda v: max(v) > -math.inf))
+def test_any_values(values: list[float]) -> None:
+    if max(abs(v) for v in values if v > -math.inf) < 2.0**60:
+        assert_accurate(values)
+
+
+@pytest.mark.parametrize("x", [0.0, 0.1, -0.1, 1.0, -2.5, 700.0, -1e5, 2.0**23, 1e15, 2.0**59])
+@pytest.mark.parametrize("n", [2, 3, 10, 1000, 1_000_000])
+def test_ties_are_the_real_number_rounded(x: float, n: int) -> None:
+    """n equal values give the real number x + ln n, rounded: not x + math.log(n) in doubles."""
+    expected = mpf(x) + log(n)
+    assert abs(mpf(logsumexp(np.full(n, x))) - expected) <= mpf("0.501") * math.ulp(float(expected))
+
+
+@pytest.mark.parametrize("x", [1.0, -3.7, 1e-3, 1e5, 2.0**22, 2.0**23 + 1, -(2.0**40)])
+def test_neighbours_of_one_ulp(x: float) -> None:
+    near = [math.nextafter(x, math.inf), x, math.nextafter(x, -math.inf)]
+    assert_accurate(near)
+    assert_accurate(near * 100)
+
+
+def test_subnormal_spreads() -> None:
+    assert_accurate(np.arange(1, 50) * 5e-324)
+    assert_accurate(np.arange(-50, 50) * 2.2e-308)
+
+
+@pytest.mark.parametrize("big", [1e300, -1e300, 1.7e308])
+def test_values_of_1e300(big: float) -> None:
+    assert logsumexp([big, 0.0, -big]) == abs(big)
+    assert logsumexp([big, big]) == big
+
+
+@pytest.mark.parametrize("power", [23, 60])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_boundaries_of_the_reduction(power: int, sign: float) -> None:
+    centre = sign * 2.0**power
+    steps = [centre]
+    for _ in range(3):
+        steps += [math.nextafter(steps[-1], math.inf)]
+    for _ in range(3):
+        steps = [math.nextafter(steps[0], -math.inf), *steps]
+    for x in steps:
+        assert_accurate([x])
+        assert_accurate([x, x - 1.0, x - 40.0])
+        assert_accurate([x, *steps])
+
+
+def test_breakpoints_of_the_table() -> None:
+    for k in range(-400, 400, 7):
+        x = (k + 0.5) * math.log(2) / 128
+        assert_accurate([math.nextafter(x, -math.inf), x, math.nextafter(x, math.inf), 0.0])
+
+
+def test_cancellation_near_zero() -> None:
+    """Normalised log-probabilities: the exact answer is almost 0, and the bound is absolute."""
+    for n in (2, 3, 10, 100, 1000):
+        for scale in (0.1, 1.0, 10.0):
+            z = RNG.normal(size=n) * scale
+            assert_accurate(z - logsumexp(z))
+        assert_accurate(np.full(n, -math.log(n)))
+    for p in RNG.uniform(1e-9, 1, 200):
+        assert_accurate([math.log(p), math.log1p(-p)])
+
+
+def test_one_dominates_and_the_rest_is_tiny() -> None:
+    for gap in (30.0, 36.0, 36.7368, 37.0, 50.0, 69.0, 70.0, 191.9, 192.0, 193.0, 1e4):
+        for n in (1, 1000):
+            assert_accurate([1.0] + [1.0 - gap] * n)
+            assert_accurate([0.0] + [-gap] * n)
+
+
+def test_what_a_window_of_limbs_drops_is_bounded() -> None:
+    """Terms below every limb are lost: here 10^5 of them, which together must not reach a bit of the result."""
+    assert logsumexp([0.0, *([-72.0] * 100_000)]) == pytest.approx(
+        float(reference(np.array([0.0] + [-72.0] * 100_000)))
+    )
+    assert_accurate([5.0, *([-64.0] * 100_000)])
+
+
+PUBLISHED = [
+    # SciPy 1.17 documentation, scipy.special.logsumexp, first example
+    ("scipy", [float(i) for i in range(10)], "9.4586297444267107"),
+    # R package matrixStats 1.5, ?logSumExp, first example, printed to seven digits
+    ("matrixStats", [1000.01, 1000.02], "1000.708"),
+    ("matrixStats below", [-1000.01, -1000.02], "-999.3218"),
+    # levels 1 to 5, the textbook's damage of five storms: 1 + ln((e^5 - 1) / (e - 1))
+    ("levels", [1.0, 2.0, 3.0, 4.0, 5.0], "5.45191439593759"),
+]
+
+
+@pytest.mark.parametrize(("values", "printed"), [case[1:] for case in PUBLISHED], ids=[case[0] for case in PUBLISHED])
+def test_published_values(values: list[float], printed: str) -> None:
+    digits = len(printed.replace("-", "").replace(".", ""))
+    if digits > 15:
+        assert logsumexp(values) == float(printed)
+    else:
+        assert f"{logsumexp(values):.{digits}g}" == printed
+    assert_accurate(values)
+
+
+def test_the_reference_itself() -> None:
+    """ln(1 + 1) and ln(e + e^2) by other means than the reference's own formula."""
+    ln2 = 2 * sum(Fraction(1, (2 * k + 1) * 3 ** (2 * k + 1)) for k in range(130))
+    assert abs(reference(np.zeros(2)) - mpf(ln2.numerator) / ln2.denominator) < mpf(2) ** -390
+    assert abs(reference(np.array([1.0, 2.0])) - (1 + log(1 + mp.e))) < mpf(2) ** -390

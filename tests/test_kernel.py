@@ -1,0 +1,279 @@
+"""The kernel: every instruction set and the NumPy twin give the same bits, by group or not."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import any_float, random_values
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lse_stream import StateError, _kernel, kernel_name
+from lse_stream._kernel import numpy_kernel
+from lse_stream._kernel.record import FAULTS, NO_BASE
+
+RECORD = _kernel.RECORD
+
+
+def states_of(groups: list[np.ndarray], module: ModuleType | None = None) -> np.ndarray:
+    """One state per group, each through State: no grouped code takes part."""
+    records = []
+    for values in groups:
+        state = (module or _kernel._kernel()).State()
+        state._update(np.ascontiguousarray(values))
+        records.append(state.to_bytes())
+    return np.frombuffer(b"".join(records), RECORD)
+
+
+def assert_equal_states(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.size == expected.size
+    different = [i for i in range(found.size) if found[i].tobytes() != expected[i].tobytes()]
+    assert not different, (different[0], found[different[0]], expected[different[0]])
+
+
+# --- same bits --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(any_float, max_size=60))
+def test_state_has_the_twins_bits(kernel: str, values: list[float]) -> None:
+    x = np.array(values, np.float64)
+    expected = states_of([x], numpy_kernel)
+    assert_equal_states(states_of([x]), expected)
+    one_by_one = _kernel._kernel().State()
+    for value in values:
+        one_by_one.add(value)
+    assert one_by_one.to_bytes() == expected.tobytes()
+    out = np.empty(1)
+    numpy_kernel.values_of(expected, out)
+    assert _kernel.state_values(expected).tobytes() == out.tobytes()
+
+
+def code_patterns(rng: np.random.Generator, n: int, groups: int) -> list[np.ndarray]:
+    scattered = rng.integers(0, groups, n)
+    runs = np.repeat(rng.integers(0, groups, n), rng.integers(1, 90))[:n]
+    few = np.where(rng.random(n) < 0.9, 0, scattered)
+    return [scattered, np.sort(scattered), runs, few, np.arange(n) % groups, np.zeros(n)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_groups_have_the_bits_of_single_states(kernel: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, groups = int(10 ** rng.uniform(0, 3.7)), int(10 ** rng.uniform(0, 2.3))
+    x = random_values(rng, n)
+    for codes in code_patterns(rng, n, groups):
+        codes = codes.astype(np.int32)
+        expected = states_of([x[codes == g] for g in range(groups)], numpy_kernel)
+        states = _kernel.group_values(codes, x, groups)
+        assert_equal_states(states, expected)
+        _kernel.check_states(states)
+        coarse = rng.integers(0, 3, groups).astype(np.int32)
+        merged = _kernel.merge_groups(coarse, states, 3)
+        assert_equal_states(merged, states_of([x[coarse[codes] == g] for g in range(3)], numpy_kernel))
+        assert _kernel.state_values(merged).tobytes() == _reference_values(merged).tobytes()
+
+
+def _reference_values(states: np.ndarray) -> np.ndarray:
+    out = np.empty(states.size)
+    numpy_kernel.values_of(states, out)
+    return out
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(1000, 4000))
+def test_groups_have_the_bits_of_single_states_at_length(seed: int) -> None:
+    for name in _kernel.available():
+        _kernel.select(name)
+        test_groups_have_the_bits_of_single_states(name, seed)
+    _kernel.select(_kernel.available()[0])
+
+
+def test_a_group_outgrows_its_narrow_sums(kernel: str) -> None:
+    # 2^62 / 2^49 terms fill a low part: sums must pass into the high one, also below zero
+    n = 40_000
+    x = np.concatenate([np.full(n, 34.6), np.full(n, -0.001)])
+    codes = np.arange(2 * n, dtype=np.int32) % 3
+    np.random.default_rng(5).shuffle(codes)
+    assert_equal_states(_kernel.group_values(codes, x, 3), states_of([x[codes == g] for g in range(3)]))
+
+
+def test_a_maximum_that_grows_within_a_run_of_codes(kernel: str) -> None:
+    # the runs of one code lie apart in one pass, and each raises the base
+    codes = np.tile(np.repeat([0, 1], 4), 40).astype(np.int32)
+    x = np.arange(codes.size) * 17.0
+    assert_equal_states(_kernel.group_values(codes, x, 2), states_of([x[codes == g] for g in range(2)]))
+    far = np.where(np.arange(codes.size) % 9 == 0, 2.0**23 * np.arange(codes.size), x)
+    assert_equal_states(_kernel.group_values(codes, far, 2), states_of([far[codes == g] for g in range(2)]))
+
+
+def test_groups_without_rows_are_empty_states(kernel: str) -> None:
+    for codes in ([4, 2, 2], [2, 2, 4]):
+        states = _kernel.group_values(np.array(codes, np.int32), np.zeros(3), 6)
+        assert states["count"].tolist() == [0, 0, 2, 0, 1, 0]
+        assert_equal_states(states[[0, 1, 3, 5]], _kernel.empty_states(4))
+    assert_equal_states(_kernel.group_values(np.zeros(0, np.int32), np.zeros(0), 2), _kernel.empty_states(2))
+    assert_equal_states(
+        _kernel.merge_groups(np.zeros(0, np.int32), _kernel.empty_states(0), 2), _kernel.empty_states(2)
+    )
+
+
+def test_encode_int64(kernel: str) -> None:
+    rng = np.random.default_rng(1)
+    for keys in (
+        rng.integers(-(2**63), 2**63 - 1, 5000)[rng.integers(0, 5000, 9000)],
+        rng.integers(0, 50, 1000),
+        np.arange(3000) << 40,
+        np.zeros(0, np.int64),
+    ):
+        codes, uniques = _kernel.encode_int64(keys)
+        assert uniques.tolist() == list(dict.fromkeys(keys.tolist()))
+        assert (uniques[codes] == keys).all()
+
+
+# --- wrong calls ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [-1, 2, 2**31 - 1])
+def test_a_code_out_of_range_is_refused(kernel: str, code: int) -> None:
+    codes = np.array([0, code], np.int32)
+    with pytest.raises(IndexError):
+        _kernel.group_values(codes, np.zeros(2), 2)
+    with pytest.raises(IndexError):
+        _kernel.merge_groups(codes, _kernel.empty_states(2), 2)
+
+
+def test_a_count_beyond_int64_is_refused(kernel: str) -> None:
+    states = _kernel.group_values(np.array([0, 1], np.int32), np.array([-np.inf, -np.inf]), 2)
+    states["count"] = 2**62
+    with pytest.raises(OverflowError, match="count"):
+        _kernel.merge_groups(np.zeros(2, np.int32), states, 1)
+    assert states["count"].tolist() == [2**62, 2**62]
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def state_record(*values: float) -> np.ndarray:
+    return _kernel.group_values(np.zeros(len(values), np.int32), np.array(values, np.float64), 1)
+
+
+def damaged(record: np.ndarray, field: str, value: Any) -> np.ndarray:
+    record = record.copy()
+    record[field] = value
+    return record
+
+
+NORMAL = state_record(1.0, 2.0, 3.0)
+HUGE = state_record(1e300, 1e300, 5.0)
+INFINITE = state_record(np.inf, 1.0)
+NOT_A_NUMBER = state_record(np.nan, 1.0)
+OTHER_NAN = np.array([0xFFF8000000000001], np.uint64).view(np.float64)[0]
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        (damaged(NORMAL, "version", 2), "version"),
+        (damaged(NORMAL, "kind", 1), "kind"),
+        (damaged(NORMAL, "scale", 7), "scale"),
+        (damaged(NORMAL, "reserved", 1), "reserved"),
+        (damaged(NORMAL, "count", -1), "count"),
+        (damaged(NORMAL, "count", 0), "max"),
+        (damaged(state_record(0.0), "max", -0.0), "max"),
+        (damaged(NOT_A_NUMBER, "max", OTHER_NAN), "max"),
+        (damaged(NORMAL, "max", 200.0), "base"),
+        (damaged(NORMAL, "base", NO_BASE), "base"),
+        (damaged(INFINITE, "base", 0), "base"),
+        (damaged(NORMAL, "max", 3.5), "limbs"),
+        (damaged(NORMAL, "limbs", 0), "limbs"),
+        (damaged(NORMAL, "limbs", [[0, 1], [0, 0], [0, 0]]), "limbs"),
+        (damaged(NORMAL, "limbs", [[0, 2**63], [0, 0], [0, 0]]), "limbs"),
+        (damaged(INFINITE, "limbs", 1), "limbs"),
+        (damaged(NOT_A_NUMBER, "limbs", 1), "limbs"),
+        (damaged(HUGE, "limbs", [[0, 0], [0, 0], [0, 0]]), "limbs"),
+        (damaged(HUGE, "limbs", [[4, 0], [0, 0], [0, 0]]), "limbs"),
+        (damaged(HUGE, "limbs", [[2, 0], [1, 0], [0, 0]]), "limbs"),
+    ],
+)
+def test_a_record_that_is_not_canonical_is_refused(kernel: str, record: np.ndarray, field: str) -> None:
+    column = np.concatenate([NORMAL, HUGE, record, record])
+    with pytest.raises(StateError, match=f"^state 2: expected .*, found {field} ") as caught:
+        _kernel.check_states(column)
+    assert caught.value.row == 2
+    assert FAULTS[[name for _, name in FAULTS].index(field)][0] in str(caught.value)
+
+
+def test_canonical_records_pass(kernel: str) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        x = random_values(rng, 300)
+        _kernel.check_states(_kernel.group_values(rng.integers(0, 40, 300).astype(np.int32), x, 41))
+
+
+def test_kernels_agree_on_damaged_records() -> None:
+    rng = np.random.default_rng(4)
+    good = np.concatenate([NORMAL, HUGE, INFINITE, NOT_A_NUMBER, state_record(-5e5, 7.0), _kernel.empty_states(1)])
+    verdicts = set()
+    for _ in range(400):
+        raw = np.frombuffer(good.tobytes(), np.uint8).copy()
+        raw[rng.integers(raw.size)] ^= np.uint8(1 << rng.integers(8))
+        states = raw.view(RECORD)
+        found = [_check(name, states) for name in _kernel.available()]
+        assert len(set(found)) == 1, (found, states)
+        verdicts.add(found[0])
+    assert len(verdicts) > 6
+
+
+def _check(name: str, states: np.ndarray) -> tuple[int, int] | None:
+    return (numpy_kernel if name == "numpy" else _kernel._kernel()).check(states)  # type: ignore[no-any-return]
+
+
+# --- which kernel -----------------------------------------------------------------------------------------------------
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("name", _kernel.available())
+def test_the_environment_forces_a_kernel(name: str) -> None:
+    run = run_python("import lse_stream; print(lse_stream.kernel_name())", LSE_STREAM_KERNEL=name)
+    assert run.stdout == f"{name}\n"
+
+
+def test_an_unknown_kernel_is_refused_with_the_choice() -> None:
+    run = run_python("import lse_stream", LSE_STREAM_KERNEL="avx9")
+    assert run.returncode != 0
+    assert f"expected one of {', '.join(_kernel.available())} on this machine, found 'avx9'" in run.stderr
+
+
+def test_without_the_extension_the_twin_serves() -> None:
+    code = (
+        "import sys; sys.modules['lse_stream._kernel.native'] = None\n"
+        "import lse_stream; print(lse_stream.kernel_name(), lse_stream.logsumexp([1, 2, 3, 4, 5]))"
+    )
+    assert run_python(code, LSE_STREAM_KERNEL="").stdout == "numpy 5.451914395937593\n"
+
+
+def test_a_kernel_with_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kernel, "KNOWN_ANSWERS", "other")
+    with pytest.raises(RuntimeError, match=f"{kernel_name()!r} gives wrong bits"):
+        _kernel.select(kernel_name())
+
+
+def test_the_committed_constants_are_the_scripts_output() -> None:
+    path = Path(_kernel.__file__).with_name("generate_constants.py")
+    spec = importlib.util.spec_from_file_location("generate_constants", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for name, content in script.FILES.items():
+        assert path.with_name(name).read_text(encoding="ascii") == content()
