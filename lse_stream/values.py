@@ -66,7 +66,7 @@ def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """
     import pyarrow as pa
 
-    chunks: list[Any]
+    chunks: Any
     if isinstance(values, pa.Array):
         chunks = [values]
     elif isinstance(values, pa.ChunkedArray):

@@ -40,8 +40,9 @@ def assert_equal_states(found: np.ndarray, expected: np.ndarray) -> None:
 # --- same bits --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("kernel")
 @given(st.lists(any_float, max_size=60))
-def test_state_has_the_twins_bits(kernel: str, values: list[float]) -> None:
+def test_state_has_the_twins_bits(values: list[float]) -> None:
     x = np.array(values, np.float64)
     expected = states_of([x], numpy_kernel)
     assert_equal_states(states_of([x]), expected)
@@ -61,8 +62,9 @@ def code_patterns(rng: np.random.Generator, n: int, groups: int) -> list[np.ndar
     return [scattered, np.sort(scattered), runs, few, np.arange(n) % groups, np.zeros(n)]
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("seed", range(40))
-def test_groups_have_the_bits_of_single_states(kernel: str, seed: int) -> None:
+def test_groups_have_the_bits_of_single_states(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n, groups = int(10 ** rng.uniform(0, 3.7)), int(10 ** rng.uniform(0, 2.3))
     x = random_values(rng, n)
@@ -89,11 +91,12 @@ def _reference_values(states: np.ndarray) -> np.ndarray:
 def test_groups_have_the_bits_of_single_states_at_length(seed: int) -> None:
     for name in _kernel.available():
         _kernel.select(name)
-        test_groups_have_the_bits_of_single_states(name, seed)
+        test_groups_have_the_bits_of_single_states(seed)
     _kernel.select(_kernel.available()[0])
 
 
-def test_a_group_outgrows_its_narrow_sums(kernel: str) -> None:
+@pytest.mark.usefixtures("kernel")
+def test_a_group_outgrows_its_narrow_sums() -> None:
     # 2^62 / 2^49 terms fill a low part: sums must pass into the high one, also below zero
     n = 40_000
     x = np.concatenate([np.full(n, 34.6), np.full(n, -0.001)])
@@ -102,16 +105,18 @@ def test_a_group_outgrows_its_narrow_sums(kernel: str) -> None:
     assert_equal_states(_kernel.group_values(codes, x, 3), states_of([x[codes == g] for g in range(3)]))
 
 
-def test_a_maximum_that_grows_within_a_run_of_codes(kernel: str) -> None:
+@pytest.mark.usefixtures("kernel")
+def test_a_maximum_that_grows_within_a_run_of_codes() -> None:
     # the runs of one code lie apart in one pass, and each raises the base
     codes = np.tile(np.repeat([0, 1], 4), 40).astype(np.int32)
     x = np.arange(codes.size) * 17.0
     assert_equal_states(_kernel.group_values(codes, x, 2), states_of([x[codes == g] for g in range(2)]))
-    far = np.where(np.arange(codes.size) % 9 == 0, 2.0**23 * np.arange(codes.size), x)
+    far = np.where(np.arange(codes.size) % 9 == 0, x * 2.0**19, x)
     assert_equal_states(_kernel.group_values(codes, far, 2), states_of([far[codes == g] for g in range(2)]))
 
 
-def test_groups_without_rows_are_empty_states(kernel: str) -> None:
+@pytest.mark.usefixtures("kernel")
+def test_groups_without_rows_are_empty_states() -> None:
     for codes in ([4, 2, 2], [2, 2, 4]):
         states = _kernel.group_values(np.array(codes, np.int32), np.zeros(3), 6)
         assert states["count"].tolist() == [0, 0, 2, 0, 1, 0]
@@ -122,7 +127,8 @@ def test_groups_without_rows_are_empty_states(kernel: str) -> None:
     )
 
 
-def test_encode_int64(kernel: str) -> None:
+@pytest.mark.usefixtures("kernel")
+def test_encode_int64() -> None:
     rng = np.random.default_rng(1)
     for keys in (
         rng.integers(-(2**63), 2**63 - 1, 5000)[rng.integers(0, 5000, 9000)],
@@ -138,8 +144,9 @@ def test_encode_int64(kernel: str) -> None:
 # --- wrong calls ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("code", [-1, 2, 2**31 - 1])
-def test_a_code_out_of_range_is_refused(kernel: str, code: int) -> None:
+def test_a_code_out_of_range_is_refused(code: int) -> None:
     codes = np.array([0, code], np.int32)
     with pytest.raises(IndexError):
         _kernel.group_values(codes, np.zeros(2), 2)
@@ -147,7 +154,8 @@ def test_a_code_out_of_range_is_refused(kernel: str, code: int) -> None:
         _kernel.merge_groups(codes, _kernel.empty_states(2), 2)
 
 
-def test_a_count_beyond_int64_is_refused(kernel: str) -> None:
+@pytest.mark.usefixtures("kernel")
+def test_a_count_beyond_int64_is_refused() -> None:
     states = _kernel.group_values(np.array([0, 1], np.int32), np.array([-np.inf, -np.inf]), 2)
     states["count"] = 2**62
     with pytest.raises(OverflowError, match="count"):
@@ -175,6 +183,7 @@ NOT_A_NUMBER = state_record(np.nan, 1.0)
 OTHER_NAN = np.array([0xFFF8000000000001], np.uint64).view(np.float64)[0]
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize(
     ("record", "field"),
     [
@@ -200,7 +209,7 @@ OTHER_NAN = np.array([0xFFF8000000000001], np.uint64).view(np.float64)[0]
         (damaged(HUGE, "limbs", [[2, 0], [1, 0], [0, 0]]), "limbs"),
     ],
 )
-def test_a_record_that_is_not_canonical_is_refused(kernel: str, record: np.ndarray, field: str) -> None:
+def test_a_record_that_is_not_canonical_is_refused(record: np.ndarray, field: str) -> None:
     column = np.concatenate([NORMAL, HUGE, record, record])
     with pytest.raises(StateError, match=f"^state 2: expected .*, found {field} ") as caught:
         _kernel.check_states(column)
@@ -208,7 +217,8 @@ def test_a_record_that_is_not_canonical_is_refused(kernel: str, record: np.ndarr
     assert FAULTS[[name for _, name in FAULTS].index(field)][0] in str(caught.value)
 
 
-def test_canonical_records_pass(kernel: str) -> None:
+@pytest.mark.usefixtures("kernel")
+def test_canonical_records_pass() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
         x = random_values(rng, 300)
@@ -237,7 +247,7 @@ def _check(name: str, states: np.ndarray) -> tuple[int, int] | None:
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )
 

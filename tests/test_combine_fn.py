@@ -1,0 +1,157 @@
+"""LogSumExpCombineFn in every way that Beam runs it."""
+
+import math
+import pickle
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.coders.typecoders import registry
+from apache_beam.pvalue import Row
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.typehints.decorators import TypeCheckError
+from contract import bits, check_accumulators, check_combine_fn
+
+from lse_stream.accumulator import LogSumExpAccumulator, logsumexp
+from lse_stream.coders import LogSumExpAccumulatorCoder
+from lse_stream.combine_fn import LogSumExpCombineFn
+
+SPREAD = np.random.default_rng(7).normal(0, 300, 200).tolist()
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [[1.5], SPREAD, [0.25] * 40, [*SPREAD, math.inf], [*SPREAD, math.nan], [-math.inf] * 3, [-1e300, 5e-324, -0.0]],
+    ids=["one", "spread", "ties", "+inf", "NaN", "all -inf", "extremes"],
+)
+def test_every_way_gives_the_same_bits(elements: list[float]) -> None:
+    output = check_combine_fn(LogSumExpCombineFn(), elements)
+    assert bits(output) == bits(logsumexp(elements))
+
+
+def test_numbers_of_every_type_combine() -> None:
+    elements: list[Any] = [3, 2.5, np.float32(0.1), np.float16(-2), np.int64(-7), np.uint8(200)]
+    output = check_combine_fn(LogSumExpCombineFn(), elements)
+    assert type(output) is float
+    assert bits(output) == bits(logsumexp([float(element) for element in elements]))
+
+
+def test_nothing_combines_to_minus_infinity() -> None:
+    assert bits(check_accumulators(LogSumExpCombineFn(), [])) == bits(-math.inf)
+
+
+@pytest.mark.parametrize(("element", "message"), [(None, "found None: filter nulls"), ("1.0", "str")])
+def test_an_element_that_is_no_number_is_an_error(element: Any, message: str) -> None:
+    fn = LogSumExpCombineFn()
+    with pytest.raises(TypeError, match=message):
+        fn.add_input(fn.create_accumulator(), element)
+
+
+def test_a_collection_of_another_type_is_refused_before_the_run() -> None:
+    pipeline = beam.Pipeline(FnApiRunner())
+    texts = pipeline | beam.Create(["1.0", "2.0"])
+    with pytest.raises(TypeCheckError, match="requires PCollections of type"):
+        texts | beam.CombineGlobally(LogSumExpCombineFn())
+
+
+class Sighting(NamedTuple):
+    place: str
+    level: float
+    depth: int
+
+
+def test_aggregate_field() -> None:
+    sightings = [Sighting("a", 1.0, 10), Sighting("b", 2.0, 20), Sighting("a", 3.0, 30)]
+    expected = [("a", logsumexp([1.0, 3.0]), logsumexp([10, 30])), ("b", 2.0, 20.0)]
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        tuples = pipeline | beam.Create(sightings).with_output_types(Sighting)
+        rows = tuples | beam.Map(lambda sighting: Row(**sighting._asdict()))
+        for name, elements in (("Tuples", tuples), ("Rows", rows)):
+            grouped = (
+                elements
+                | name
+                >> beam.GroupBy("place")
+                .aggregate_field("level", LogSumExpCombineFn(), "level")
+                .aggregate_field("depth", LogSumExpCombineFn(), "depth")
+                | f"{name}: Plain" >> beam.Map(tuple)
+            )
+            assert_that(grouped, equal_to(expected), f"{name}: Check")
+
+
+def test_coder() -> None:
+    accumulator = LogSumExpAccumulator()
+    accumulator.update(np.array(SPREAD))
+    coder = registry.get_coder(LogSumExpAccumulator)
+    assert coder == LogSumExpCombineFn().get_accumulator_coder() == LogSumExpAccumulatorCoder()
+    assert coder.is_deterministic()
+    assert coder.encode(accumulator) == accumulator.to_bytes()
+    assert coder.decode(coder.encode(accumulator)) == accumulator
+    assert coder.get_impl().decode_nested(coder.get_impl().encode_nested(accumulator)) == accumulator
+    with pytest.raises(ValueError, match=r"expected .* found"):
+        coder.decode(accumulator.to_bytes()[:-1])
+
+
+def test_accumulators_are_small_where_beam_pickles_them() -> None:
+    # Under hot-key fanout, in a TupleCombineFn and with curried arguments the accumulator coder is not used.
+    accumulator = LogSumExpAccumulator()
+    accumulator.update(np.array(SPREAD))
+    assert len(pickle.dumps(accumulator)) <= 200
+
+
+class _Changed(LogSumExpCombineFn):
+    """LogSumExpCombineFn with one method replaced, for breaking it."""
+
+    def __init__(self, name: str, method: Callable[..., Any]) -> None:
+        super().__init__()
+        setattr(self, name, method)
+
+
+def _merge_into_last(accumulators: Iterable[LogSumExpAccumulator]) -> LogSumExpAccumulator:
+    *others, last = list(accumulators) or [LogSumExpAccumulator()]
+    for other in others:
+        last.merge(other)
+    return last
+
+
+def _merge_first_two(accumulators: Iterable[LogSumExpAccumulator]) -> LogSumExpAccumulator:
+    first, *others = [*accumulators, LogSumExpAccumulator()]
+    first.merge(others[0])
+    return first
+
+
+def _merge_some(accumulators: Iterable[LogSumExpAccumulator]) -> LogSumExpAccumulator:
+    first, *others = accumulators
+    for other in others:
+        first.merge(other)
+    return first
+
+
+def _merge_sequence(accumulators: Any) -> LogSumExpAccumulator:
+    return _merge_first_two(accumulators) if len(accumulators) < 2 else _merge_some(accumulators)
+
+
+def _add_rounded(accumulator: LogSumExpAccumulator, element: float) -> LogSumExpAccumulator:
+    rounded = LogSumExpAccumulator()
+    accumulator.add(element)
+    rounded.add(accumulator.value())
+    return rounded
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("merge_accumulators", _merge_into_last),
+        ("merge_accumulators", _merge_first_two),
+        ("merge_accumulators", _merge_some),
+        ("merge_accumulators", _merge_sequence),
+        ("compact", lambda accumulator: LogSumExpAccumulator()),  # noqa: ARG005
+        ("add_input", _add_rounded),
+    ],
+    ids=["changes another", "loses some", "needs one", "needs a length", "compact loses", "float pair"],
+)
+def test_the_contract_catches(name: str, method: Callable[..., Any]) -> None:
+    with pytest.raises((AssertionError, TypeError, ValueError)):
+        check_accumulators(_Changed(name, method), [element / 100 for element in SPREAD[:30]])

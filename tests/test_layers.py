@@ -1,0 +1,98 @@
+"""Imports go one way, downwards, and the lower layers load neither Beam nor (at the bottom) pyarrow."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Lowest first: a module imports from the lines above its own. Which of the heavy packages it may import beside.
+HEAVY = {"pyarrow", "apache_beam"}
+LAYERS: dict[str, set[str]] = {
+    "lse_stream._kernel": set(),
+    "lse_stream.values": {"pyarrow"},  # once it is handed Arrow data, and not before: see the last test
+    "lse_stream.accumulator": set(),
+    "lse_stream.keys": {"pyarrow"},
+    "lse_stream.arrow": {"pyarrow"},
+    "lse_stream.parquetio": {"pyarrow", "apache_beam"},
+    "lse_stream.coders": {"apache_beam"},
+    "lse_stream.combine_fn": {"apache_beam"},
+    "lse_stream.transforms": {"pyarrow", "apache_beam"},
+    "pipelines": {"pyarrow", "apache_beam"},
+}
+HEIGHT = {layer: height for height, layer in enumerate(LAYERS)}
+
+
+def layer_of(module: str) -> str | None:
+    """The layer that a module belongs to: its own name, or its package's."""
+    return next((layer for layer in LAYERS if module == layer or module.startswith(layer + ".")), None)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Full names of what a source file imports, wherever in it: ``from a import b`` gives ``a.b``."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
+
+
+SOURCES = [path for path in sorted(ROOT.glob("lse_stream/**/*.py")) if path != ROOT / "lse_stream/__init__.py"]
+SOURCES += sorted(ROOT.glob("pipelines/**/*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_go_downwards(path: Path) -> None:
+    layer = layer_of(module_of(path))
+    assert layer is not None, "a new module: give it its place in LAYERS"
+    for imported in imports_of(path):
+        top = imported.partition(".")[0]
+        if top in ("lse_stream", "pipelines"):
+            below = layer_of(imported)
+            assert below is not None, f"{imported} is no layer: import from the module that defines it"
+            assert below == layer or HEIGHT[below] < HEIGHT[layer], f"imports {imported}, which is above it"
+        else:
+            assert top not in HEAVY - LAYERS[layer], f"imports {imported}"
+
+
+def test_the_check_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "lse_stream" / "_kernel" / "sample.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        "import os.path, numpy as np\nfrom . import record\nfrom ..arrow import merge_states\nfrom .. import coders\n"
+        "def late():\n    from lse_stream.keys import sort_by_keys\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert set(imports_of(source)) == {
+        "os.path",
+        "numpy",
+        "lse_stream._kernel.record",
+        "lse_stream.arrow.merge_states",
+        "lse_stream.coders",
+        "lse_stream.keys.sort_by_keys",
+    }
+    assert module_of(source) == "lse_stream._kernel.sample"
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("lse_stream", "apache_beam"),
+        ("lse_stream.accumulator", "apache_beam"),
+        ("lse_stream.accumulator", "pyarrow"),
+        ("lse_stream.arrow", "apache_beam"),
+    ],
+)
+def test_lower_layers_load_nothing_heavier(module: str, unwanted: str) -> None:
+    program = f"import sys, {module}; sys.exit({unwanted!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
