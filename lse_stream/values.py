@@ -55,6 +55,15 @@ def widen(array: npt.NDArray[Any], name: str = "input") -> Floats:
     return np.ascontiguousarray(array, np.float64)
 
 
+def is_widenable(data_type: Any) -> bool:
+    """Whether an Arrow type is of numbers that ``widen_arrow`` takes, or of nulls."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(data_type):
+        data_type = data_type.value_type
+    return bool(pa.types.is_integer(data_type) or pa.types.is_floating(data_type) or pa.types.is_null(data_type))
+
+
 def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """The values that are not null, of a pyarrow column or an object with the Arrow C data interface, as NumPy arrays.
 
@@ -76,10 +85,10 @@ def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     else:
         chunks = [pa.array(values)]
     for chunk in chunks:
+        if not is_widenable(chunk.type):
+            raise TypeError(f"{name}: expected integers, float16, float32 or float64, found Arrow type {chunk.type}")
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.dictionary_decode()
         if pa.types.is_null(chunk.type):
             continue
-        if not (pa.types.is_integer(chunk.type) or pa.types.is_floating(chunk.type)):
-            raise TypeError(f"{name}: expected integers, float16, float32 or float64, found Arrow type {chunk.type}")
         yield (chunk.drop_null() if chunk.null_count else chunk).to_numpy()

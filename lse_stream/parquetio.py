@@ -1,0 +1,395 @@
+"""Parquet in and out of Beam: footers checked before any work, row groups read as tables, shards written as files."""
+
+import glob
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics.metric import Metrics
+from apache_beam.pvalue import PBegin, PCollection
+
+from .arrow import STATE, finalise
+from .keys import check_key_type
+from .values import is_widenable, widen, widen_arrow
+
+# Rows of one table: bounds the memory of a worker, whatever the size of a row group.
+TABLE_ROWS = 1 << 20
+
+# Rows of one row group of the output: fixed, as it shapes the bytes.
+OUTPUT_ROW_GROUP = 1 << 20
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+class InputError(ValueError):
+    """The input cannot be used, found before any work. One line: file, column, expected, found."""
+
+
+class DataError(ValueError):
+    """The input turned out to be damaged when it was read. One line: file, row group, column, expected, found."""
+
+
+class RowCounter:
+    """Counts rows over the threads of this process, for whoever shows progress."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows = 0
+
+    def add(self, rows: int) -> None:
+        with self._lock:
+            self._rows += rows
+
+    def read(self) -> int:
+        return self._rows
+
+
+rows_read = RowCounter()
+# The same as a metric, for runners whose workers are elsewhere.
+ROWS_READ = "rows_read"
+
+
+def is_local(path: str) -> bool:
+    return FileSystems.get_scheme(path) is None
+
+
+def open_file(path: str) -> pa.NativeFile:
+    """A file of any Beam filesystem for random access."""
+    if is_local(path):
+        return pa.OSFile(path)
+    return pa.PythonFile(FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED), mode="r")
+
+
+# --- footers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A unit of reading. ``index`` is None for a file without rows, which yields one table without rows."""
+
+    path: str
+    index: int | None
+    partition: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Parquet files whose footers were read and agree.
+
+    Attributes:
+      row_groups: of all files, in the order of their paths.
+      file_columns: the columns to read from files.
+      partition: the fields that come from ``name=value`` directories, in the order of ``RowGroup.partition``.
+      value: which column holds the numbers.
+      num_files, num_rows: what the footers say.
+    """
+
+    row_groups: tuple[RowGroup, ...]
+    file_columns: tuple[str, ...]
+    partition: tuple[pa.Field, ...]
+    value: str
+    num_files: int
+    num_rows: int
+
+
+def find_files(patterns: Sequence[str]) -> list[str]:
+    """The files that paths, directories (searched for ``*.parquet``) and globs name, each once, sorted.
+
+    Below a directory, names that begin with "_" or "." are left out, as Spark and Arrow do.
+
+    Raises:
+      InputError: a pattern that names nothing.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        paths = _find_local(pattern) if is_local(pattern) else _find_remote(pattern)
+        if not paths:
+            raise InputError(f"--input {pattern}: expected a file, a directory or a glob of Parquet files, found none")
+        found.update(paths)
+    return sorted(found)
+
+
+def _in_directory(directory: str, paths: Sequence[str]) -> list[str]:
+    def visible(path: str) -> bool:
+        parts = PurePosixPath(path[len(directory) :]).parts
+        return path.endswith(".parquet") and not any(part.startswith(("_", ".")) for part in parts)
+
+    return [path for path in paths if visible(path)]
+
+
+def _find_local(pattern: str) -> list[str]:
+    found = []
+    for path in [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True):
+        path = os.path.abspath(path)
+        if os.path.isdir(path):
+            inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+            found += _in_directory(path, inside)
+        else:
+            found.append(path)
+    return found
+
+
+def _find_remote(pattern: str) -> list[str]:
+    def match(pattern: str) -> list[str]:
+        return [file.path for result in FileSystems.match([pattern]) for file in result.metadata_list]
+
+    try:
+        directory = pattern.rstrip("/") + "/"
+        return ([] if pattern == directory else match(pattern)) or _in_directory(directory, match(directory + "**"))
+    except Exception as error:  # whatever the filesystem's client raises
+        raise InputError(f"--input {pattern}: expected a path that can be listed, found {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _hive_partition(path: str) -> dict[str, str | None]:
+    pairs = [part.split("=", 1) for part in PurePosixPath(path).parent.parts if "=" in part]
+    return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in pairs}
+
+
+def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    try:
+        with open_file(path) as source:
+            file = pq.ParquetFile(source)
+            return file.metadata, file.schema_arrow
+    except Exception as error:  # pyarrow's, the operating system's, or a remote client's
+        raise InputError(f"{path}: expected a readable Parquet file, found {_line(error)}") from error
+
+
+def scan(patterns: Sequence[str], keys: Sequence[str], value: str) -> Dataset:
+    """Reads all footers and checks that every file can give the columns, of one type.
+
+    Args:
+      patterns: files, directories or globs, local or of any Beam filesystem. ``name=value`` directories give columns:
+        int64 where all values are integers, else string.
+      keys: names of the key columns.
+      value: name of the column of numbers.
+
+    Raises:
+      InputError: a file that cannot be read, a column that is missing, of a type that does not serve, or of different
+        types in two files.
+    """
+    paths = find_files(patterns)
+    with ThreadPoolExecutor(16) as pool:
+        footers = list(pool.map(_read_footer, paths))
+    hive = [_hive_partition(path) for path in paths]
+    schemas = [schema for _, schema in footers]
+    wanted = [*keys, value]
+    partition = [
+        _partition_field(name, paths, hive)
+        for name in keys
+        if any(name in values for values in hive) and not all(name in schema.names for schema in schemas)
+    ]
+    file_columns = [name for name in wanted if name not in {field.name for field in partition}]
+    for path, schema in zip(paths, schemas, strict=True):
+        for name in file_columns:
+            _check_column(path, schema, name, paths[0], schemas[0])
+            if name in _hive_partition(path) and name in keys:
+                raise InputError(f"{path}: column {name!r}: expected in the file or in the path, found in both")
+        for field in partition:
+            if field.name in schema.names:
+                raise InputError(f"{path}: column {field.name!r}: expected in the path as elsewhere, found in the file")
+    first = schemas[0]
+    for name in keys:
+        if name in file_columns:
+            try:
+                check_key_type(name, first.field(name).type)
+            except TypeError as error:
+                raise InputError(f"{paths[0]}: {error}") from None
+    if not is_widenable(first.field(value).type):
+        raise InputError(
+            f"{paths[0]}: value column {value!r}: expected integers, float16, float32 or float64, "
+            f"found {first.field(value).type}"
+        )
+    row_groups = []
+    for path, (metadata, _), values in zip(paths, footers, hive, strict=True):
+        constants = tuple(_constant(values[field.name], field) for field in partition)
+        filled = [
+            RowGroup(path, i, constants) for i in range(metadata.num_row_groups) if metadata.row_group(i).num_rows
+        ]
+        row_groups += filled or [RowGroup(path, None, constants)]
+    return Dataset(
+        tuple(row_groups),
+        tuple(file_columns),
+        tuple(partition),
+        value,
+        len(paths),
+        sum(metadata.num_rows for metadata, _ in footers),
+    )
+
+
+def _check_column(path: str, schema: pa.Schema, name: str, first_path: str, first: pa.Schema) -> None:
+    copies = schema.names.count(name)
+    if copies != 1:
+        columns = ", ".join(schema.names)
+        found = f"it {copies} times" if copies else f"columns {columns}"
+        raise InputError(f"{path}: column {name!r}: expected once in the file, found {found}")
+    if schema.field(name).type != first.field(name).type:
+        raise InputError(
+            f"{path}: column {name!r}: expected {first.field(name).type} as in {first_path}, "
+            f"found {schema.field(name).type}"
+        )
+
+
+def _partition_field(name: str, paths: Sequence[str], hive: Sequence[dict[str, str | None]]) -> pa.Field:
+    for path, values in zip(paths, hive, strict=True):
+        if name not in values:
+            raise InputError(f"{path}: column {name!r}: expected a directory {name}=... in the path, found none")
+    try:
+        for values in hive:
+            pa.scalar(None if (text := values[name]) is None else int(text), pa.int64())
+    except (ValueError, OverflowError, pa.ArrowException):
+        return pa.field(name, pa.string())
+    return pa.field(name, pa.int64())
+
+
+def _constant(text: str | None, field: pa.Field) -> int | str | None:
+    return int(text) if text is not None and pa.types.is_integer(field.type) else text
+
+
+# --- source -----------------------------------------------------------------------------------------------------------
+
+
+class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
+    """The needed columns of all rows of a ``Dataset``, as tables of at most ``TABLE_ROWS`` rows.
+
+    Work is spread by row groups. A damaged page raises ``DataError`` with file, row group and column.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__()
+        self._dataset = dataset
+
+    def expand(self, pbegin: PBegin) -> PCollection[pa.Table]:
+        tables: PCollection[pa.Table] = (
+            pbegin
+            | "RowGroups" >> beam.Create(self._dataset.row_groups)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.ParDo(_ReadRowGroup(self._dataset))
+        )
+        return tables
+
+
+class _ReadRowGroup(beam.DoFn):
+    """A RowGroup to tables."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._columns = list(dataset.file_columns)
+        self._partition = dataset.partition
+        self._value = dataset.value
+        self._opened: tuple[str, pq.ParquetFile] | None = None
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        # The row groups of a file often follow each other: its footer is read once then.
+        if self._opened is None or self._opened[0] != path:
+            self.teardown()
+            self._opened = path, pq.ParquetFile(open_file(path), page_checksum_verification=True)
+        return self._opened[1]
+
+    def teardown(self) -> None:
+        if self._opened:
+            self._opened[1].close(force=True)
+            self._opened = None
+
+    def process(self, row_group: RowGroup) -> Iterator[pa.Table]:
+        place = row_group.path if row_group.index is None else f"{row_group.path}, row group {row_group.index}"
+        tables = self._read(row_group)
+        while True:
+            try:
+                table = next(tables, None)
+            except Exception as error:  # whatever a decoder or a filesystem raises
+                column = self._damaged_column(row_group)
+                raise DataError(f"{place}{column}: expected to read all rows, found {_line(error)}") from error
+            if table is None:
+                return
+            self._check_values(table, place)
+            rows_read.add(table.num_rows)
+            Metrics.counter("lse_stream", ROWS_READ).inc(table.num_rows)
+            yield table
+
+    def _read(self, row_group: RowGroup) -> Iterator[pa.Table]:
+        file = self._open(row_group.path)
+        if row_group.index is None:
+            yield self._with_partition(file.schema_arrow.empty_table().select(self._columns), row_group)
+            return
+        batches = file.iter_batches(TABLE_ROWS, row_groups=[row_group.index], columns=self._columns, use_threads=False)
+        for batch in batches:
+            yield self._with_partition(pa.Table.from_batches([batch]).select(self._columns), row_group)
+
+    def _with_partition(self, table: pa.Table, row_group: RowGroup) -> pa.Table:
+        for field, value in zip(self._partition, row_group.partition, strict=True):
+            table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
+        return table
+
+    def _damaged_column(self, row_group: RowGroup) -> str:
+        for column in self._columns if row_group.index is not None else ():
+            try:
+                self._open(row_group.path).read_row_group(row_group.index, [column], use_threads=False)
+            except Exception:
+                return f", column {column!r}"
+        return ""
+
+    def _check_values(self, table: pa.Table, place: str) -> None:
+        """An integer that float64 does not hold is found here, where its file and row group are known."""
+        column = table.column(self._value)
+        if pa.types.is_integer(column.type) and column.type.bit_width == 64:
+            try:
+                for array in widen_arrow(column):
+                    widen(array, f"{place}, column {self._value!r}")
+            except ValueError as error:
+                raise DataError(str(error)) from None
+
+
+# --- sink -------------------------------------------------------------------------------------------------------------
+
+
+class WriteShards(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[str]]):
+    """(shard, table of keys and states) to one Parquet file of results each; gives the paths.
+
+    Files are named ``part-00000-of-0000N.parquet``. Equal tables give equal bytes with one version of pyarrow. A bundle
+    that is tried again writes the same file again, and a file has its name only when it is whole.
+
+    Args:
+      directory: where to, on any Beam filesystem; it must exist.
+      num_shards: N.
+      min_count: as of ``finalise``.
+      state: keep the column of states too, as the last.
+    """
+
+    def __init__(self, directory: str, num_shards: int, *, min_count: int = 0, state: bool = False) -> None:
+        super().__init__()
+        self._write = partial(_write_shard, directory, num_shards, min_count, keep_state=state)
+
+    def expand(self, shards: PCollection[tuple[int, pa.Table]]) -> PCollection[str]:
+        paths: PCollection[str] = shards | "Write" >> beam.MapTuple(self._write)
+        return paths
+
+
+def _write_shard(
+    directory: str, num_shards: int, min_count: int, shard: int, table: pa.Table, *, keep_state: bool
+) -> str:
+    results = finalise(table, min_count=min_count)
+    if keep_state:
+        results = results.append_column(table.schema.field(STATE), table.column(STATE))
+    name = f"part-{shard:05d}-of-{num_shards:05d}.parquet"
+    path = FileSystems.join(directory, name)
+    # An object appears whole when its writer is closed; a local file has to be renamed.
+    written = FileSystems.join(directory, f".{name}.{os.urandom(8).hex()}") if is_local(directory) else path
+    with FileSystems.create(written, compression_type=CompressionTypes.UNCOMPRESSED) as sink:
+        pq.write_table(results, pa.PythonFile(sink, mode="w"), row_group_size=OUTPUT_ROW_GROUP, compression="zstd")
+    if written != path:
+        os.replace(written, path)
+    return path

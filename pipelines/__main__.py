@@ -1,0 +1,31 @@
+"""``lse-stream PROGRAM ...``, or ``python -m pipelines PROGRAM ...`` from a checkout."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+PROGRAMS = {"parquet": "log-sum-exp per key over Parquet files"}
+
+USAGE = "usage: lse-stream PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help tells more):\n" + "".join(
+    f"  {name:10} {what}\n" for name, what in PROGRAMS.items()
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program that the first argument names, with the rest; returns its exit status."""
+    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
+    if name in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if name not in PROGRAMS:
+        found = repr(name) if name else "none"
+        print(
+            f"lse-stream: error: expected a program ({', '.join(PROGRAMS)}), found {found}\n\n{USAGE}", file=sys.stderr
+        )
+        return 2
+    status: int = import_module(f".{name}", __package__).main(rest)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Runs a program's pipeline: progress while it goes, one clear line when it fails, an exit status."""
+
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+from apache_beam.runners.runner import PipelineResult, PipelineState
+
+from lse_stream.parquetio import ROWS_READ, DataError, InputError, rows_read
+
+from .options import EMBEDDED_RUNNER, LogSumExpOptions, UsageError
+from .output import check_output, discard, publish, stage
+
+OK, FAULT, USAGE = 0, 1, 2
+
+# Seconds between two looks at the counters: on a terminal, and in a log.
+ON_TERMINAL, IN_LOG = 0.2, 10.0
+
+
+class RunError(RuntimeError):
+    """Something went wrong in mid-run. One line."""
+
+
+def guarded(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+    """Runs a program's body: its exit status, with errors as one line on stderr."""
+    # Faults come back to us with all they say; what Beam logs of them would bury that one line.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    try:
+        body(argv)
+    except (UsageError, InputError) as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return USAGE
+    except RunError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return FAULT
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; no output was written", file=sys.stderr)
+        return FAULT
+    return OK
+
+
+def run(options: LogSumExpOptions, build: Callable[[beam.Pipeline, str], Any], num_rows: int) -> float:
+    """Runs the graph that ``build(pipeline, directory)`` makes, and puts the directory in place of --output.
+
+    Returns the seconds it took.
+
+    Raises:
+      InputError: found before any work.
+      RunError: the pipeline failed; nothing is left at --output.
+    """
+    check_output(options.output, overwrite=options.overwrite)
+    start = time.monotonic()
+    staging = stage(options.output)
+    try:
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline, staging)
+        with _progress(options, num_rows) as follow:
+            result = pipeline.run()
+            follow(result)
+            state = result.wait_until_finish()
+        if state not in (PipelineState.DONE, None):
+            raise RunError(f"the runner ended in state {state}")
+        publish(staging, options.output, overwrite=options.overwrite)
+    except (RunError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever a runner raises
+        if options.traceback:
+            raise
+        raise RunError(_cause(error)) from error
+    finally:
+        discard(staging)
+    return time.monotonic() - start
+
+
+def _cause(error: Exception) -> str:
+    """What to tell: our own message, which runners wrap in tracebacks of their workers, or the last line of theirs."""
+    text = str(error)
+    ours = re.search(
+        rf"{DataError.__module__}\.{DataError.__name__}: (.+?)(?: \[while running .*)?$", text, re.MULTILINE
+    )
+    if isinstance(error, DataError):
+        return re.sub(r" \[while running .*", "", text)
+    if ours:
+        return ours[1]
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[-1]} (--traceback shows all)"
+
+
+@contextmanager
+def _progress(options: LogSumExpOptions, num_rows: int) -> Iterator[Callable[[PipelineResult], None]]:
+    """Reports rows on stderr until the block ends. What it gives takes the result of a runner that does not block."""
+    if options.quiet:
+        yield lambda _: None
+        return
+    results: list[PipelineResult] = []
+    stop = threading.Event()
+    threads = (
+        str(options.view_as(StandardOptions).runner).endswith(EMBEDDED_RUNNER)
+        and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
+    )
+    first = rows_read.read()
+
+    def rows() -> int | None:
+        if threads:
+            return rows_read.read() - first
+        if results:
+            counters = results[0].metrics().query(MetricsFilter().with_name(ROWS_READ))["counters"]
+            return sum(counter.attempted or 0 for counter in counters)
+        return None
+
+    def report() -> None:
+        terminal = sys.stderr.isatty()
+        start = time.monotonic()
+        while not stop.wait(ON_TERMINAL if terminal else IN_LOG):
+            line = _progress_line(rows(), num_rows, time.monotonic() - start)
+            print(f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+        if terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield results.append
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _progress_line(rows: int | None, total: int, seconds: float) -> str:
+    if not rows:
+        return f"running, {seconds:.0f} s"
+    rate = rows / seconds
+    if rows >= total:
+        return f"{rows:,} rows read, merging and writing, {seconds:.0f} s"
+    return f"{rows:,} of {total:,} rows ({rows / total:.0%}), {rate:,.0f} rows/s, {(total - rows) / rate:.0f} s left"
