@@ -10,6 +10,9 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 EMBEDDED_RUNNER = "FnApiRunner"
 
+# How the programs are called, from the wheel and from a checkout.
+COMMAND = "python -m pipelines" if __package__ == "pipelines" else "lse-stream"
+
 
 class UsageError(ValueError):
     """An option that cannot be followed, found before any work."""
@@ -81,9 +84,9 @@ def parse(program: str, description: str, examples: str, argv: Sequence[str]) ->
       SystemExit: for --help, which prints ours.
     """
     parser = _Parser(
-        prog=program,
+        prog=f"{COMMAND} {program}",
         description=description,
-        epilog=examples + "\nEvery option of Beam is taken too, such as --runner and --direct_num_workers.",
+        epilog=examples.replace("PROGRAM", f"{COMMAND} {program}") + "\nEvery option of Beam is taken too, such as --runner and --direct_num_workers.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -29,11 +29,11 @@ runner and machine.
 EXAMPLES = """\
 examples:
   the combined category of the storms of each season:
-    --input pipelines/samples/storms.parquet --key season --value category --output out/seasons
+    PROGRAM --input pipelines/samples/storms.parquet --key season --value category --output out/seasons
   a compound key, over a directory, in four files:
-    --input data/ --key model --key fold --value log_likelihood --num_shards 4 --output out/evidence
+    PROGRAM --input data/ --key model --key fold --value log_likelihood --num_shards 4 --output out/evidence
   one total over all rows, kept in a form that later totals can be merged with:
-    --input 'logs/day=*/*.parquet' --value logit --state --output out/total
+    PROGRAM --input 'logs/day=*/*.parquet' --value logit --state --output out/total
 """
 
 PREVIEW_ROWS = 8
