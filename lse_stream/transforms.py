@@ -10,7 +10,7 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .arrow import group_states, merge_states, sort_by_keys
+from .arrow import group_states, merge_states, sort_by_keys, take_rows
 from .combine_fn import LogSumExpCombineFn
 from .keys import shard_of_keys
 
@@ -111,6 +111,10 @@ class _GroupBundle(beam.DoFn):
 
     def process(self, table: pa.Table, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
         states = group_states(table, self._keys, self._value, skip_nulls=self._skip_nulls)
+        if states.num_rows > self._max_states // 2:
+            # So many keys in one table: to keep them for merging with others would cost more than it saves.
+            yield from self._send(states, window)
+            return
         self._tables.setdefault(window, []).append(states)
         self._buffered += states.num_rows
         if self._buffered <= self._max_states:
@@ -126,9 +130,12 @@ class _GroupBundle(beam.DoFn):
 
     def _flush(self) -> Iterator[WindowedValue]:
         for window, tables in self._tables.items():
-            for shard, part in enumerate(_split(_merge(tables, self._keys), self._keys, self._num_shards)):
-                yield WindowedValue((shard, _to_ipc(part)), window.max_timestamp(), (window,))
+            yield from self._send(_merge(tables, self._keys), window)
         self.start_bundle()
+
+    def _send(self, states: pa.Table, window: BoundedWindow) -> Iterator[WindowedValue]:
+        for shard, part in enumerate(_split(states, self._keys, self._num_shards)):
+            yield WindowedValue((shard, _to_ipc(part)), window.max_timestamp(), (window,))
 
 
 class _MergeShard(beam.DoFn):
@@ -160,8 +167,11 @@ def _merge(tables: list[pa.Table], keys: list[str]) -> pa.Table:
 
 def _split(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[pa.Table]:
     """The rows of each shard in turn."""
+    if num_shards == 1:
+        yield table
+        return
     shards = shard_of_keys(table, keys, num_shards)
-    by_shard = table.take(np.argsort(shards, kind="stable"))
+    by_shard = take_rows(table, np.argsort(shards, kind="stable"))
     start = 0
     for rows in np.bincount(shards, minlength=num_shards).tolist():
         yield by_shard.slice(start, rows)
@@ -169,9 +179,14 @@ def _split(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[pa.Tab
 
 
 def _to_ipc(table: pa.Table) -> bytes:
-    """The table as an Arrow IPC stream. Unlike a pickle it holds a slice's own rows only."""
+    """The table as an Arrow IPC stream. Unlike a pickle it holds a slice's own rows only.
+
+    A state compresses from 92 bytes to about 35. That costs 0.25 us, and pays even within one process, since Beam
+    copies what it shuffles a dozen times: 4e6 states took 12 s and 1.9 GB, compressed 7 s and 0.9 GB.
+    """
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     data: bytes = sink.getvalue().to_pybytes()
     return data
