@@ -86,7 +86,8 @@ def parse(program: str, description: str, examples: str, argv: Sequence[str]) ->
     parser = _Parser(
         prog=f"{COMMAND} {program}",
         description=description,
-        epilog=examples.replace("PROGRAM", f"{COMMAND} {program}") + "\nEvery option of Beam is taken too, such as --runner and --direct_num_workers.",
+        epilog=examples.replace("PROGRAM", f"{COMMAND} {program}")
+        + "\nEvery option of Beam is taken too, such as --runner and --direct_num_workers.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
