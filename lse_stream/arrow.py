@@ -140,7 +140,8 @@ def _records(storage: pa.Array) -> States | tuple[int, int]:
     return np.frombuffer(data, RECORD, len(storage), int(offsets[0]))
 
 
-def _check_names(keys: Sequence[str], *, others: Iterable[str]) -> None:
+def check_names(keys: Sequence[str], *, others: Iterable[str]) -> None:
+    """Raises TypeError for a str in place of a sequence of names, ValueError for a name that is used twice."""
     if isinstance(keys, str):
         raise TypeError(f"keys: expected a sequence of column names, found the str {keys!r}")
     taken = set(others)
@@ -181,7 +182,7 @@ def group_states(table: pa.Table, keys: Sequence[str], value: str, *, skip_nulls
       TypeError: a key or value column of another type.
       ValueError: an integer value beyond +-2^53, or column names that collide.
     """
-    _check_names(keys, others=[value, STATE, *RESULTS])
+    check_names(keys, others=[value, STATE, *RESULTS])
     column = _column(table, value)
     for name in keys:
         _column(table, name)
@@ -219,7 +220,7 @@ def merge_states(tables: pa.Table | Iterable[pa.Table], keys: Sequence[str], *, 
       StateError: a column of another version, kind or scale, or a damaged record; column and row named.
     """
     tables = [tables] if isinstance(tables, pa.Table) else list(tables)
-    _check_names(keys, others=[state])
+    check_names(keys, others=[state])
     if not tables:
         raise ValueError("expected at least one table of states, found none")
     first = tables[0]
@@ -289,7 +290,7 @@ def finalise(table: pa.Table, *, min_count: int = 0, state: str = STATE) -> pa.T
         raise ValueError(f"min_count: expected 0 or more, found {min_count}")
     states, null = states_from_arrow(_column(table, state), state)
     position = table.column_names.index(state)
-    _check_names([name for name in table.column_names if name != state], others=RESULTS)
+    check_names([name for name in table.column_names if name != state], others=RESULTS)
     few = states["count"] < min_count
     results = (
         pa.array(state_values(states), mask=null | few),

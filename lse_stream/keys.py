@@ -184,7 +184,9 @@ def _encode_dictionary(column: pa.ChunkedArray, plain_type: pa.DataType) -> tupl
         indices = chunk.indices.cast(pa.int64())
         rows.append(value_codes[pc.add(indices, start).fill_null(0).to_numpy(zero_copy_only=False)])
         start += len(dictionary)
-    return np.concatenate(rows), values
+    # A dictionary may hold values that no row has.
+    codes, used = _kernel.encode_int64(np.concatenate(rows).astype(np.int64))
+    return codes, values.take(pa.array(used))
 
 
 def _int64_image(array: pa.Array) -> pa.Array | None:

@@ -10,7 +10,7 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .arrow import group_states, merge_states, sort_by_keys, take_rows
+from .arrow import RESULTS, STATE, check_names, group_states, merge_states, sort_by_keys, take_rows
 from .combine_fn import LogSumExpCombineFn
 from .keys import shard_of_keys
 
@@ -50,13 +50,13 @@ class LogSumExp:
           keys: names of the key columns; none for one global row.
           value: name of the column of numbers.
           num_shards: into how many tables the keys are spread, by a hash that is the same on every machine. One worker
-            holds all keys of a shard: allow 300 bytes per key plus twice the key itself.
+            holds all keys of a shard: allow 700 bytes per key.
           skip_nulls: False makes the state of a key that has a null value null.
-          max_states: how many states a bundle buffers before it merges them; if more than half remain, they are sent on
-            and the bundle starts afresh. The default takes about 250 MB per worker thread, plus the keys.
+          max_states: how many distinct keys a bundle holds before it sends them on and starts afresh. As many as the
+            default allows take up to 0.6 GB per worker thread.
 
         Raises:
-          TypeError, ValueError: an argument is not as above.
+          TypeError, ValueError: an argument is not as above, or column names collide.
           ValueError: the input has merging windows (sessions), which would merge by shard and not by key.
           Faults in the tables are raised as by ``group_states`` and ``merge_states`` when the pipeline runs.
         """
@@ -71,8 +71,7 @@ class LogSumExp:
             max_states: int = 1 << 20,
         ) -> None:
             super().__init__()
-            if isinstance(keys, str):
-                raise TypeError(f"keys: expected a sequence of column names, found the str {keys!r}")
+            check_names(keys, others=[value, STATE, *RESULTS])
             for name, number in (("num_shards", num_shards), ("max_states", max_states)):
                 if number < 1:
                     raise ValueError(f"{name}: expected 1 or more, found {number}")
@@ -108,21 +107,25 @@ class _GroupBundle(beam.DoFn):
     def start_bundle(self) -> None:
         self._tables: dict[BoundedWindow, list[pa.Table]] = {}
         self._buffered = 0
+        self._limit = self._max_states
+        self._merging_pays = True
 
     def process(self, table: pa.Table, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
         states = group_states(table, self._keys, self._value, skip_nulls=self._skip_nulls)
-        if states.num_rows > self._max_states // 2:
-            # So many keys in one table: to keep them for merging with others would cost more than it saves.
-            yield from self._send(states, window)
+        if states.num_rows > self._max_states // 2 and not self._merging_pays:
+            yield from self._send(states, window)  # nearly all its keys would be new, and fill the buffer at once
             return
         self._tables.setdefault(window, []).append(states)
         self._buffered += states.num_rows
-        if self._buffered <= self._max_states:
+        if self._buffered <= self._limit:
             return
+        unmerged = self._buffered
         self._tables = {window: [_merge(tables, self._keys)] for window, tables in self._tables.items()}
         self._buffered = sum(table.num_rows for [table] in self._tables.values())
-        # Merging again pays only once as many states have come in as it works through.
-        if self._buffered > self._max_states // 2:
+        self._merging_pays = self._buffered < unmerged * 3 // 4
+        # Twice what is there, so that the merging of a bundle is linear in its states.
+        self._limit = max(self._max_states, 2 * self._buffered)
+        if self._buffered > self._max_states:
             yield from self._flush()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -131,7 +134,9 @@ class _GroupBundle(beam.DoFn):
     def _flush(self) -> Iterator[WindowedValue]:
         for window, tables in self._tables.items():
             yield from self._send(_merge(tables, self._keys), window)
-        self.start_bundle()
+        self._tables.clear()
+        self._buffered = 0
+        self._limit = self._max_states
 
     def _send(self, states: pa.Table, window: BoundedWindow) -> Iterator[WindowedValue]:
         for shard, part in enumerate(_split(states, self._keys, self._num_shards)):
@@ -171,10 +176,14 @@ def _split(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[pa.Tab
         yield table
         return
     shards = shard_of_keys(table, keys, num_shards)
-    by_shard = take_rows(table, np.argsort(shards, kind="stable"))
+    # A stable sort of numbers of 16 bits or fewer is a radix sort.
+    by_shard = take_rows(table, np.argsort(shards.astype(np.min_scalar_type(num_shards)), kind="stable"))
+    has_dictionary = any(pa.types.is_dictionary(column_type) for column_type in table.schema.types)
     start = 0
     for rows in np.bincount(shards, minlength=num_shards).tolist():
-        yield by_shard.slice(start, rows)
+        part = by_shard.slice(start, rows)
+        # A slice has the whole dictionary with it; sorting writes one anew.
+        yield sort_by_keys(part, keys) if has_dictionary else part
         start += rows
 
 

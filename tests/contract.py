@@ -21,15 +21,11 @@ def bits(output: object) -> bytes:
     return encoded
 
 
-def check_combine_fn(fn: beam.CombineFn, elements: Sequence[Any]) -> Any:
-    """Runs ``fn`` over the elements (at least one) all ways and returns the output, which is always the same."""
-    output = check_accumulators(fn, elements)
-    check_pipelines(fn, elements, output)
-    return output
-
-
 def check_accumulators(fn: beam.CombineFn, elements: Sequence[Any], rounds: int = 50) -> Any:
-    """Calls ``fn`` as a runner may: split anywhere, in any order, merged in any tree, compacted, pickled and coded."""
+    """Calls ``fn`` as a runner may: split anywhere, in any order, merged in any tree, compacted, pickled and coded.
+
+    Returns the output, which is always the same.
+    """
     rng = np.random.default_rng(0)
     coder, pickling = fn.get_accumulator_coder(), FastPrimitivesCoder()
     ways_to_travel = (
@@ -74,7 +70,7 @@ def check_accumulators(fn: beam.CombineFn, elements: Sequence[Any], rounds: int 
 
 
 def check_pipelines(fn: beam.CombineFn, elements: Sequence[Any], output: Any) -> None:
-    """Runs ``fn`` in every shape of combine that Beam has, with three bundles, and expects this one output of each."""
+    """Runs ``fn`` over one element or more in every shape of combine that Beam has; each must give this output."""
     # Threads, so that there are several bundles to merge. A trigger that counts elements forbids lifting.
     options = PipelineOptions(direct_running_mode="multi_threading", direct_num_workers=3)
     counting = Repeatedly(AfterCount(len(elements)))

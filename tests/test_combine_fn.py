@@ -13,7 +13,7 @@ from apache_beam.pvalue import Row
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.typehints.decorators import TypeCheckError
-from contract import bits, check_accumulators, check_combine_fn
+from contract import bits, check_accumulators, check_pipelines
 
 from lse_stream.accumulator import LogSumExpAccumulator, logsumexp
 from lse_stream.coders import LogSumExpAccumulatorCoder
@@ -24,23 +24,24 @@ SPREAD = np.random.default_rng(7).normal(0, 300, 200).tolist()
 
 @pytest.mark.parametrize(
     "elements",
-    [[1.5], SPREAD, [0.25] * 40, [*SPREAD, math.inf], [*SPREAD, math.nan], [-math.inf] * 3, [-1e300, 5e-324, -0.0]],
-    ids=["one", "spread", "ties", "+inf", "NaN", "all -inf", "extremes"],
+    [[], [1.5], SPREAD, [0.25] * 40, [*SPREAD, math.inf], [*SPREAD, math.nan], [-math.inf] * 3, [-1e300, 5e-324, -0.0]],
+    ids=["nothing", "one", "spread", "ties", "+inf", "NaN", "all -inf", "extremes"],
 )
-def test_every_way_gives_the_same_bits(elements: list[float]) -> None:
-    output = check_combine_fn(LogSumExpCombineFn(), elements)
-    assert bits(output) == bits(logsumexp(elements))
+def test_every_order_of_calls_gives_the_same_bits(elements: list[float]) -> None:
+    assert bits(check_accumulators(LogSumExpCombineFn(), elements)) == bits(logsumexp(elements))
+
+
+@pytest.mark.parametrize("elements", [[1.5], SPREAD, [*SPREAD, -math.inf, math.nan]], ids=["one", "spread", "NaN"])
+def test_every_shape_of_combine_gives_the_same_bits(elements: list[float]) -> None:
+    check_pipelines(LogSumExpCombineFn(), elements, logsumexp(elements))
 
 
 def test_numbers_of_every_type_combine() -> None:
     elements: list[Any] = [3, 2.5, np.float32(0.1), np.float16(-2), np.int64(-7), np.uint8(200)]
-    output = check_combine_fn(LogSumExpCombineFn(), elements)
+    output = logsumexp([float(element) for element in elements])
     assert type(output) is float
-    assert bits(output) == bits(logsumexp([float(element) for element in elements]))
-
-
-def test_nothing_combines_to_minus_infinity() -> None:
-    assert bits(check_accumulators(LogSumExpCombineFn(), [])) == bits(-math.inf)
+    assert bits(check_accumulators(LogSumExpCombineFn(), elements)) == bits(output)
+    check_pipelines(LogSumExpCombineFn(), elements, output)
 
 
 @pytest.mark.parametrize(("element", "message"), [(None, "found None: filter nulls"), ("1.0", "str")])
@@ -140,6 +141,13 @@ def _add_rounded(accumulator: LogSumExpAccumulator, element: float) -> LogSumExp
     return rounded
 
 
+def test_the_contract_of_pipelines_catches() -> None:
+    # Ties, since the largest alone of numbers far apart would give the same.
+    broken = _Changed("merge_accumulators", _merge_first_two)
+    with pytest.raises(RuntimeError, match=r"expected .*'lifted'.* found"):
+        check_pipelines(broken, [1.0] * 30, logsumexp([1.0] * 30))
+
+
 @pytest.mark.parametrize(
     ("name", "method"),
     [
@@ -147,7 +155,7 @@ def _add_rounded(accumulator: LogSumExpAccumulator, element: float) -> LogSumExp
         ("merge_accumulators", _merge_first_two),
         ("merge_accumulators", _merge_some),
         ("merge_accumulators", _merge_sequence),
-        ("compact", lambda accumulator: LogSumExpAccumulator()),  # noqa: ARG005
+        ("compact", lambda _: LogSumExpAccumulator()),
         ("add_input", _add_rounded),
     ],
     ids=["changes another", "loses some", "needs one", "needs a length", "compact loses", "float pair"],
