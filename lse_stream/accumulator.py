@@ -100,9 +100,10 @@ class LogSumExpAccumulator(_kernel.State):
         size = _kernel.RECORD.itemsize
         if len(record) != size:
             raise _kernel.StateError(0, f"state: expected {size} bytes, found {len(record)}")
-        _kernel.check_states(np.frombuffer(record, _kernel.RECORD))
         state = cls.__new__(cls)
-        state._load(bytes(record))
+        fault = state._load(bytes(record))
+        if fault is not None:
+            raise _kernel.fault_error(np.frombuffer(record, _kernel.RECORD), 0, fault)
         return state
 
     def __eq__(self, other: object) -> bool:

@@ -266,7 +266,7 @@ def test_merge_refuses_tables_that_do_not_fit() -> None:
     ids=str,
 )  # fmt: skip
 def test_values_of_every_type(data_type: pa.DataType, layout: str) -> None:
-    values = [1, 2, None, 3, 5, None, 7, 1] * 4
+    values: list[float | None] = [1, 2, None, 3, 5, None, 7, 1] * 4
     keys = [0, 0, 0, 1, 1, 2, 0, 1] * 4
     table = LAYOUTS[layout](pa.table({"k": keys, "x": array(values, data_type)}))
     assert found(group_states(table, ["k"], "x"), ["k"]) == reference([(key,) for key in keys], values)

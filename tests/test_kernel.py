@@ -109,9 +109,9 @@ def test_a_group_outgrows_its_narrow_sums() -> None:
 def test_a_maximum_that_grows_within_a_run_of_codes() -> None:
     # the runs of one code lie apart in one pass, and each raises the base
     codes = np.tile(np.repeat([0, 1], 4), 40).astype(np.int32)
-    x = np.arange(codes.size) * 17.0
+    x = np.asarray(np.arange(codes.size) * 17.0, np.float64)
     assert_equal_states(_kernel.group_values(codes, x, 2), states_of([x[codes == g] for g in range(2)]))
-    far = x * np.where(np.arange(codes.size) % 9 == 0, 2.0**19, 1.0)
+    far = np.asarray(x * np.where(np.arange(codes.size) % 9 == 0, 2.0**19, 1.0), np.float64)
     assert_equal_states(_kernel.group_values(codes, far, 2), states_of([far[codes == g] for g in range(2)]))
 
 

@@ -18,7 +18,7 @@ from .record import StateError as StateError
 from .record import States as States
 from .record import concat_states as concat_states
 from .record import empty_states as empty_states
-from .record import fault_error
+from .record import fault_error as fault_error
 from .record import take_states as take_states
 
 native: ModuleType | None

@@ -307,17 +307,19 @@ static int merge(state *s, state other) {
 
 #define LOW_BITS(w) ((double)(int64_t)((w) & (((wide)1 << LIMB_WIDTH) - 1)))
 
-/* The terms of the maxima of up to BATCH states, and each state's limbs less those. Unused places are filled. */
+#define LANES_FOR(n) (((n) + 7) / 8 * 8)
+
+/* The terms of the maxima of n <= BATCH states, and each state's limbs less those. The last lanes are filled up. */
 static void own_terms(const state *s, size_t n, double max[BATCH], double term[BATCH], double term_low[BATCH], wide rest[3][BATCH]) {
     double x[BATCH];
     uint64_t bias[BATCH];
     int64_t own[3][BATCH];
-    for (size_t i = 0; i < BATCH; i++) {
+    for (size_t i = 0; i < LANES_FOR(n); i++) {
         max[i] = i < n ? s[i].max : 0.0;
         x[i] = is_near(max[i]) ? max[i] : 0.0;
         bias[i] = bias_of(i < n && is_near(max[i]) ? s[i].base : 0);
     }
-    loops->own_terms(x, bias, BATCH, term, term_low, own);
+    loops->own_terms(x, bias, LANES_FOR(n), term, term_low, own);
     for (size_t i = 0; i < n; i++) {
         if (!is_near(max[i])) own[0][i] = isfinite(max[i]), own[1][i] = own[2][i] = 0;
         for (int j = 0; j < 3; j++) rest[j][i] = s[i].limb[j] - own[j][i];
@@ -326,7 +328,7 @@ static void own_terms(const state *s, size_t n, double max[BATCH], double term[B
 
 static void values_of(const record *records, size_t n, double *out) {
     state s[BATCH];
-    double max[BATCH], term[BATCH], term_low[BATCH], digits[5][BATCH] = {{0}}, value[BATCH];
+    double max[BATCH], term[BATCH], term_low[BATCH], digits[5][BATCH], value[BATCH];
     wide rest[3][BATCH];
     for (size_t from = 0; from < n; from += BATCH) {
         size_t size = n - from < BATCH ? n - from : BATCH;
@@ -351,7 +353,9 @@ static void values_of(const record *records, size_t n, double *out) {
             digits[3][i] = LOW_BITS(part) * 0x1p50;
             digits[4][i] = (double)(int64_t)(part >> LIMB_WIDTH) * 0x1p100;
         }
-        loops->finish(max, term, term_low, digits, BATCH, value);
+        for (size_t i = size; i < LANES_FOR(size); i++)
+            for (int d = 0; d < 5; d++) digits[d][i] = 0.0;
+        loops->finish(max, term, term_low, digits, LANES_FOR(size), value);
         for (size_t i = 0; i < size; i++) out[from + i] = isfinite(max[i]) ? value[i] : max[i];
     }
 }
@@ -776,12 +780,16 @@ static PyObject *State_to_bytes(PyObject *self, PyObject *ignored) {
     return PyBytes_FromStringAndSize((const char *)&r, sizeof r);
 }
 
+/* Takes a record over, or returns which of FAULTS it has. */
 static PyObject *State_load(PyObject *self, PyObject *bytes) {
     if (!PyBytes_Check(bytes) || PyBytes_Size(bytes) != sizeof(record)) {
         PyErr_SetString(PyExc_ValueError, "expected the bytes of one record");
         return NULL;
     }
-    ((StateObject *)self)->s = load((const record *)PyBytes_AsString(bytes));
+    const record *r = (const record *)PyBytes_AsString(bytes);
+    int fault = fault_of(r);
+    if (fault >= 0) return PyLong_FromLong(fault);
+    ((StateObject *)self)->s = load(r);
     Py_RETURN_NONE;
 }
 

@@ -520,10 +520,15 @@ class State:
     def to_bytes(self) -> bytes:
         return self._settled().tobytes()
 
-    def _load(self, record: bytes) -> None:
-        """Takes a record that is known to be canonical."""
-        self._record = np.frombuffer(record, RECORD).copy()
+    def _load(self, record: bytes) -> int | None:
+        """Takes a record over, or returns which of FAULTS it has."""
+        states = np.frombuffer(record, RECORD)
+        fault = check(states)
+        if fault:
+            return fault[1]
+        self._record = states.copy()
         self._pending = []
+        return None
 
 
 def signed(value: int) -> int:
