@@ -26,7 +26,7 @@ from ._kernel import (
 )
 from ._kernel.record import VERSION
 from .keys import encode_keys, sort_keys
-from .values import widen, widen_arrow
+from .values import check_widenable, widen, widen_arrow
 
 Mask = npt.NDArray[np.bool_]
 
@@ -55,7 +55,8 @@ class StateType(pa.ExtensionType):
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Self:
-        return cls(**json.loads(serialized))
+        found = json.loads(serialized)  # of a later version it may hold more
+        return cls(found["version"], found["kind"], found["scale"])
 
 
 pa.register_extension_type(StateType())
@@ -186,6 +187,7 @@ def group_states(table: pa.Table, keys: Sequence[str], value: str, *, skip_nulls
     column = _column(table, value)
     for name in keys:
         _column(table, name)
+    check_widenable(column.type, f"column {value!r}")
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     codes, key_table = encode_keys(table, keys)
@@ -263,7 +265,13 @@ def sort_by_keys(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     """The rows in the order of their keys, which ``lse_stream.keys`` defines: one table for one set of rows.
 
     Dictionaries are written anew, with their values in the order of the rows. The key columns come first.
+
+    Raises:
+      KeyError: a column is not there.
+      TypeError: a column of a type that cannot be a key, or a str in place of names.
+      ValueError: a key column named twice.
     """
+    check_names(keys, others=())
     rows, key_table = sort_keys(table, keys)
     others = take_rows(table.drop_columns(list(keys)), rows)
     return pa.table([*key_table.columns, *others.columns], names=[*keys, *others.column_names])

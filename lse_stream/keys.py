@@ -76,7 +76,14 @@ def shard_of_keys(table: pa.Table, keys: Sequence[str], num_shards: int) -> Code
 
     Integers, booleans and times hash by their number, floats by the bits of their float64, strings, binaries and the
     text of decimals by CRC-32 and length of their bytes, all mixed by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+
+    Raises:
+      KeyError: a column that is not there.
+      TypeError: a column of a type that cannot be a key.
+      ValueError: ``num_shards`` below 1 or beyond int32.
     """
+    if not 1 <= num_shards <= np.iinfo(np.int32).max:
+        raise ValueError(f"num_shards: expected 1 to 2^31 - 1, found {num_shards}")
     total = np.zeros(table.num_rows, np.uint64)
     for name in keys:
         codes, values = _encode_column(table, name)
@@ -240,7 +247,7 @@ def _restore(values: pa.Array, data_type: pa.DataType, name: str) -> pa.Array:
     """Canonical values in the column's own type."""
     if not pa.types.is_dictionary(data_type):
         return values if values.type == data_type else values.cast(data_type)
-    encoded = _restore(values, data_type.value_type, name).dictionary_encode()
+    encoded = values.dictionary_encode()
     try:
         indices = encoded.indices.cast(data_type.index_type)
     except pa.ArrowInvalid as error:
@@ -248,7 +255,9 @@ def _restore(values: pa.Array, data_type: pa.DataType, name: str) -> pa.Array:
             f"key column {name!r}: expected at most as many distinct values as {data_type.index_type} can index, "
             f"found {len(encoded.dictionary)}"
         ) from error
-    return pa.DictionaryArray.from_arrays(indices, encoded.dictionary, ordered=data_type.ordered)
+    # Only now the values' own type: Arrow cannot encode each of them.
+    dictionary = _restore(encoded.dictionary, data_type.value_type, name)
+    return pa.DictionaryArray.from_arrays(indices, dictionary, ordered=data_type.ordered)
 
 
 # --- hash -------------------------------------------------------------------------------------------------------------

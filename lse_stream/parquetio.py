@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,7 @@ class Dataset:
 def find_files(patterns: Sequence[str]) -> list[str]:
     """The files that paths, directories (searched for ``*.parquet``) and globs name, each once, sorted.
 
-    Below a directory, names that begin with "_" or "." are left out, as Spark and Arrow do.
+    Names that begin with "_" or "." are left out unless they are given in full, as Spark does.
 
     Raises:
       InputError: a pattern that names nothing.
@@ -120,21 +121,28 @@ def find_files(patterns: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
-def _in_directory(directory: str, paths: Sequence[str]) -> list[str]:
-    def visible(path: str) -> bool:
-        parts = PurePosixPath(path[len(directory) :]).parts
-        return path.endswith(".parquet") and not any(part.startswith(("_", ".")) for part in parts)
+def _visible(paths: Sequence[str], given: str) -> list[str]:
+    """Those that are no left-overs, markers or checksums, by the part of their names that was not given in full."""
 
-    return [path for path in paths if visible(path)]
+    def hidden(name: str) -> bool:
+        return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+    return [path for path in paths if not any(map(hidden, path[len(given) :].split("/")))]
+
+
+def _fixed_part(pattern: str) -> str:
+    """The directories before the first wildcard."""
+    return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
 
 
 def _find_local(pattern: str) -> list[str]:
     found = []
-    for path in [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True):
+    exists = os.path.exists(pattern)
+    for path in [pattern] if exists else _visible(glob.glob(pattern, recursive=True), _fixed_part(pattern)):
         path = os.path.abspath(path)
         if os.path.isdir(path):
             inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-            found += _in_directory(path, inside)
+            found += _visible([path for path in inside if path.endswith(".parquet")], path)
         else:
             found.append(path)
     return found
@@ -146,12 +154,17 @@ def _find_remote(pattern: str) -> list[str]:
 
     try:
         directory = pattern.rstrip("/") + "/"
-        return ([] if pattern == directory else match(pattern)) or _in_directory(directory, match(directory + "**"))
+        found = [] if pattern == directory else match(pattern)
+        if found == [pattern]:
+            return found
+        return _visible(found, _fixed_part(pattern)) or _visible(
+            match(directory + "**.parquet"), _fixed_part(directory + "*")
+        )
     except Exception as error:  # whatever the filesystem's client raises
-        raise InputError(f"--input {pattern}: expected a path that can be listed, found {_line(error)}") from error
+        raise InputError(f"--input {pattern}: expected a path that can be listed, found {one_line(error)}") from error
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -166,7 +179,7 @@ def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
             file = pq.ParquetFile(source)
             return file.metadata, file.schema_arrow
     except Exception as error:  # pyarrow's, the operating system's, or a remote client's
-        raise InputError(f"{path}: expected a readable Parquet file, found {_line(error)}") from error
+        raise InputError(f"{path}: expected a readable Parquet file, found {one_line(error)}") from error
 
 
 def scan(patterns: Sequence[str], keys: Sequence[str], value: str) -> Dataset:
@@ -248,12 +261,13 @@ def _partition_field(name: str, paths: Sequence[str], hive: Sequence[dict[str, s
     for path, values in zip(paths, hive, strict=True):
         if name not in values:
             raise InputError(f"{path}: column {name!r}: expected a directory {name}=... in the path, found none")
-    try:
-        for values in hive:
-            pa.scalar(None if (text := values[name]) is None else int(text), pa.int64())
-    except (ValueError, OverflowError, pa.ArrowException):
-        return pa.field(name, pa.string())
-    return pa.field(name, pa.int64())
+    integers = all(_is_int64(text) for values in hive if (text := values[name]) is not None)
+    return pa.field(name, pa.int64() if integers else pa.string())
+
+
+def _is_int64(text: str) -> bool:
+    # What int() takes beyond this, such as "1_000" or " 7", is text to others.
+    return re.fullmatch("-?[0-9]{1,19}", text) is not None and -(2**63) <= int(text) < 2**63
 
 
 def _constant(text: str | None, field: pa.Field) -> int | str | None:
@@ -312,7 +326,7 @@ class _ReadRowGroup(beam.DoFn):
                 table = next(tables, None)
             except Exception as error:  # whatever a decoder or a filesystem raises
                 column = self._damaged_column(row_group)
-                raise DataError(f"{place}{column}: expected to read all rows, found {_line(error)}") from error
+                raise DataError(f"{place}{column}: expected to read all rows, found {one_line(error)}") from error
             if table is None:
                 return
             self._check_values(table, place)

@@ -39,17 +39,16 @@ def widen(array: npt.NDArray[Any], name: str = "input") -> Floats:
 
     Raises:
       TypeError: another dtype, named.
-      ValueError: an integer beyond +-2^53, named with its index.
+      ValueError: an integer beyond +-2^53, the first named.
     """
     kind = array.dtype.kind
     if kind in "iu":
         if array.dtype.itemsize == 8:
             beyond = (array > LARGEST_INTEGER) | (array < -LARGEST_INTEGER) if kind == "i" else array > LARGEST_INTEGER
             if beyond.any():
-                row = int(beyond.argmax())
-                raise ValueError(
-                    f"{name}: expected integers within +-2^53, which float64 holds exactly, found {array[row]} at {row}"
-                )
+                # Without its row: callers hand over a part of their rows.
+                first = array[beyond.argmax()]
+                raise ValueError(f"{name}: expected integers within +-2^53, which float64 holds exactly, found {first}")
     elif kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: expected integers, float16, float32 or float64, found {array.dtype}")
     return np.ascontiguousarray(array, np.float64)
@@ -64,6 +63,12 @@ def is_widenable(data_type: Any) -> bool:
     return bool(pa.types.is_integer(data_type) or pa.types.is_floating(data_type) or pa.types.is_null(data_type))
 
 
+def check_widenable(data_type: Any, name: str = "input") -> None:
+    """Raises TypeError for an Arrow type that ``widen_arrow`` does not take."""
+    if not is_widenable(data_type):
+        raise TypeError(f"{name}: expected integers, float16, float32 or float64, found Arrow type {data_type}")
+
+
 def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """The values that are not null, of a pyarrow column or an object with the Arrow C data interface, as NumPy arrays.
 
@@ -75,18 +80,11 @@ def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """
     import pyarrow as pa
 
-    chunks: Any
-    if isinstance(values, pa.Array):
-        chunks = [values]
-    elif isinstance(values, pa.ChunkedArray):
-        chunks = values.chunks
-    elif hasattr(values, "__arrow_c_stream__"):
-        chunks = pa.chunked_array(values).chunks
-    else:
-        chunks = [pa.array(values)]
-    for chunk in chunks:
-        if not is_widenable(chunk.type):
-            raise TypeError(f"{name}: expected integers, float16, float32 or float64, found Arrow type {chunk.type}")
+    if not isinstance(values, pa.ChunkedArray):
+        is_stream = hasattr(values, "__arrow_c_stream__")
+        values = pa.chunked_array(values if is_stream else [pa.array(values)])
+    check_widenable(values.type, name)
+    for chunk in values.chunks:
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.dictionary_decode()
         if pa.types.is_null(chunk.type):

@@ -607,7 +607,8 @@ static void group_ascending(record *records, size_t groups, const int32_t *codes
     while (next < groups) store(records + next++, &EMPTY);
 }
 
-static int group_values(record *records, size_t groups, const int32_t *codes, const double *x, size_t n) {
+static int group_values(record *records, size_t groups, const int32_t *codes, const void *values, size_t n) {
+    const double *x = values;
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
     line empty;
     line_from_state(&empty, &EMPTY);
@@ -625,7 +626,8 @@ static int group_values(record *records, size_t groups, const int32_t *codes, co
     return DONE;
 }
 
-static int merge_groups(record *records, size_t groups, const int32_t *codes, const record *states, size_t n) {
+static int merge_groups(record *records, size_t groups, const int32_t *codes, const void *others, size_t n) {
+    const record *states = others;
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
     for (size_t i = 0; i < groups; i++) store(records + i, &EMPTY);
     for (size_t i = 0; i < n; i++) {
@@ -863,32 +865,30 @@ static PyObject *mismatch(Py_buffer *views, int n) {
     return NULL;
 }
 
-static PyObject *py_group_values(PyObject *module, PyObject *args) {
-    (void)module;
+typedef int by_group(record *out, size_t groups, const int32_t *codes, const void *items, size_t n);
+
+/* Calls work(out, codes, items) without the GIL. */
+static PyObject *run_by_group(PyObject *args, by_group *work, size_t item_size) {
     Py_buffer v[3];
     if (open_buffers(args, "*..", v)) return NULL;
     size_t n = LENGTH(v[1], int32_t);
-    if (n != LENGTH(v[2], double)) return mismatch(v, 3);
+    if (n != (size_t)v[2].len / item_size) return mismatch(v, 3);
     int result;
     Py_BEGIN_ALLOW_THREADS
-    result = group_values(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n);
+    result = work(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n);
     Py_END_ALLOW_THREADS
     close_buffers(v, 3);
     return outcome(result);
 }
 
+static PyObject *py_group_values(PyObject *module, PyObject *args) {
+    (void)module;
+    return run_by_group(args, group_values, sizeof(double));
+}
+
 static PyObject *py_merge_groups(PyObject *module, PyObject *args) {
     (void)module;
-    Py_buffer v[3];
-    if (open_buffers(args, "*..", v)) return NULL;
-    size_t n = LENGTH(v[1], int32_t);
-    if (n != LENGTH(v[2], record)) return mismatch(v, 3);
-    int result;
-    Py_BEGIN_ALLOW_THREADS
-    result = merge_groups(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n);
-    Py_END_ALLOW_THREADS
-    close_buffers(v, 3);
-    return outcome(result);
+    return run_by_group(args, merge_groups, sizeof(record));
 }
 
 static PyObject *py_values_of(PyObject *module, PyObject *args) {
