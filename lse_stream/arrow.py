@@ -58,6 +58,13 @@ class StateType(pa.ExtensionType):
         found = json.loads(serialized)  # of a later version it may hold more
         return cls(found["version"], found["kind"], found["scale"])
 
+    # Arrow asks these where it puts columns together; its own compare the storage alone.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StateType) and self.__arrow_ext_serialize__() == other.__arrow_ext_serialize__()
+
+    def __hash__(self) -> int:
+        return hash(self.__arrow_ext_serialize__())
+
 
 pa.register_extension_type(StateType())
 
@@ -117,7 +124,7 @@ def states_from_arrow(column: pa.ChunkedArray | pa.Array, name: str = STATE) -> 
 def _check_state_type(data_type: pa.DataType, name: str) -> None:
     if isinstance(data_type, StateType):
         expected = StateType()
-        if data_type.__arrow_ext_serialize__() != expected.__arrow_ext_serialize__():
+        if data_type != expected:
             raise StateError(
                 0,
                 f"column {name!r}: expected states of version {expected.version}, kind {expected.kind}, scale "

@@ -21,7 +21,8 @@ def widen_scalar(x: object) -> float:
     """
     if isinstance(x, float):
         return float(x)
-    if isinstance(x, int | np.integer) and not isinstance(x, bool):
+    # To Python a bool is an integer, to NumPy a duration.
+    if isinstance(x, int | np.integer) and not isinstance(x, bool | np.timedelta64):
         if abs(int(x)) > LARGEST_INTEGER:
             raise ValueError(f"expected integers within +-2^53, which float64 holds exactly, found {x}")
         return float(x)
@@ -72,11 +73,10 @@ def check_widenable(data_type: Any, name: str = "input") -> None:
 def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """The values that are not null, of a pyarrow column or an object with the Arrow C data interface, as NumPy arrays.
 
-    Floats come out as they are, without a copy where no null is among them; dictionaries are decoded.
+    They come out in their own type, for ``widen``, without a copy where no null is among them; dictionaries decoded.
 
     Raises:
       TypeError: neither numbers nor nulls, the type named.
-      ValueError: an integer beyond +-2^53, named.
     """
     import pyarrow as pa
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 
 EMBEDDED_RUNNER = "FnApiRunner"
 
@@ -110,11 +111,15 @@ def _check_runner(options: PipelineOptions, rest: list[str]) -> None:
     standard = options.view_as(StandardOptions)
     runner = str(standard.runner or EMBEDDED_RUNNER)
     standard.runner = runner
-    if "daskrunner" in runner.lower():
+    if "dask" in runner.lower():
         raise UsageError(
-            "--runner DaskRunner: it gives silently wrong results with windows, finish_bundle and file sinks; "
+            f"--runner {runner}: it gives silently wrong results with windows, finish_bundle and file sinks; "
             "expected another runner, such as FlinkRunner"
         )
+    try:
+        create_runner(runner)
+    except Exception as error:  # also what a runner misses of its own requirements
+        raise UsageError(f"--runner {runner}: {' '.join(str(error).split())}") from error
     if not runner.endswith(EMBEDDED_RUNNER):
         return  # other runners may know options that only their own job server names
     beam: Any = _Parser(add_help=False, allow_abbrev=False)

@@ -1,45 +1,55 @@
 """Outputs that appear whole or not at all: written aside, then put in place."""
 
 import os
+import re
 import shutil
 import uuid
 
 from apache_beam.io.filesystems import FileSystems
 
-from lse_stream.parquetio import InputError, is_local
+from lse_stream.parquetio import InputError, is_local, one_line
 
 # Marks a directory of an object store as whole, as Hadoop's committers do. Local ones are renamed as a whole instead.
 SUCCESS = "_SUCCESS"
 
+# What may stand at a place that is written to: results, which --overwrite replaces.
+_RESULT = re.compile(rf"part-\d{{5,}}-of-\d{{5,}}\.parquet|{SUCCESS}")
+_INCOMPLETE = "_incomplete-"
+
 
 def check_output(directory: str, *, overwrite: bool) -> None:
-    """Raises InputError where results cannot be put at ``directory``, or stand there and may not be replaced."""
-    if not is_local(directory):
-        if _files_below(directory) and not overwrite:
-            raise InputError(f"--output {directory}: expected no files there yet (or --overwrite), found some")
-        return
-    if os.path.exists(directory) and not os.path.isdir(directory):
-        raise InputError(f"--output {directory}: expected a directory, found a file")
-    if os.path.isdir(directory) and os.listdir(directory) and not overwrite:
-        raise InputError(f"--output {directory}: expected no directory of that name yet (or --overwrite), found one")
-    parent = os.path.dirname(os.path.abspath(directory))
-    while not os.path.exists(parent):
-        parent = os.path.dirname(parent)
-    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"--output {directory}: expected to be able to write to {parent}, found that it cannot be")
+    """Raises InputError where results cannot be put at ``directory``, or where there is what may not be replaced.
+
+    That is everything but earlier results, and these too without ``overwrite``.
+    """
+    for name in _names_in(directory):
+        if not _RESULT.fullmatch(name):
+            raise InputError(f"--output {directory}: expected nothing there but earlier results, found {name}")
+        if not overwrite:
+            raise InputError(f"--output {directory}: expected nothing there yet (or --overwrite), found {name}")
 
 
 def stage(directory: str) -> str:
-    """Makes a directory aside to write to. Give it to ``publish`` or ``discard``."""
-    name = uuid.uuid4().hex
-    if not is_local(directory):
-        staging = FileSystems.join(directory, f"_incomplete-{name}")
-        FileSystems.mkdirs(staging)
+    """Makes a directory aside to write to. Give it to ``publish`` or ``discard``.
+
+    Raises:
+      InputError: it cannot be made.
+    """
+    name = _INCOMPLETE + uuid.uuid4().hex
+    try:
+        if not is_local(directory):
+            staging = FileSystems.join(directory, name)
+            FileSystems.mkdirs(staging)
+            return staging
+        # Where a link leads, as that may be another disk.
+        parent, base = os.path.split(os.path.realpath(directory))
+        staging = os.path.join(parent, f".{base}{name}")
+        os.makedirs(staging)
         return staging
-    parent, base = os.path.split(os.path.abspath(directory))
-    staging = os.path.join(parent, f".{base}.incomplete-{name}")
-    os.makedirs(staging)
-    return staging
+    except (OSError, ValueError) as error:  # Beam's own errors are these too
+        raise InputError(
+            f"--output {directory}: expected a place that can be written, found {one_line(error)}"
+        ) from error
 
 
 def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
@@ -54,17 +64,17 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
     """
     check_output(directory, overwrite=overwrite)
     if is_local(directory):
-        directory = os.path.abspath(directory)
+        directory = os.path.realpath(directory)
         old = f"{staging}.old"
         if os.path.isdir(directory):
             os.rename(directory, old)
         os.rename(staging, directory)
         shutil.rmtree(old, ignore_errors=True)
         return
+    # Sorted, so that _SUCCESS goes before what it vouches for.
+    for name in sorted(_names_in(directory)):
+        FileSystems.delete([FileSystems.join(directory, name)])
     new = _files_below(staging)
-    old_files = [path for path in _files_below(directory) if path not in new]
-    if old_files:
-        FileSystems.delete(old_files)
     FileSystems.rename(new, [FileSystems.join(directory, FileSystems.split(path)[1]) for path in new])
     FileSystems.create(FileSystems.join(directory, SUCCESS)).close()
 
@@ -75,6 +85,21 @@ def discard(staging: str) -> None:
         shutil.rmtree(staging, ignore_errors=True)
     elif paths := _files_below(staging):
         FileSystems.delete(paths)
+
+
+def _names_in(directory: str) -> list[str]:
+    """What is at a place, but for what runs put aside there.
+
+    Raises:
+      InputError: it cannot be listed.
+    """
+    try:
+        if is_local(directory):
+            return os.listdir(directory) if os.path.exists(directory) else []
+        names = [path[len(directory.rstrip("/")) + 1 :] for path in _files_below(directory)]
+        return [name for name in names if not name.startswith(_INCOMPLETE)]
+    except (OSError, ValueError) as error:  # Beam's own errors are these too
+        raise InputError(f"--output {directory}: expected a directory to be made, found {one_line(error)}") from error
 
 
 def _files_below(directory: str) -> list[str]:

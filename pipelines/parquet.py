@@ -20,20 +20,26 @@ from .run import guarded, run
 PROGRAM = "parquet"
 
 DESCRIPTION = """\
-Totals a column of Parquet files by key: ln(sum(exp(value))), its count of terms and its max, for every key.
+Totals a column of Parquet files by key: ln(sum(exp(value))), with the count of
+terms and their max.
 
-The result is a function of the rows alone: the same bytes for any order of files and rows, number of workers,
-runner and machine.
+The result is a function of the rows alone: the same bytes for any order of
+files and rows, number of workers, runner and machine.
 """
 
 EXAMPLES = """\
 examples:
-  the combined category of the storms of each season:
-    PROGRAM --input pipelines/samples/storms.parquet --key season --value category --output out/seasons
-  a compound key, over a directory, in four files:
-    PROGRAM --input data/ --key model --key fold --value log_likelihood --num_shards 4 --output out/evidence
-  one total over all rows, kept in a form that later totals can be merged with:
-    PROGRAM --input 'logs/day=*/*.parquet' --value logit --state --output out/total
+  # the combined category of the storms of each season
+  PROGRAM --input pipelines/samples/storms.parquet \\
+      --key season --value category --output out/seasons
+
+  # a compound key, over a directory, into four files
+  PROGRAM --input data/ --key model --key fold \\
+      --value loglik --num_shards 4 --output out/models
+
+  # one total over all rows, in a form that later totals can be merged with
+  PROGRAM --input 'logs/day=*/*.parquet' \\
+      --value logit --state --output out/total
 """
 
 PREVIEW_ROWS = 8
@@ -89,13 +95,13 @@ def _run(argv: Sequence[str]) -> None:
 
     seconds = run(options, graph, dataset.num_rows)
     if not options.quiet:
-        print(summary(dataset, options.output, seconds, len(options.key)))
+        print(summary(dataset, options.output, seconds, len(options.key), skip_nulls=options.skip_nulls))
 
 
-def summary(dataset: Dataset, directory: str, seconds: float, num_keys: int) -> str:
+def summary(dataset: Dataset, directory: str, seconds: float, num_keys: int, *, skip_nulls: bool) -> str:
     """What was done, and the first rows. Counted from the output, so exact also where a runner tried work again."""
-    preview: list[pa.Table] = []
-    keys = terms = rows = 0
+    preview: list[pa.RecordBatch] = []
+    keys = terms = null_keys = rows = 0
     parts = find_files([directory])
     for path in parts:
         with open_file(path) as source:
@@ -103,35 +109,59 @@ def summary(dataset: Dataset, directory: str, seconds: float, num_keys: int) -> 
             for batch in file.iter_batches(columns=["count"]):
                 keys += batch.num_rows
                 terms += pc.sum(batch["count"]).as_py() or 0
+                null_keys += batch["count"].null_count
             if rows < PREVIEW_ROWS and file.metadata.num_rows:
                 columns = file.schema_arrow.names[: num_keys + 3]
                 preview.append(next(file.iter_batches(PREVIEW_ROWS - rows, columns=columns)))
                 rows += preview[-1].num_rows
+    nulls = f"{dataset.num_rows - terms:,} null" if skip_nulls else f"{_number(null_keys, 'key')} with a null"
     lines = [
-        f"{dataset.num_rows:,} rows, {dataset.num_rows - terms:,} nulls, {keys:,} keys, "
-        f"{dataset.num_files:,} files read, {len(parts):,} written, {seconds:.1f} s",
+        f"{_number(dataset.num_rows, 'row')} ({nulls}) of {_number(dataset.num_files, 'file')}: "
+        f"{_number(keys, 'key')} in {_number(len(parts), 'file')}, {seconds:.1f} s",
         f"results in {directory}",
-        "",
     ]
-    table = [row for part in preview for row in part.to_pylist()]
-    return "\n".join(lines + _aligned(table, more=keys - rows))
+    if preview:
+        lines += ["", *_aligned(pa.Table.from_batches(preview))]
+    if keys > rows:
+        lines.append(f"... and {keys - rows:,} more")
+    return "\n".join(lines)
 
 
-def _aligned(rows: list[dict[str, Any]], *, more: int) -> list[str]:
-    if not rows:
-        return ["no keys"]
-    for row in rows:
-        value, largest = row["logsumexp"], row["max"]
-        # What the smaller terms add to the largest one.
-        row["bonus"] = value - largest if value is not None and math.isfinite(value) else None
-    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-    return [*lines, f"... and {more:,} more"] if more else lines
+def _number(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _aligned(table: pa.Table) -> list[str]:
+    """The rows as text in columns, with what the smaller terms add to the largest one as the last."""
+    pairs = zip(table["logsumexp"].to_pylist(), table["max"].to_pylist(), strict=True)
+    bonus = [value - largest if value is not None and math.isfinite(value) else None for value, largest in pairs]
+    table = table.append_column("bonus", pa.array(bonus, pa.float64()))
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        cells = [_cell(name), *map(_cell, _plain(column).to_pylist())]
+        width = max(map(len, cells))
+        number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+        columns.append([cell.rjust(width) if number else cell.ljust(width) for cell in cells])
+    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """With times as text: Python has neither nanoseconds nor, everywhere, time zones."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not pa.types.is_temporal(column.type):
+        return column
+    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        return pc.binary_join_element_wise(column.cast(pa.timestamp(column.type.unit)).cast(pa.string()), "Z", "")
+    return column.cast(pa.string())
 
 
 def _cell(value: Any) -> str:
-    return "null" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str) and not (value and value.isprintable()):
+        return repr(value)
+    return "null" if value is None else str(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

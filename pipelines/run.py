@@ -1,13 +1,15 @@
 """Runs a program's pipeline: progress while it goes, one clear line when it fails, an exit status."""
 
+import io
 import logging
+import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from typing import Any, TextIO
 
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
@@ -64,7 +66,7 @@ def run(options: LogSumExpOptions, build: Callable[[beam.Pipeline, str], Any], n
     try:
         pipeline = beam.Pipeline(_runner(options), options)
         build(pipeline, staging)
-        with _progress(options, num_rows) as follow:
+        with _hushed(options) as stderr, _progress(options, num_rows, stderr) as follow:
             result = pipeline.run()
             follow(result)
             state = result.wait_until_finish()
@@ -101,7 +103,7 @@ def _cause(error: Exception) -> str:
     ours = re.search(
         rf"{DataError.__module__}\.{DataError.__name__}: (.+?)(?: \[while running .*)?$", text, re.MULTILINE
     )
-    if isinstance(error, DataError):
+    if isinstance(error, DataError | InputError):
         return re.sub(r" \[while running .*", "", text)
     if ours:
         return ours[1]
@@ -109,9 +111,36 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[-1]} (--traceback shows all)"
 
 
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 @contextmanager
-def _progress(options: LogSumExpOptions, num_rows: int) -> Iterator[Callable[[PipelineResult], None]]:
-    """Reports rows on stderr until the block ends. What it gives takes the result of a runner that does not block."""
+def _hushed(options: LogSumExpOptions) -> Iterator[TextIO]:
+    """Keeps stderr to ourselves: Beam's workers print there what comes back to us too. Gives the stream to print to."""
+    stderr: TextIO = sys.stderr
+    if options.traceback:
+        yield stderr
+        return
+    log, nothing = logging.getLogger(), logging.NullHandler()
+    with ExitStack() as stack:
+        if stderr is sys.__stderr__ and options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+            # Worker processes inherit the file itself.
+            stderr = stack.enter_context(os.fdopen(os.dup(2), "w"))
+            stack.callback(os.dup2, stderr.fileno(), 2)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 2)
+            os.close(null)
+        stack.enter_context(redirect_stderr(_Nowhere()))
+        log.addHandler(nothing)
+        stack.callback(log.removeHandler, nothing)
+        yield stderr
+
+
+@contextmanager
+def _progress(options: LogSumExpOptions, num_rows: int, stderr: TextIO) -> Iterator[Callable[[PipelineResult], None]]:
+    """Reports rows until the block ends. What it gives takes the result of a runner that does not block."""
     if options.quiet:
         yield lambda _: None
         return
@@ -132,13 +161,13 @@ def _progress(options: LogSumExpOptions, num_rows: int) -> Iterator[Callable[[Pi
         return None
 
     def report() -> None:
-        terminal = sys.stderr.isatty()
+        terminal = stderr.isatty()
         start = time.monotonic()
         while not stop.wait(ON_TERMINAL if terminal else IN_LOG):
             line = _progress_line(rows(), num_rows, time.monotonic() - start)
-            print(f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+            print(f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=stderr, flush=True)
         if terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print("\r\x1b[K", end="", file=stderr, flush=True)
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
