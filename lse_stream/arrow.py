@@ -58,9 +58,12 @@ class StateType(pa.ExtensionType):
         found = json.loads(serialized)  # of a later version it may hold more
         return cls(found["version"], found["kind"], found["scale"])
 
-    # Arrow asks these where it puts columns together; its own compare the storage alone.
+    # Arrow asks these before it puts columns together; those of pa.ExtensionType look at name and storage alone.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StateType) and self.__arrow_ext_serialize__() == other.__arrow_ext_serialize__()
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     def __hash__(self) -> int:
         return hash(self.__arrow_ext_serialize__())

@@ -215,6 +215,6 @@ def test_the_command_line_with_a_job_server_of_beams(flink_jar: Path, tmp_path: 
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert output.startswith("6,000 rows, ")
+    assert output.startswith("6,000 rows")
     assert finished(log) == 1
     assert contents(tmp_path / "flink") == contents(tmp_path / "embedded")

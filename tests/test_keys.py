@@ -13,8 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lse_stream import _kernel
 from lse_stream.arrow import StateType
 from lse_stream.keys import check_key_type, encode_keys, shard_of_keys, sort_keys
+
+# Runs a test with C, where there is any, and with NumPy.
+BOTH_KERNELS = pytest.mark.parametrize("kernel", list(dict.fromkeys([_kernel.available()[0], "numpy"])), indirect=True)
 
 NAN = math.nan
 OTHER_NAN: float = struct.unpack("<d", struct.pack("<Q", 0xFFF8_0100_0000_0123))[0]
@@ -138,7 +142,7 @@ def canonical(values: Any) -> list[Any]:
     return [NAN if isinstance(v, float | np.floating) and math.isnan(v) else v for v in found]
 
 
-def some_rows(data_type: pa.DataType, values: list[Any], n: int = 40) -> tuple[list[Any], list[Any]]:
+def some_rows(data_type: pa.DataType, values: list[Any], n: int = 20) -> tuple[list[Any], list[Any]]:
     """n rows or more with every value, null and, of floats, every spelling; and the keys among them in order."""
     spellings = [-0.0, OTHER_NAN] if pa.types.is_floating(value_type(data_type)) else []
     pool = [*values, *spellings, None]
@@ -253,6 +257,7 @@ def rank(key: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(map(of, key))
 
 
+@BOTH_KERNELS
 @pytest.mark.usefixtures("kernel")
 @given(st.data())
 def test_several_columns_count_and_sort_as_tuples(data: st.DataObject) -> None:
@@ -278,6 +283,7 @@ def test_several_columns_count_and_sort_as_tuples(data: st.DataObject) -> None:
     assert len(set(zip(shards.tolist(), expected, strict=True))) == len(meaning)
 
 
+@BOTH_KERNELS
 @pytest.mark.usefixtures("kernel")
 def test_many_distinct_keys_in_each_of_several_columns() -> None:
     n = 3000
@@ -383,12 +389,14 @@ SHARDS: list[tuple[pa.DataType, list[Any], list[int]]] = [
 ]
 
 
+@BOTH_KERNELS
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize(("data_type", "values", "shards"), SHARDS, ids=[str(case[0]) for case in SHARDS])
 def test_shards_never_change(data_type: pa.DataType, values: list[Any], shards: list[int]) -> None:
     assert shard_of_keys(pa.table({"k": array(values, data_type)}), ["k"], 1000).tolist() == shards
 
 
+@BOTH_KERNELS
 @pytest.mark.usefixtures("kernel")
 def test_shards_of_several_columns_never_change() -> None:
     table = pa.table({"a": [1, 1, 2, None], "b": ["x", "y", "x", None], "c": [0.5, NAN, -0.0, None]})

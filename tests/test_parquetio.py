@@ -82,11 +82,11 @@ TREE = [
         (["**/y.parquet"], ["day=2/deep/y.parquet"]),
         (["odd[1].parquet"], ["odd[1].parquet"]),
         (
-            ["b.parquet", "a.parquet", "./a.parquet", "."],
-            [*sorted(name for name in TREE if name[0] in "abdo"), TREE[8]],
+            ["odd[1].parquet", "a.parquet", "./a.parquet", "."],
+            ["_day=3/z.parquet", "a.parquet", "b.parquet", "day=1/x.parquet", "day=2/deep/y.parquet", "odd[1].parquet"],
         ),
     ],
-    ids=lambda value: " ".join(value),
+    ids=" ".join,
 )
 def test_find_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patterns: list[str], found: list[str]) -> None:
     for name in TREE:
@@ -180,7 +180,7 @@ def test_tables_hold_all_rows_in_the_columns_asked_for(tmp_path: Path) -> None:
     dataset = scan([str(tmp_path)], ["k", "day"], "v")
 
     def check(tables: list[pa.Table]) -> None:
-        assert [table.num_rows for table in tables] and all(table.num_rows <= 2 for table in tables)
+        assert {table.num_rows for table in tables} == {1, 2}  # of 5 in row groups of 2
         assert {name for table in tables for name in table.column_names} == {"k", "day", "v"}
         found = rows([table.select(["k", "day", "v"]) for table in tables])
         assert found == [(f"{day}{i}", day, float(day * 10 + i)) for day in (1, 2) for i in range(5)]
@@ -244,11 +244,11 @@ def damaged(tmp_path: Path, row_group: int, column: int) -> str:
 def test_a_damaged_page_is_told_by_place(tmp_path: Path, row_group: int, column: int, name: str) -> None:
     dataset = scan([damaged(tmp_path, row_group, column)], ["k"], "v")
     reader = parquetio._ReadRowGroup(dataset)
-    seen = 0
+    group = dataset.row_groups[row_group]
     with pytest.raises(DataError, match=rf"a\.parquet, row group {row_group}, column '{name}': expected .*CRC"):
-        for group in dataset.row_groups:
-            seen += sum(table.num_rows for table in reader.process(group))
-    assert seen == 100 * row_group
+        list(reader.process(group))
+    others = [other for other in dataset.row_groups if other is not group]
+    assert sum(table.num_rows for other in others for table in reader.process(other)) == 300
     reader.teardown()
 
 
@@ -276,7 +276,7 @@ def test_an_integer_that_no_float_holds_is_told_by_place(tmp_path: Path, values:
         DataError, match=r"a\.parquet, row group 0, column 'v': expected integers within \+-2\^53"
     ) as raised:
         list(reader.process(group))
-    assert found in str(raised.value)
+    assert str(raised.value).endswith(found)
     reader.teardown()
 
 
@@ -335,7 +335,8 @@ def test_equal_tables_give_equal_files_again_and_again(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_no_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = group_states(pa.table({"v": [1.0]}), [], "v")
 
-    def fail(table: pa.Table, sink: Any, **_: Any) -> None:
+    def fail(_: pa.Table, sink: Any, **options: Any) -> None:
+        assert options
         sink.write(b"PAR1 and no more")
         raise OSError("disk full")
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.transforms.combiners import ToList
 
@@ -27,6 +27,7 @@ from lse_stream import LogSumExpAccumulator, parquetio
 from lse_stream.arrow import StateType, finalise, merge_states, sort_by_keys
 from pipelines import __main__ as programs
 from pipelines import output
+from pipelines.options import parse
 from pipelines.parquet import build, main
 
 ROOT = Path(__file__).parent.parent
@@ -135,13 +136,8 @@ def test_shards_hold_each_key_once_and_may_be_empty(tmp_path: Path) -> None:
 
 def test_special_values_and_nulls(tmp_path: Path) -> None:
     inf, nan = float("inf"), float("nan")
-    values: dict[str, list[float | None]] = {
-        "empty": [None, None],
-        "-inf": [-inf, None],
-        "+inf": [inf, 1.0],
-        "nan": [nan, inf],
-        "one": [2.0],
-    }
+    values: dict[str, list[float | None]]
+    values = {"empty": [None, None], "-inf": [-inf, None], "+inf": [inf, 1.0], "nan": [nan, inf], "one": [2.0]}
     rows = [(key, value) for key, terms in values.items() for value in terms]
     table = pa.table({"k": [key for key, _ in rows], "value": pa.array([value for _, value in rows], pa.float64())})
     source = write(tmp_path / "a.parquet", table)
@@ -497,6 +493,7 @@ def test_a_damaged_page(tmp_path: Path, mode: str) -> None:
     assert process.stdout == ""
     check_fault(process.stderr, ["in/1.parquet, row group 2, column 'fold'", "expected", "found"])
     assert "[while running" not in process.stderr
+    assert "--traceback" not in process.stderr  # which would be offered for a fault that we do not know
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -540,7 +537,9 @@ def test_an_output_that_appears_meanwhile_is_left_alone(
 
     monkeypatch.setattr("pipelines.run.publish", publish)
     assert main(["--input", str(source), "--value=value", "--output", str(tmp_path / "out")]) == 1
-    check_fault(capsys.readouterr().err, ["--output", "--overwrite"])
+    error = capsys.readouterr().err
+    check_fault(error, ["--output", "(or --overwrite)"])
+    assert "--traceback" not in error
     assert pq.read_table(theirs).column_names == ["theirs"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "out"]
 
@@ -576,11 +575,16 @@ def test_a_failed_run_leaves_earlier_results(tmp_path: Path) -> None:
 
 def test_output_into_an_empty_directory_a_new_one_and_through_a_link(tmp_path: Path) -> None:
     source = write(tmp_path / "a.parquet", {"value": [1.0]})
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "empty")
-    total(tmp_path / "link", source)
-    assert (tmp_path / "link").is_symlink()
-    assert len(parts(tmp_path / "empty")) == 1
+    empty, link = tmp_path / "elsewhere" / "empty", tmp_path / "link"
+    empty.mkdir(parents=True)
+    link.symlink_to(empty)
+    total(link, source)
+    assert link.is_symlink()
+    assert len(parts(empty)) == 1
+    # Beside where it leads, which may be another disk than the link's: a rename must do.
+    staging = output.stage(str(link))
+    assert Path(staging).parent == empty.parent
+    output.discard(staging)
     total(tmp_path / "new" / "below" / "out", source)
     assert [path.name for path in tmp_path.rglob(".*")] == []
 
@@ -791,6 +795,30 @@ def test_input_and_output_on_a_store_of_objects(
         assert sum(entry.startswith("rename") for entry in final) == 2
 
 
+def test_a_store_that_fails_while_results_are_put_in_place(
+    store: type[Store], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.objects["testfs://bucket/in/a.parquet"] = parquet_bytes(GOOD)
+    argv = ["--input", "testfs://bucket/in", "--key=k", "--value=v", "--output=testfs://bucket/out", "--num_shards=2"]
+    assert main(argv) == 0
+    whole = dict(store.objects)
+
+    def rename(self: Store, source_file_names: list[str], destination_file_names: list[str]) -> None:
+        self.objects[destination_file_names[0]] = self.objects.pop(source_file_names[0])
+        raise OSError("the line is down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "rename", rename)
+        capsys.readouterr()
+        assert main([*argv, "--overwrite"]) == 1
+    check_fault(capsys.readouterr().err, ["the line is down"])
+    # What is there is not vouched for, and does not stand in the way of the next run.
+    [left] = store.objects.keys() - {"testfs://bucket/in/a.parquet"}
+    assert left.startswith("testfs://bucket/out/part-")
+    assert main([*argv, "--overwrite"]) == 0
+    assert store.objects == whole
+
+
 def test_faults_on_a_store_of_objects(
     store: type[Store], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -865,6 +893,34 @@ def help_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         main(["--help"])
     assert exited.value.code == 0
     return capsys.readouterr().out
+
+
+def test_the_summary_of_times_that_python_does_not_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(
+        tmp_path / "a.parquet",
+        {
+            "a": pa.array([1], pa.timestamp("ns", "Europe/Berlin")),
+            "b": pa.array([1], pa.time64("ns")),
+            "c": pa.array([4 * 10**17], pa.timestamp("us")),  # in the year 14645
+            "value": [1.0],
+        },
+    )
+    keys = ["--key=a", "--key=b", "--key=c"]
+    assert main(["--input", str(source), *keys, "--value=value", "--output", str(tmp_path / "out")]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith("1970-01-01 00:00:00.000000001Z  00:00:00.000000001  ")
+
+
+def test_without_a_runner_it_uses_all_cores_in_threads() -> None:
+    argv = ["--input=a", "--value=v", "--output=out"]
+
+    def direct(*arguments: str) -> DirectOptions:
+        return parse("parquet", "", "", [*argv, *arguments]).view_as(DirectOptions)
+
+    assert direct().direct_running_mode == "multi_threading"
+    assert direct().direct_num_workers == len(os.sched_getaffinity(0))
+    assert direct("--direct_running_mode", "in_memory").direct_running_mode == "in_memory"
+    assert direct("--direct_num_workers=7").direct_num_workers == 7
 
 
 def test_help_teaches(help_text: str) -> None:
