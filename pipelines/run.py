@@ -35,8 +35,9 @@ class RunError(RuntimeError):
 
 def guarded(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """Runs a program's body: its exit status, with errors as one line on stderr."""
-    # Faults come back to us with all they say; what Beam logs of them would bury that one line.
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    # Faults come back to us with all they say; what Beam logs of them, in part through the root, would bury that line.
+    for name in ("apache_beam", None):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         body(argv)
     except (UsageError, InputError) as error:

@@ -207,7 +207,7 @@ def test_the_command_line_with_a_job_server_of_beams(flink_jar: Path, tmp_path: 
     root = Path(__file__).parent.parent
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == 0
         with pytest.raises(ProcessLookupError):  # the job server has ended too
             os.killpg(process.pid, 0)

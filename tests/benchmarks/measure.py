@@ -5,81 +5,127 @@ import platform
 import re
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from cores import AVAILABLE, ENVIRONMENT, cores
 
 from lse_stream import kernel_name
 
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("numpy", "pyarrow", "apache-beam", "scipy", "torch", "jax", "duckdb", "polars")
 
 
 @dataclass
 class Measurement:
-    """Figures of one way to do some work. ``unit`` says what a figure is; ``peak`` is in MB, of whole processes."""
+    """Figures of one way to do some work, in seconds or in what ``unit`` says.
+
+    ``wall`` is what a user waits. ``cpu`` is the processor time of all threads, which hardly changes with what else the
+    machine does. ``peak`` is memory in MB, of whole processes.
+    """
 
     name: str
     unit: str
-    figures: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     peak: float = 0.0
 
     @property
     def median(self) -> float:
-        return statistics.median(self.figures)
+        return statistics.median(self.wall)
+
+    @property
+    def median_cpu(self) -> float:
+        return statistics.median(self.cpu)
+
+    def take(self, work: Callable[[], object], per: float) -> None:
+        """Measures ``work`` once more, and divides by ``per``."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        self.wall.append((time.perf_counter() - wall) / per)
+        self.cpu.append((time.process_time() - cpu) / per)
 
 
 @dataclass(frozen=True)
-class Target:
-    """``ours`` is to take at most ``ratio`` times what the best of ``peers`` takes."""
+class Check:
+    """A target: ``found`` is to be at most ``limit``. ``cpu`` is the same by processor time."""
 
-    ours: str
-    ratio: float
-    peers: Sequence[str] = ()
+    what: str
+    found: float
+    limit: float
+    cpu: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        return "met" if self.found <= self.limit else "**missed**"
 
 
-def in_turn(ways: dict[str, Callable[[], object]], rounds: int, per: float, unit: str) -> list[Measurement]:
-    """Seconds of each way divided by ``per``, after one call that does not count."""
-    measurements = {name: Measurement(name, unit) for name in ways}
-    for way in ways.values():
-        way()
+@dataclass(frozen=True)
+class Result:
+    """One piece of work: ours is the first measurement."""
+
+    title: str
+    measurements: list[Measurement]
+    checks: list[Check]
+
+
+def ratio(measurements: Sequence[Measurement], limit: float, names: Sequence[str] = ()) -> Check:
+    """Ours, the first, over the fastest of the peers, or of those of them that are named."""
+    ours, *peers = measurements
+    best = min((peer for peer in peers if not names or peer.name in names), key=lambda peer: peer.median)
+    return Check(f"time over {best.name}'s", ours.median / best.median, limit, ours.median_cpu / best.median_cpu)
+
+
+def in_turn(
+    ways: dict[str, Callable[[], Any]], same: Callable[[dict[str, Any]], None], rounds: int, per: float, unit: str
+) -> list[Measurement]:
+    """Measures each way, A B C A B C ..., after one call that does not count and whose results ``same`` compares."""
+    same({name: way() for name, way in ways.items()})
+    measurements = [Measurement(name, unit) for name in ways]
     for _ in range(rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            measurements[name].figures.append((time.perf_counter() - start) / per)
-    return list(measurements.values())
+        for measurement, way in zip(measurements, ways.values(), strict=True):
+            measurement.take(way, per)
+    return measurements
 
 
 def processes_in_turn(commands: dict[str, list[str]], rounds: int) -> list[Measurement]:
-    """Seconds of whole processes, on two cores, after one run that does not count."""
-    measurements = {name: Measurement(name, "s") for name in commands}
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    for name in ("POLARS_MAX_THREADS", "XLA_FLAGS"):
-        environment.pop(name, None)
-    for i in range(rounds + 1):
-        for name, command in commands.items():
-            start = time.perf_counter()
-            peak = 0.0
-            with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-                while process.poll() is None:
-                    # Not from getrusage: there a child's peak begins with its parent's.
-                    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-                    peak = max([peak, *(float(kib) / 1024 for kib in re.findall(r"VmHWM:\s+(\d+)", status))])
-                    time.sleep(0.01)
-            seconds = time.perf_counter() - start
-            if process.returncode:
-                raise RuntimeError(f"{name} failed: {command}")
-            if i or not rounds:
-                measurements[name].figures.append(seconds)
-                measurements[name].peak = max(measurements[name].peak, peak)
-    return list(measurements.values())
+    """Whole processes on two cores, from start to exit, after one run of each that does not count."""
+    measurements = [Measurement(name, "s") for name in commands]
+    with cores(2):
+        for _ in range(rounds + 1):
+            for measurement, command in zip(measurements, commands.values(), strict=True):
+                _run(measurement, command)
+    for measurement in measurements:
+        del measurement.wall[0], measurement.cpu[0]
+    return measurements
+
+
+def _run(measurement: Measurement, command: list[str]) -> None:
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    status = Path(f"/proc/{process.pid}/status")
+    while True:
+        # Not the peak from wait4: that of a child begins with its parent's.
+        found = re.search(r"VmHWM:\s+(\d+)", status.read_text(encoding="ascii"))
+        measurement.peak = max(measurement.peak, int(found[1]) / 1024 if found else 0.0)
+        pid, exit_status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(0.01)
+    measurement.wall.append(time.perf_counter() - start)
+    measurement.cpu.append(usage.ru_utime + usage.ru_stime)
+    process.returncode = os.waitstatus_to_exitcode(exit_status)
+    if process.returncode:
+        raise RuntimeError(f"{measurement.name}: expected exit status 0, found {process.returncode}: {command}")
 
 
 def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines() if sys.platform == "linux" else []
+    """The machine and the versions, in one paragraph."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     packages = []
     for name in PACKAGES:
@@ -89,23 +135,46 @@ def machine() -> str:
             packages.append(f"{name} absent")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB; Python {platform.python_version()}, "
-        f"kernel {kernel_name()}; {', '.join(packages)}"
+        f"{model}, {len(AVAILABLE)} cores, {memory:.0f} GiB, load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, kernel {kernel_name()}; {', '.join(packages)}"
     )
 
 
-def report(title: str, measurements: list[Measurement], target: Target | None) -> str:
-    """A Markdown table, fastest first, and the ratio that the target is about."""
-    unit = measurements[0].unit
-    lines = [f"**{title}**", "", f"| way | median, {unit} | min to max | peak MB |", "| --- | --- | --- | --- |"]
-    for m in sorted(measurements, key=lambda m: m.median):
-        peak = f"{m.peak:,.0f}" if m.peak else ""
-        lines.append(f"| {m.name} | {m.median:.4g} | {min(m.figures):.4g} to {max(m.figures):.4g} | {peak} |")
-    if target:
-        medians = {m.name: m.median for m in measurements}
-        peers = {name: medians[name] for name in target.peers or medians if name in medians and name != target.ours}
-        best = min(peers, key=lambda name: peers[name])
-        ratio = medians[target.ours] / peers[best]
-        verdict = "met" if ratio <= target.ratio else "missed"
-        lines += ["", f"{target.ours}: {ratio:.2f} x {best}; target {target.ratio} x: {verdict}"]
-    return "\n".join([*lines, ""])
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join([_row(head), _row("---" for _ in head), *map(_row, rows)])
+
+
+def details(result: Result) -> str:
+    """A Markdown table of one result, fastest first, and how it stands to its targets."""
+    rows = [
+        [
+            m.name,
+            f"{m.median:.4g}",
+            f"{min(m.wall):.4g} to {max(m.wall):.4g}",
+            f"{m.median_cpu:.4g}",
+            f"{m.peak:,.0f}" if m.peak else "",
+        ]
+        for m in sorted(result.measurements, key=lambda m: m.median)
+    ]
+    head = ["way", f"median, {result.measurements[0].unit}", "min to max", "processor time", "peak MB"]
+    lines = [f"{c.what}: {c.found:.3f}, target at most {c.limit:g}: {c.verdict}" for c in result.checks]
+    return "\n\n".join([f"**{result.title}**", _table(head, rows), "  \n".join(lines)]) + "\n"
+
+
+def summary(results: Sequence[Result]) -> str:
+    """A Markdown table of all results: one row per target."""
+    rows = []
+    for result in results:
+        ours, *peers = result.measurements
+        figures = ", ".join(f"{peer.name} {peer.median:.3g}" for peer in sorted(peers, key=lambda peer: peer.median))
+        for i, check in enumerate(result.checks):
+            cpu = "" if check.cpu is None else f"{check.cpu:.3f}"
+            figure = f"{ours.median:.3g} {ours.unit}"
+            first = [result.title, figure, figures] if i == 0 else ["", "", ""]
+            rows.append([*first, check.what, f"{check.found:.3f}", cpu, f"{check.limit:g}", check.verdict])
+    head = ["work", "ours", "peers", "target is", "found", "by processor time", "at most", "verdict"]
+    return _table(head, rows)
