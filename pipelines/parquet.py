@@ -95,7 +95,7 @@ def _run(argv: Sequence[str]) -> None:
 
     seconds = run(options, graph, dataset.num_rows)
     if not options.quiet:
-        print(summary(dataset, options.output, seconds, len(options.key), skip_nulls=options.skip_nulls))
+        print(summary(dataset, options.output, seconds, len(options.key), skip_nulls=options.skip_nulls), flush=True)
 
 
 def summary(dataset: Dataset, directory: str, seconds: float, num_keys: int, *, skip_nulls: bool) -> str:

@@ -49,6 +49,9 @@ def guarded(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[
     except KeyboardInterrupt:
         print(f"{program}: interrupted; no output was written", file=sys.stderr)
         return FAULT
+    except BrokenPipeError:
+        # Whoever reads the summary has seen enough, as `head` has; the results are in place.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
 
 

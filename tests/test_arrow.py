@@ -544,6 +544,19 @@ def test_columns_of_states_that_are_not_there_or_not_states() -> None:
             call("fixed")
 
 
+@pytest.mark.parametrize(
+    ("keys", "error", "message"),
+    [
+        (["k", "k"], ValueError, "key column 'k': expected names that differ from each other and from ['state']"),
+        (["state"], ValueError, "key column 'state': expected names that differ from each other and from ['state']"),
+        ("k", TypeError, "keys: expected a sequence of column names, found the str 'k'"),
+    ],
+)
+def test_keys_to_merge_by_that_are_refused(keys: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        merge_states(some_states(3), keys)
+
+
 def test_keys_to_sort_by_that_are_refused() -> None:
     states = some_states(3)
     with pytest.raises(KeyError, match="column 'z': expected one of k, state"):

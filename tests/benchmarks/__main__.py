@@ -32,8 +32,10 @@ def main() -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=WORK, default=list(WORK), help="not all, but these")
-    parser.add_argument("--quick", action="store_true", help="a twentieth of the size")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", choices=WORK, default=list(WORK), help="not all, but these"
+    )
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the size: the verdicts mean little")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="measurements of each (default 5)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="keep generated files here between runs")
     arguments = parser.parse_args()

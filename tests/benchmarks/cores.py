@@ -10,8 +10,8 @@ from contextlib import contextmanager
 # Where set, the first two make a current NumPy slower than it is; the rows say themselves which kernel they run.
 for variable in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "LSE_STREAM_KERNEL"):
     os.environ.pop(variable, None)
-# What whole processes are started with.
-ENVIRONMENT = dict(os.environ)
+# What whole processes are started with. An import is to find bytecode, as it mostly does in life.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 AVAILABLE = sorted(os.sched_getaffinity(0))
 
 for variable in ("OMP", "OPENBLAS", "MKL", "ARROW"):

@@ -1,12 +1,13 @@
 """What is measured: ours and the peers', each doing the same work to the same result."""
 
+import inspect
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import apache_beam as beam
 import duckdb
@@ -79,12 +80,12 @@ def everything(settings: Settings) -> Iterator[Result]:
 
     fastest, *others = [name for name in _kernel.available() if name != "numpy"]
     ways: dict[str, Callable[[], float]] = {
-        f"lse_stream, {fastest}": partial(ours, fastest),
+        f"lse_stream ({fastest})": partial(ours, fastest),
         "jax (jit)": lambda: float(compiled(device)),
         "torch": lambda: float(torch.logsumexp(tensor, 0)),
         "numpy max+exp+sum+log": by_hand,
         "scipy": lambda: float(scipy.special.logsumexp(x)),
-        **{f"lse_stream, {name}": partial(ours, name) for name in others},
+        **{f"lse_stream ({name})": partial(ours, name) for name in others},
     }
     figures = in_turn(ways, same, settings.rounds, n * 1e-9, "ns per value")
     _kernel.select(fastest)
@@ -103,7 +104,7 @@ def twin(settings: Settings) -> Iterator[Result]:
         return state.value()
 
     ways: dict[str, Callable[[], float]] = {
-        "lse_stream, NumPy twin": ours,
+        "lse_stream (NumPy twin)": ours,
         "np.logaddexp.reduce": lambda: float(np.logaddexp.reduce(x)),
     }
     figures = in_turn(ways, partial(same, tolerance=1e-9), settings.rounds, n * 1e-9, "ns per value")
@@ -136,6 +137,10 @@ def polars_join(frame: pl.LazyFrame) -> pl.LazyFrame:
     x, m = pl.col("x"), pl.col("m")
     shifted = frame.join(frame.group_by("k").agg(x.max().alias("m")), on="k").with_columns((x - m).exp().alias("e"))
     return shifted.group_by("k").agg((pl.col("e").sum().log() + m.first()).alias("lse"))
+
+
+def collected(frame: pl.LazyFrame, engine: Literal["in-memory", "streaming"]) -> pa.Table:
+    return frame.collect(engine=engine).to_arrow()
 
 
 def arrow_formula(table: pa.Table) -> pa.Table:
@@ -173,8 +178,8 @@ def grouped(settings: Settings) -> Iterator[Result]:
         ways: dict[str, Callable[[], pa.Table]] = {
             "lse_stream": partial(our_formula, table),
             "DuckDB": partial(duckdb_formula, connection),
-            "Polars": lambda frame=frame: polars_formula(frame).collect().to_arrow(),
-            "Polars, join": lambda frame=frame: polars_join(frame).collect(engine="streaming").to_arrow(),
+            "Polars": partial(collected, polars_formula(frame), "in-memory"),
+            "Polars (join)": partial(collected, polars_join(frame), "streaming"),
             "pyarrow": partial(arrow_formula, table),
         }
         figures = in_turn(ways, same_by_key, settings.rounds, n * 1e-9, "ns per row")
@@ -209,11 +214,9 @@ import duckdb
 connection = duckdb.connect(config={"threads": 2})
 connection.execute('''copy (select * from (%s) order by k) to '%s' (format parquet)''')
 """
-POLARS_PROCESS = """
-import sys
+POLARS_PROCESS = f"""
 import polars as pl
-sys.path.insert(0, %r)
-from polars_join import polars_join
+{inspect.getsource(polars_join)}
 polars_join(pl.scan_parquet(%r)).sort("k").sink_parquet(%r)
 """
 
@@ -233,3 +236,142 @@ def make_files(folder: Path, n: int) -> None:
         table = pa.table({"k": rng.integers(0, KEYS, rows), "x": rng.normal(-100, 10, rows)})
         pq.write_table(table, unfinished / f"{i:03}.parquet", row_group_size=ROW_GROUP)
     unfinished.rename(folder)
+
+
+def parquet(settings: Settings) -> Iterator[Result]:
+    """Parquet files to a Parquet file of totals by key, whole processes, two cores"""
+    results = settings.data / "results"
+    per_row = []
+    for n in map(settings.size, (2e7, 2e8)):
+        folder = settings.data / f"rows_{n}"
+        make_files(folder, n)
+        shutil.rmtree(results, ignore_errors=True)
+        results.mkdir()
+        paths = {name: results / f"{name}.parquet" for name in ("lse_stream", "DuckDB", "Polars")}
+        program = [sys.executable, "-m", "pipelines.parquet", "--overwrite", "--quiet", "--key=k", "--value=x"]
+        sql = SAFE_SQL.format(source=f"read_parquet('{folder}/*.parquet')")
+        commands = {
+            "lse_stream": [*program, f"--input={folder}", f"--output={paths['lse_stream']}"],
+            "DuckDB": [sys.executable, "-c", DUCKDB_PROCESS % (sql, paths["DuckDB"])],
+            "Polars": [sys.executable, "-c", POLARS_PROCESS % (f"{folder}/*.parquet", str(paths["Polars"]))],
+        }
+        # The large one takes minutes.
+        figures = processes_in_turn(commands, settings.rounds if n < 1e8 else min(settings.rounds, 3))
+        same_by_key({name: pq.read_table(path) for name, path in paths.items()})
+        per_row.append(figures[0].median / n)
+        checks = [ratio(figures, 1.0, ["DuckDB"]), Check("peak memory, MB", figures[0].peak, 2048)]
+        if len(per_row) == 2:
+            checks.append(Check("time per row over that of a tenth of the rows", per_row[1] / per_row[0], 1.0))
+        yield Result(f"Parquet to result, {n:,} rows, {KEYS:,} keys, two cores", figures, checks)
+
+
+# --- Beam -------------------------------------------------------------------------------------------------------------
+
+SHARES = 10
+
+
+class MakePairs(beam.DoFn):
+    """A share's number to its (key, value)s; ``beam.Create`` of them would cost more than all that is measured.
+
+    Keys are of ``keys`` many, or every pair has its own.
+    """
+
+    def __init__(self, rows: int, keys: int | None) -> None:
+        self._rows, self._keys = rows, keys
+
+    def arrays(self, share: int) -> tuple[npt.NDArray[np.int64], Floats]:
+        if self._keys is None:
+            keys = np.arange(self._rows) + share * self._rows
+        else:
+            keys = np.random.default_rng(share).integers(0, self._keys, self._rows)
+        return keys, values(self._rows, share)
+
+    def process(self, share: int) -> Iterator[Any]:
+        keys, numbers = self.arrays(share)
+        yield from zip(keys.tolist(), numbers.tolist(), strict=True)
+
+
+class MakeTables(MakePairs):
+    """The same as a table."""
+
+    def process(self, share: int) -> Iterator[Any]:
+        yield pa.table(dict(zip("kx", self.arrays(share), strict=True)))
+
+
+# Of the run that goes on: the embedded runner works in this process.
+kept: list[Any] = []
+
+
+def keep(result: Any) -> None:
+    kept.append(result)
+
+
+def pipeline(make: MakePairs, combine: beam.PTransform[Any, Any]) -> list[Any]:
+    """Runs the transform on one worker in this process; what came out."""
+    kept.clear()
+    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as graph:
+        made = graph | beam.Create(range(SHARES)) | "Make" >> beam.ParDo(make)
+        made | "Combine" >> combine | "Keep" >> beam.Map(keep)
+    return kept.copy()
+
+
+def same_keys(found: dict[str, list[tuple[int, float]]]) -> None:
+    same({name: np.sort([key for key, _ in results]) for name, results in found.items()})
+
+
+def elements(settings: Settings) -> Iterator[Result]:
+    """Beam element by element: CombinePerKey beside Beam's own Mean"""
+    n = settings.size(2e6)
+    for keys in map(settings.size, (1e3, 1e5)):
+        make = MakePairs(n // SHARES, keys)
+        ways: dict[str, Callable[[], Any]] = {
+            "LogSumExp.PerKey": partial(pipeline, make, LogSumExp.PerKey()),
+            "Mean.PerKey": partial(pipeline, make, Mean.PerKey()),
+        }
+        with cores(len(AVAILABLE)):
+            figures = in_turn(ways, same_keys, settings.rounds, n * 1e-9, "ns per element")
+        yield Result(f"CombinePerKey, {n:,} elements, {keys:,} keys", figures, [ratio(figures, 1.1)])
+
+
+class Finalised(beam.PTransform[Any, Any]):
+    """Tables to results: CombinePerKey's come out finalised too."""
+
+    def expand(self, tables: Any) -> Any:
+        return (
+            tables
+            | LogSumExp.PerKeyOfTables(["k"], "x", num_shards=8)
+            | "Finalise" >> beam.MapTuple(lambda _, table: finalise(table))
+        )
+
+
+def shuffle(settings: Settings) -> Iterator[Result]:
+    """many distinct keys through Beam's shuffle, as tables of states and one by one"""
+    n = settings.size(1e7)
+    few = n // 10
+    measurements = [Measurement(name, "us per key") for name in ("PerKeyOfTables", "CombinePerKey")]
+    ours, theirs = measurements
+
+    def tables(n: int) -> pa.Table:
+        return pa.concat_tables(pipeline(MakeTables(n // SHARES, None), Finalised()))
+
+    def one_by_one(n: int) -> list[tuple[int, float]]:
+        return pipeline(MakePairs(n // SHARES, None), LogSumExp.PerKey())
+
+    with cores(len(AVAILABLE)):
+        same({"PerKeyOfTables": by_key(tables(few // 10)), "CombinePerKey": np.array(sorted(one_by_one(few // 10))).T})
+        for _ in range(min(settings.rounds, 3)):
+            ours.take(partial(tables, n), n * 1e-6)
+            theirs.take(partial(one_by_one, few), few * 1e-6)
+    title = f"{n:,} distinct keys through the shuffle (CombinePerKey at {few:,}, scaled)"
+    yield Result(title, measurements, [ratio(measurements, 0.05)])
+
+
+WORK: dict[str, Callable[[Settings], Iterator[Result]]] = {
+    "global": everything,
+    "twin": twin,
+    "grouped": grouped,
+    "dense": dense,
+    "parquet": parquet,
+    "elements": elements,
+    "shuffle": shuffle,
+}
