@@ -27,6 +27,9 @@ from .values import is_widenable, widen, widen_arrow
 # Rows of one table: bounds the memory of a worker, whatever the size of a row group.
 TABLE_ROWS = 1 << 20
 
+# Bytes of a column that are read from a file at once.
+BUFFER_BYTES = 1 << 20
+
 # Rows of one row group of the output: fixed, as it shapes the bytes.
 OUTPUT_ROW_GROUP = 1 << 20
 
@@ -310,7 +313,11 @@ class _ReadRowGroup(beam.DoFn):
         # The row groups of a file often follow each other: its footer is read once then.
         if self._opened is None or self._opened[0] != path:
             self.teardown()
-            self._opened = path, pq.ParquetFile(open_file(path), page_checksum_verification=True)
+            # Reading ahead, which is the default, would bring whole columns of a row group of any size into memory.
+            file = pq.ParquetFile(
+                open_file(path), pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True
+            )
+            self._opened = path, file
         return self._opened[1]
 
     def teardown(self) -> None:
@@ -351,7 +358,8 @@ class _ReadRowGroup(beam.DoFn):
     def _damaged_column(self, row_group: RowGroup) -> str:
         for column in self._columns if row_group.index is not None else ():
             try:
-                self._open(row_group.path).read_row_group(row_group.index, [column], use_threads=False)
+                for _ in self._open(row_group.path).iter_batches(TABLE_ROWS, [row_group.index], [column]):
+                    pass
             except Exception:
                 return f", column {column!r}"
         return ""

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterable
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -27,6 +28,19 @@ def check_output(directory: str, *, overwrite: bool) -> None:
             raise InputError(f"--output {directory}: expected nothing there but earlier results, found {name}")
         if not overwrite:
             raise InputError(f"--output {directory}: expected nothing there yet (or --overwrite), found {name}")
+
+
+def check_apart(directory: str, inputs: Iterable[str]) -> None:
+    """Raises InputError where an input, a file or a directory, lies in the output directory or around it."""
+    for path in inputs:
+        if _is_within(path, directory) or _is_within(directory, path):
+            raise InputError(f"--output {directory}: expected a place apart from the input, found {path}")
+
+
+def _is_within(path: str, directory: str) -> bool:
+    if is_local(path) and is_local(directory):
+        path, directory = os.path.realpath(path), os.path.realpath(directory)
+    return f"{path.rstrip('/')}/".startswith(directory.rstrip("/") + "/")
 
 
 def stage(directory: str) -> str:

@@ -21,7 +21,7 @@ from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, p
 from lse_stream.parquetio import ROWS_READ, DataError, InputError, rows_read
 
 from .options import EMBEDDED_RUNNER, LogSumExpOptions, UsageError
-from .output import check_output, discard, publish, stage
+from .output import check_apart, check_output, discard, publish, stage
 
 OK, FAULT, USAGE = 0, 1, 2
 
@@ -65,6 +65,7 @@ def run(options: LogSumExpOptions, build: Callable[[beam.Pipeline, str], Any], n
       RunError: the pipeline failed; nothing is left at --output.
     """
     check_output(options.output, overwrite=options.overwrite)
+    check_apart(options.output, options.input)
     start = time.monotonic()
     staging = stage(options.output)
     try:

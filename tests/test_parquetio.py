@@ -344,3 +344,18 @@ def test_a_write_that_fails_leaves_no_file_of_that_name(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="disk full"):
         parquetio._write_shard(str(tmp_path), 1, 0, 0, states, keep_state=False)
     assert list(tmp_path.glob("part-*")) == []
+
+
+def test_a_huge_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
+    n = 4_000_000
+    path = tmp_path / "a.parquet"
+    columns = {"k": np.arange(n), "x": np.random.default_rng(0).normal(size=n)}
+    pq.write_table(pa.table(columns), path, row_group_size=n, use_dictionary=False, compression="none")
+    dataset = parquetio.scan([str(path)], ["k"], "x")
+    [row_group] = dataset.row_groups
+    before = pa.total_allocated_bytes()
+    reader = parquetio._ReadRowGroup(dataset)
+    held = [pa.total_allocated_bytes() - before for _ in reader.process(row_group)]
+    reader.teardown()
+    assert len(held) > 1
+    assert 0 < max(held) < path.stat().st_size

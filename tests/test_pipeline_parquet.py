@@ -601,6 +601,15 @@ def test_the_input_may_be_earlier_results(tmp_path: Path) -> None:
     assert second["fold"].to_pylist() == first["fold"].unique().to_pylist()
 
 
+@pytest.mark.parametrize("output", ["first", "first/again", "."])
+def test_the_output_lies_apart_from_the_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str) -> None:
+    source = write(tmp_path / "first" / "part-00000-of-00001.parquet", sample(200))
+    argv = ["--input", str(source.parent), "--key=fold", "--value=value", "--output", str(tmp_path / output)]
+    assert main([*argv, "--overwrite"]) == 2
+    assert f"--output {tmp_path / output}" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["first", source.name]
+
+
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
