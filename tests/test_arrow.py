@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,14 @@ def record(*values: float) -> bytes:
 
 
 def reference(keys: Sequence[Key], values: Sequence[float | None], skip_nulls: bool = True) -> dict[Key, bytes | None]:
-    """The record of each key: one accumulator per key, one value at a time."""
-    states: dict[Key, LogSumExpAccumulator | None] = {}
+    """The record of each key: one accumulator per key."""
+    groups: dict[Key, list[float | None]] = {}
     for key, value in zip(keys, values, strict=True):
-        state = states.setdefault(key, LogSumExpAccumulator())
-        if value is None:
-            if not skip_nulls:
-                states[key] = None
-        elif state is not None:
-            state.add(float(value))
-    return {key: None if state is None else state.to_bytes() for key, state in states.items()}
+        groups.setdefault(key, []).append(value)
+    return {
+        key: None if None in group and not skip_nulls else record(*(float(x) for x in group if x is not None))
+        for key, group in groups.items()
+    }
 
 
 def found(table: pa.Table, keys: Sequence[str]) -> dict[Key, bytes | None]:
@@ -766,10 +765,10 @@ def test_a_damaged_state_is_named_by_column_and_row(damaged: bytes, message: str
     ]
     for column, row in columns:
         table = pa.table({"k": range(len(column)), "total": column})
-        calls: list[Callable[[], object]] = [
-            lambda table=table: finalise(table, state="total"),  # type: ignore[misc]
-            lambda table=table: merge_states([table.slice(0, 1), table], ["k"], state="total"),  # type: ignore[misc]
-            lambda column=column: states_from_arrow(column, "total"),  # type: ignore[misc]
+        calls = [
+            partial(finalise, table, state="total"),
+            partial(merge_states, [table.slice(0, 1), table], ["k"], state="total"),
+            partial(states_from_arrow, column, "total"),
         ]
         for call in calls:
             with pytest.raises(StateError, match=f"^column 'total', row {row}: {message}$") as caught:
