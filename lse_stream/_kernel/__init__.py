@@ -30,6 +30,11 @@ except ImportError:  # there was no compiler at installation
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+Sums = tuple[Words, Ints]
+
+# What values are multiplied by, as a double-double.
+NATURAL = np.array([1.0, 0.0])
 
 # What ``known_answers`` must give on every machine.
 KNOWN_ANSWERS = "fe7188f913814bbdd69bf9c78740c738e509eaa8640b60dda495b4cc5fcb7972"
@@ -84,11 +89,56 @@ def state_values(states: States) -> Floats:
     return out
 
 
-def check_states(states: States) -> None:
-    """Raises StateError for the first record that is not canonical."""
-    fault = _kernel().check(np.ascontiguousarray(states))
+def check_states(states: States, scale: Floats = NATURAL, *, has_signs: bool = False) -> None:
+    """Raises StateError for the first record that is not canonical for that scale, of weights with signs or without."""
+    fault = _kernel().check(np.ascontiguousarray(states), scale, bytes([has_signs]))
     if fault:
         raise fault_error(states, *fault)
+
+
+def group_terms(codes: Codes, x: Floats, weights: Floats | None, n_groups: int, scale: Floats = NATURAL) -> States:
+    """The states (n_groups,) of the products w e^(c x) with each code (n,); without weights every one is 1.
+
+    Args:
+      scale: c as a double-double (2,), positive.
+    """
+    states = np.empty(n_groups, RECORD)
+    arrays = (np.ascontiguousarray(a, np.float64) for a in (x, np.empty(0) if weights is None else weights))
+    _kernel().group_terms(states, np.ascontiguousarray(codes, np.int32), *arrays, scale)
+    return states
+
+
+def quotients_of(states: States, counts: Ints, scale: Floats = NATURAL) -> Floats:
+    """Of each state (n,): sign of the sum; ln q as a double-double; q as one: (n, 5).
+
+    q = abs(sum) / (count T), T the term of the max. Where abs(c max) >= 2^60 and where it is infinite, T is 1.
+    """
+    out = np.empty((states.size, 5))
+    _kernel().quotients_of(np.ascontiguousarray(states), np.ascontiguousarray(counts, np.int64), scale, out)
+    return out
+
+
+def weights_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL) -> Floats:
+    """e^(c x) over the sum of the state of each row's code (n,)."""
+    out = np.empty(codes.size)
+    rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(x, np.float64))
+    _kernel().weights_of(np.ascontiguousarray(states), *rows, scale, out)
+    return out
+
+
+def sum_products(codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> Sums:
+    """The exact sum of a b (nothing where b is 0; b is 1 if None) for each code, and where each begins (n_groups + 1,)."""
+    begins = np.empty(n_groups + 1, np.int64)
+    arrays = (np.ascontiguousarray(v, np.float64) for v in (a, np.empty(0) if b is None else b))
+    words = _kernel().sum_products(np.ascontiguousarray(codes, np.int32), *arrays, begins)
+    return np.frombuffer(words, np.uint64), begins
+
+
+def merge_sums(codes: Codes, words: Words, at: Ints, n_groups: int) -> Sums:
+    """The exact sums for each code of those stored at places (n,) of the words, and where each begins."""
+    begins = np.empty(n_groups + 1, np.int64)
+    rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(words), np.ascontiguousarray(at, np.int64))
+    return np.frombuffer(_kernel().merge_sums(*rows, begins), np.uint64), begins
 
 
 def encode_int64(keys: Ints) -> tuple[Codes, Ints]:

@@ -46,6 +46,9 @@ typedef __int128 wide;
 #define BLOCK 2048   /* values of one pass over the cache, at most FLUSH */
 #define BATCH 64     /* states finished together, a multiple of 8 */
 #define NO_BASE INT64_MIN
+#define FAR_BASE (50LL << 56) /* added to the base of a sum of weights where |max| >= 2^60 */
+#define NOTHING (-(1LL << 61))      /* exponent of a product that contributes nothing */
+#define ROWS 512                    /* rows of one pass by group: their limbs stay in the first-level cache */
 
 INLINE uint64_t bits_of(double d) {
     uint64_t b;
@@ -63,6 +66,28 @@ INLINE uint64_t bias_of(int64_t base) { return (uint64_t)(1023 - base) * 128; }
 
 /* --- loops over values, one instance per instruction set -------------------------------------------------------- */
 
+/* What the values are multiplied by: ln b for a base b. The natural scale is 1. */
+typedef struct {
+    double high, low;
+} scale;
+
+static const scale NATURAL = {1.0, 0.0};
+
+/* Rows as w e^(c x) = (high + low) 2^exponent with 1 <= |high| < 4. Where nothing is added (w = 0, x = -inf), or x is not
+   for the loop, high and low are 0 and the exponent is NOTHING. */
+typedef struct {
+    double high[ROWS], low[ROWS];
+    int64_t exponent[ROWS];
+    double max;  /* largest x that counts */
+    int64_t top; /* exponent of the largest rounded product */
+    int odd;     /* whether an x was not for the loop: NaN, +inf, or too far from 0 */
+} products;
+
+typedef struct {
+    double high[ROWS], low[ROWS];
+    int64_t exponent[ROWS];
+} factors;
+
 typedef struct {
     const char *name;
     double (*block_max)(const double *x, size_t n);
@@ -72,6 +97,10 @@ typedef struct {
     void (*own_terms)(const double *x, const uint64_t *bias, size_t n, double *term, double *term_low, int64_t own[3][BATCH]);
     void (*finish)(const double *max, const double *term, const double *term_low, double digits[5][BATCH], size_t n, double *out);
     void (*widen)(const float *x, size_t n, double *out);
+    void (*weigh_near)(const double *x, const double *w, size_t n, scale c, products *p);
+    void (*weigh_any)(const double *x, const double *w, size_t n, scale c, products *p);
+    void (*sum_products)(const products *p, size_t n, int64_t base, int64_t out[3]);
+    void (*multiply)(const products *p, const factors *f, size_t n, double *out);
 } instruction_set;
 
 #define STRING_(s) #s
@@ -198,7 +227,7 @@ INLINE int64_t base_of_exponent(int64_t k) {
 static int64_t base_of(double x) {
     double high, low;
     uint64_t steps, turns;
-    term_portable(x, 1, &high, &low, &steps, &turns);
+    term_portable(x, 0.0, 1, &high, &low, &steps, &turns);
     return base_of_exponent(((int64_t)steps >> 7) + (int64_t)(turns << 22));
 }
 
@@ -220,7 +249,7 @@ static void raise_max(state *s, double max) {
 static void limbs_of(double x, int64_t base, int64_t limb[3]) {
     double high, low;
     uint64_t steps, turns, v0, v1, v2;
-    term_portable(x, 1, &high, &low, &steps, &turns);
+    term_portable(x, 0.0, 1, &high, &low, &steps, &turns);
     double scale = power_portable(steps, turns, bias_of(base));
     cut_portable(high * scale, low * scale, &v0, &v1, &v2);
     limb[0] = (int64_t)(v0 - LIMB_BITS_0);
@@ -282,6 +311,8 @@ static void add_all_float(state *s, const float *x, size_t n) {
     }
 }
 
+INLINE int is_near_base(int64_t base) { return base != NO_BASE && base < FAR_BASE / 2; }
+
 /* Returns 0, or -1 where the count would overflow; s is as before then. */
 static int merge(state *s, state other) {
     int64_t count;
@@ -294,9 +325,16 @@ static int merge(state *s, state other) {
             *s = other;
             other = smaller;
         }
-        if (is_near(s->max) ? is_near(other.max) : other.max == s->max) {
-            if (is_near(s->max)) move_to(other.limb, other.base, s->base);
-            for (int j = 0; j < 3; j++) s->limb[j] += other.limb[j];
+        if (is_near_base(s->base) ? is_near_base(other.base) : other.max == s->max) {
+            if (!isinf(s->max)) {
+                int64_t base = s->base > other.base ? s->base : other.base;
+                if (s->base != base) move_to(s->limb, s->base, base);
+                if (other.base != base) move_to(other.limb, other.base, base);
+                for (int j = 0; j < 3; j++) s->limb[j] += other.limb[j];
+                s->base = base;
+            } else if (s->limb[0] != other.limb[0]) { /* the infinities of a sum with signs: 1 or -1 */
+                set_nan(s);
+            }
         }
     }
     s->count = count;
@@ -360,8 +398,90 @@ static void values_of(const record *records, size_t n, double *out) {
     }
 }
 
+/* --- weights and scales ----------------------------------------------------------------------------------------- */
+
+/* The term of one x, |c x| < 2^60, on the grid of its own base. */
+static void own_term(double x, scale c, int64_t *base, double *term, double *term_low, int64_t limb[3]) {
+    double y, below, high, low;
+    uint64_t steps, turns, v0, v1, v2;
+    two_prod_portable(x, c.high, &y, &below);
+    term_portable(y, below + x * c.low, 1, &high, &low, &steps, &turns);
+    *base = base_of_exponent(((int64_t)steps >> 7) + (int64_t)(turns << 22));
+    double power = power_portable(steps, turns, bias_of(*base));
+    *term = high * power, *term_low = low * power;
+    cut_portable(*term, *term_low, &v0, &v1, &v2);
+    limb[0] = (int64_t)(v0 - LIMB_BITS_0);
+    limb[1] = (int64_t)(v1 - LIMB_BITS_1);
+    limb[2] = (int64_t)(v2 - LIMB_BITS_2);
+}
+
+INLINE int is_near_in(double x, scale c) { return fabs(x * c.high) < TOO_FAR; }
+
+/* Adds a product with |c x| < 2^60. */
+static void add_product(state *s, double x, double high, double low, int64_t exponent) {
+    if (s->max != s->max || (s->max > x && !is_near_base(s->base))) return;
+    int64_t base = base_of_exponent(exponent + (int64_t)((bits_of(high) >> 52) & 0x7ff) - 1023);
+    if (!is_near_base(s->base)) {
+        s->limb[0] = s->limb[1] = s->limb[2] = 0;
+        s->base = base;
+    } else if (base > s->base) {
+        move_to(s->limb, s->base, base);
+        s->base = base;
+    }
+    if (x > s->max) s->max = x + 0.0;
+    int64_t biased = exponent + 1023 - s->base;
+    if (biased <= 0) return;
+    uint64_t v0, v1, v2;
+    double power = double_of((uint64_t)biased << 52);
+    cut_portable(high * power, low * power, &v0, &v1, &v2);
+    s->limb[0] += (int64_t)(v0 - LIMB_BITS_0);
+    s->limb[1] += (int64_t)(v1 - LIMB_BITS_1);
+    s->limb[2] += (int64_t)(v2 - LIMB_BITS_2);
+}
+
+/* Adds w e^(c x) where x is NaN, +inf or |c x| >= 2^60: of those that far x alone decides, and weights are summed. */
+static void add_odd(state *s, double x, double w, scale c, int is_signed) {
+    if (w == 0.0 || x == -INFINITY || is_near_in(x, c) || s->max != s->max || x < s->max) return;
+    if (x != x) {
+        set_nan(s);
+        return;
+    }
+    state part = {0, x, NO_BASE, {0, 0, 0}};
+    if (!is_signed) {
+        part.limb[0] = isfinite(x);
+    } else if (isinf(x)) {
+        part.limb[0] = w > 0.0 ? 1 : -1;
+    } else {
+        uint64_t v0, v1, v2;
+        int exponent;
+        double fraction = frexp(w, &exponent);
+        int64_t base = base_of_exponent(exponent - 1);
+        cut_portable(ldexp(fraction, exponent - (int)base), 0.0, &v0, &v1, &v2);
+        part.base = FAR_BASE + base;
+        part.limb[0] = (int64_t)(v0 - LIMB_BITS_0);
+        part.limb[1] = (int64_t)(v1 - LIMB_BITS_1);
+        part.limb[2] = (int64_t)(v2 - LIMB_BITS_2);
+    }
+    merge(s, part);
+}
+
+static void weigh_rows(const double *x, const double *w, size_t n, scale c, products *p) {
+    int is_natural = c.high == 1.0 && c.low == 0.0;
+    if (is_natural) loops->weigh_near(x, w, n, c, p);
+    if (!is_natural || p->odd) loops->weigh_any(x, w, n, c, p);
+}
+
+static void add_products(state *s, const products *p, size_t n) {
+    if (p->top == NOTHING) return;
+    state part = {0, p->max + 0.0, base_of_exponent(p->top), {0, 0, 0}};
+    int64_t sums[3];
+    loops->sum_products(p, (n + 7) / 8 * 8, part.base, sums);
+    for (int j = 0; j < 3; j++) part.limb[j] = sums[j];
+    merge(s, part);
+}
+
 /* Index of the fault in record.py's FAULTS, or -1. */
-static int fault_of(const record *r) {
+static int fault_of(const record *r, scale c, int is_signed) {
     if (r->version != 1) return 0;
     if (r->kind != 0) return 1;
     if (r->scale != 0) return 2;
@@ -370,17 +490,114 @@ static int fault_of(const record *r) {
     state s = load(r);
     if (s.max != s.max && bits_of(s.max) != 0x7ff8000000000000ULL) return 5;
     if (bits_of(s.max) == 1ULL << 63 || (s.count == 0 && s.max != -INFINITY)) return 5;
-    if (s.base != (is_near(s.max) ? base_of(s.max) : NO_BASE)) return 6;
-    if (is_near(s.max)) {
-        int64_t own[3];
-        limbs_of(s.max, s.base, own);
-        for (int j = 0; j < 3; j++)
-            if (s.limb[j] >> LIMB_WIDTH < -s.count || s.limb[j] >> LIMB_WIDTH > s.count) return 7;
+    int fits = 1;
+    for (int j = 0; j < 3; j++) fits &= s.limb[j] >> LIMB_WIDTH >= -s.count && s.limb[j] >> LIMB_WIDTH <= s.count;
+    if (is_signed && isfinite(s.max)) {
+        /* The base is that of a weight, or of a weight times a term: with |weight| from 2^-1074 to 2^1024. */
+        int64_t own[3], least = FAR_BASE, most = FAR_BASE + 1050;
+        double term, term_low;
+        if (is_near_in(s.max, c)) {
+            own_term(s.max, c, &least, &term, &term_low, own);
+            most = FAR_BASE / 2 - 1;
+        }
+        if ((s.base - least) % LIMB_WIDTH != 0 || s.base < least - 1100 || s.base > most) return 6;
+        return fits ? -1 : 7;
+    }
+    if (is_near_in(s.max, c)) {
+        int64_t base, own[3];
+        double term, term_low;
+        own_term(s.max, c, &base, &term, &term_low, own);
+        if (s.base != base) return 6;
+        if (!fits) return 7;
         for (int j = 0; j < 3; j++) s.limb[j] -= own[j];
         return s.limb[0] + ((s.limb[1] + (s.limb[2] >> LIMB_WIDTH)) >> LIMB_WIDTH) < 0 ? 7 : -1;
     }
-    int first = isfinite(s.max) ? s.limb[0] > 0 && s.limb[0] <= s.count : s.limb[0] == 0;
+    if (s.base != NO_BASE) return 6;
+    int first = isfinite(s.max) ? s.limb[0] > 0 && s.limb[0] <= s.count
+                : is_signed && s.max == INFINITY ? s.limb[0] == 1 || s.limb[0] == -1
+                                                 : s.limb[0] == 0;
     return first && s.limb[1] == 0 && s.limb[2] == 0 ? -1 : 7;
+}
+
+/* limb[0] + limb[1] 2^-50 + limb[2] 2^-100 >= 0, as a double-double. */
+static void pair_of(const wide limb[3], double *high, double *low) {
+    double digits[5], error;
+    wide part = limb[2];
+    digits[0] = LOW_BITS(part) * 0x1p-100;
+    part = limb[1] + (part >> LIMB_WIDTH);
+    digits[1] = LOW_BITS(part) * 0x1p-50;
+    part = limb[0] + (part >> LIMB_WIDTH);
+    digits[2] = LOW_BITS(part);
+    part >>= LIMB_WIDTH;
+    digits[3] = LOW_BITS(part) * 0x1p50;
+    digits[4] = (double)(int64_t)(part >> LIMB_WIDTH) * 0x1p100;
+    *high = digits[0], *low = 0.0;
+    for (int d = 1; d < 5; d++) {
+        two_sum_portable(digits[d], *high, high, &error);
+        quick_two_sum_portable(*high, error + *low, high, low);
+    }
+}
+
+static int is_negative(const wide limb[3]) { return limb[0] + ((limb[1] + (limb[2] >> LIMB_WIDTH)) >> LIMB_WIDTH) < 0; }
+
+static void divide(double ah, double al, double bh, double bl, double *qh, double *ql) {
+    double q = ah / bh, ph, pl;
+    two_prod_portable(q, bh, &ph, &pl);
+    quick_two_sum_portable(q, ((((ah - ph) - pl) + al) - q * bl) / bh, qh, ql);
+}
+
+/* What a state says of its sum S beside its max: with T the term of the max, or 1 where that is too far, q = |S| / (n T). */
+typedef struct {
+    double sign;              /* of S; 0 where S is 0 */
+    double log_high, log_low; /* ln q */
+    double high, low;         /* q */
+} quotient;
+
+static quotient quotient_of(const state *s, int64_t n, scale c) {
+    quotient q = {1.0, 0.0, 0.0, 1.0, 0.0};
+    if (!isfinite(s->max)) {
+        q.sign = isinf(s->max) ? (s->max < 0.0 ? 0.0 : s->limb[0] < 0 ? -1.0 : 1.0) : NAN;
+        return q;
+    }
+    wide sum[3], rest[3];
+    int64_t own[3] = {1, 0, 0}, base = s->base == NO_BASE ? NO_BASE : FAR_BASE;
+    double term = 1.0, term_low = 0.0, sum_high, sum_low, rest_high, rest_low, ph, pl, y, y_low;
+    if (is_near_base(s->base)) own_term(s->max, c, &base, &term, &term_low, own);
+    int negative = is_negative(s->limb);
+    for (int j = 0; j < 3; j++) sum[j] = negative ? -s->limb[j] : s->limb[j];
+    pair_of(sum, &sum_high, &sum_low);
+    if (sum_high == 0.0) return (quotient){0.0, -INFINITY, 0.0, 0.0, 0.0};
+    /* n T */
+    quick_two_sum_portable(term, term_low, &term, &term_low);
+    double n_high = (double)n, n_low = (double)(int64_t)((uint64_t)n - (uint64_t)n_high);
+    two_prod_portable(term, n_high, &ph, &pl);
+    quick_two_sum_portable(ph, pl + (term * n_low + term_low * n_high), &term, &term_low);
+    q.sign = negative ? -1.0 : 1.0;
+    divide(sum_high, sum_low, term, term_low, &q.high, &q.low);
+    double power = 0.0;
+    if (s->base == base && q.high >= 0.5) {
+        /* S - n T is exact in integers: ties cancel, and what little is left has its full accuracy. */
+        for (int j = 0; j < 3; j++) rest[j] = sum[j] - (wide)n * own[j];
+        int below = is_negative(rest);
+        for (int j = 0; below && j < 3; j++) rest[j] = -rest[j];
+        pair_of(rest, &rest_high, &rest_low);
+        divide(rest_high, rest_low, term, term_low, &y, &y_low);
+        if (below) y = -y, y_low = -y_low;
+    } else {
+        int64_t apart = s->base - base;
+        int exponent;
+        frexp(q.high, &exponent);
+        y = ldexp(q.high, 1 - exponent) - 1.0, y_low = ldexp(q.low, 1 - exponent);
+        power = (double)(exponent - 1 + apart);
+        apart = apart < -3000 ? -3000 : apart > 3000 ? 3000 : apart;
+        q.high = ldexp(q.high, (int)apart), q.low = ldexp(q.low, (int)apart);
+    }
+    double high, low, error;
+    quick_two_sum_portable(y, y_low, &y, &y_low);
+    log1p_pair_portable(y, y_low, &high, &low);
+    two_sum_portable(power * LN2_HIGH, high, &high, &error);
+    quick_two_sum_portable(high, low + (error + power * LN2_LOW), &q.log_high, &q.log_low);
+    return q;
 }
 
 /* --- values and states by group --------------------------------------------------------------------------------- */
@@ -395,7 +612,6 @@ typedef struct __attribute__((aligned(64))) {
     int32_t base;
 } line;
 
-#define ROWS 512  /* rows of one pass: their limbs stay in the first-level cache */
 #define AHEAD 64  /* rows to prefetch lines for */
 
 static void line_from_state(line *l, const state *s) {
@@ -640,6 +856,293 @@ static int merge_groups(record *records, size_t groups, const int32_t *codes, co
     return DONE;
 }
 
+/* The same for w e^(c x); without weights every one is 1. */
+static int group_terms(record *records, size_t groups, const int32_t *codes, const double *x, const double *w, size_t n, scale c) {
+    static const double one = 1.0;
+    double ones[ROWS];
+    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    products *p = malloc(sizeof *p);
+    state *states = allocate(groups * sizeof(state));
+    if (!p || !states) {
+        free(p), free(states);
+        return NO_MEMORY;
+    }
+    for (size_t i = 0; i < ROWS; i++) ones[i] = one;
+    for (size_t i = 0; i < groups; i++) states[i] = EMPTY;
+    for (size_t i = 0; i < n; i += ROWS) {
+        size_t size = n - i < ROWS ? n - i : ROWS, runs = 1;
+        const double *weights = w ? w + i : ones;
+        weigh_rows(x + i, weights, size, c, p);
+        for (size_t j = 1; j < size; j++) runs += codes[i + j] != codes[i + j - 1];
+        if (runs == 1) {
+            add_products(states + codes[i], p, size);
+            states[codes[i]].count += (int64_t)size;
+        } else {
+            for (size_t j = 0; j < size; j++) {
+                state *s = states + codes[i + j];
+                __builtin_prefetch(states + codes[i + (j + 16 < size ? j + 16 : j)], 1);
+                if (p->exponent[j] != NOTHING) add_product(s, x[i + j], p->high[j], p->low[j], p->exponent[j]);
+                s->count++;
+            }
+        }
+        for (size_t j = 0; p->odd && j < size; j++) add_odd(states + codes[i + j], x[i + j], weights[j], c, w != NULL);
+    }
+    for (size_t i = 0; i < groups; i++) store(records + i, states + i);
+    free(p), free(states);
+    return DONE;
+}
+
+/* 1 / S of a state as (high + low) 2^exponent. */
+typedef struct {
+    double high, low, max;
+    int64_t exponent;
+    int is_far;
+} reciprocal;
+
+static reciprocal reciprocal_of(const state *s) {
+    reciprocal r = {NAN, 0.0, s->max, 0, 0};
+    if (!isfinite(s->max)) return r;
+    wide sum[3];
+    double high, low;
+    int exponent, negative = is_negative(s->limb);
+    for (int j = 0; j < 3; j++) sum[j] = negative ? -s->limb[j] : s->limb[j];
+    pair_of(sum, &high, &low);
+    if (high == 0.0) return r;
+    frexp(high, &exponent);
+    divide(1.0, 0.0, ldexp(high, -exponent), ldexp(low, -exponent), &r.high, &r.low);
+    if (negative) r.high = -r.high, r.low = -r.low;
+    r.is_far = !is_near_base(s->base);
+    r.exponent = -exponent - (s->base == NO_BASE ? 0 : r.is_far ? s->base - FAR_BASE : s->base);
+    return r;
+}
+
+/* e^(c x) / S, with S the sum of the state of each row's code. */
+static int weights_of(const record *records, size_t groups, const int32_t *codes, const double *x, size_t n, scale c, double *out) {
+    double ones[ROWS];
+    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    reciprocal *table = allocate(groups * sizeof(reciprocal));
+    products *p = malloc(sizeof *p);
+    factors *f = malloc(sizeof *f);
+    if (!table || !p || !f) {
+        free(table), free(p), free(f);
+        return NO_MEMORY;
+    }
+    for (size_t i = 0; i < ROWS; i++) ones[i] = 1.0, f->high[i] = f->low[i] = 0.0, f->exponent[i] = 0;
+    for (size_t i = 0; i < groups; i++) {
+        state s = load(records + i);
+        table[i] = reciprocal_of(&s);
+    }
+    for (size_t i = 0; i < n; i += ROWS) {
+        size_t size = n - i < ROWS ? n - i : ROWS;
+        int any_far = 0;
+        weigh_rows(x + i, ones, size, c, p);
+        for (size_t j = 0; j < size; j++) {
+            const reciprocal *r = table + codes[i + j];
+            f->high[j] = r->high, f->low[j] = r->low, f->exponent[j] = r->exponent;
+            any_far |= r->is_far;
+        }
+        loops->multiply(p, f, size, out + i);
+        if (!any_far && !p->odd) continue;
+        for (size_t j = 0; j < size; j++) {
+            const reciprocal *r = table + codes[i + j];
+            double v = x[i + j];
+            if (r->high != r->high || v != v)
+                out[i + j] = NAN;
+            else if (r->is_far && v == r->max)
+                out[i + j] = ldexp(r->high, (int)r->exponent);
+            else if (r->is_far || !is_near_in(v, c))
+                out[i + j] = r->is_far && v < r->max ? 0.0 : v > 0.0 || r->is_far ? copysign(INFINITY, r->high) : 0.0;
+        }
+    }
+    free(table), free(p), free(f);
+    return DONE;
+}
+
+/* --- exact sums ------------------------------------------------------------------------------------------------- */
+
+/* A sum of products of doubles as an integer in units of 2^-2176: chunk i counts 2^(32 i) of them. A product adds less than
+   2^54 to a chunk, so some hundred fit before carries have to be propagated. After R. M. Neal, "Fast exact summation using small and large
+   superaccumulators" (2015). The number alone decides its digits: they are the canonical form. */
+#define CHUNKS 140
+#define WORDS (CHUNKS / 2 + 2) /* of the sign at most two more */
+#define UNIT (-2176)
+#define ADDITIONS 256
+
+typedef struct {
+    int64_t chunk[2 * WORDS];
+    int first, last; /* of the chunks that are not 0 */
+    uint32_t additions;
+    uint32_t special;
+} exact_sum;
+
+/* As it is stored: this head, then words of 64 bits in two's complement, the lowest first; no more than are needed. */
+typedef struct {
+    int16_t low; /* place of the first word */
+    uint16_t words;
+    uint32_t special;
+} exact_head;
+
+enum { PLUS_INFINITY = 1, MINUS_INFINITY = 2, NOT_A_NUMBER = PLUS_INFINITY | MINUS_INFINITY };
+
+static void clear(exact_sum *s) {
+    memset(s, 0, sizeof *s);
+    s->first = CHUNKS;
+    s->last = -1;
+}
+
+static void propagate(exact_sum *s) {
+    int64_t carry = 0;
+    int i = s->first;
+    for (; i < CHUNKS - 1 && (i <= s->last || (carry != 0 && carry != -1)); i++) {
+        int64_t total = s->chunk[i] + carry;
+        s->chunk[i] = total & 0xffffffff;
+        carry = total >> 32;
+    }
+    if (carry) { /* the sign: the top chunk alone is negative */
+        s->chunk[i] += carry;
+        s->last = i;
+    }
+    s->additions = 0;
+}
+
+/* Adds +-bits 2^at units, bits < 2^53. */
+INLINE void add_bits(exact_sum *s, int at, uint64_t bits, int64_t negative) {
+    int chunk = at >> 5, shift = at & 31;
+    int64_t low = (int64_t)(bits << shift & 0xffffffff), high = (int64_t)(bits >> (32 - shift));
+    s->chunk[chunk] += (low ^ -negative) + negative;
+    s->chunk[chunk + 1] += (high ^ -negative) + negative;
+    s->first = chunk < s->first ? chunk : s->first;
+    s->last = chunk + 1 > s->last ? chunk + 1 : s->last;
+}
+
+/* The integer m of x = +-m 2^exponent. */
+INLINE uint64_t mantissa_of(double x, int *exponent) {
+    uint64_t bits = bits_of(x) & 0x7fffffffffffffffULL, field = bits >> 52;
+    *exponent = (int)(field ? field : 1) - 1075;
+    return (bits & 0xfffffffffffffULL) | (uint64_t)(field != 0) << 52;
+}
+
+/* Adds a b; nothing where b is 0. */
+INLINE void add_product_of(exact_sum *s, double a, double b) {
+    if (b == 0.0) return;
+    if (!isfinite(a) || !isfinite(b)) {
+        double product = a * b;
+        s->special |= product != product ? NOT_A_NUMBER : product > 0 ? PLUS_INFINITY : MINUS_INFINITY;
+        return;
+    }
+    int of_a, of_b, negative = signbit(a) != signbit(b);
+    uint64_t ma = mantissa_of(a, &of_a), mb = mantissa_of(b, &of_b);
+    if (b == 1.0 || b == -1.0) {
+        add_bits(s, of_a - UNIT, ma, negative);
+    } else {
+        unsigned __int128 m = (unsigned __int128)ma * mb;
+        int at = of_a + of_b - UNIT;
+        add_bits(s, at, (uint64_t)m & ((1ULL << 53) - 1), negative);
+        add_bits(s, at + 53, (uint64_t)(m >> 53), negative);
+    }
+    if (++s->additions == ADDITIONS) propagate(s);
+}
+
+static void add_stored(exact_sum *s, const uint64_t *stored) {
+    exact_head head;
+    memcpy(&head, stored, sizeof head);
+    s->special |= head.special;
+    for (int i = 0; i < head.words; i++) {
+        int64_t upper = (int64_t)stored[1 + i] >> 32; /* the last word has the sign */
+        int at = 2 * (head.low + i);
+        s->chunk[at] += (int64_t)(stored[1 + i] & 0xffffffff);
+        s->chunk[at + 1] += i + 1 < head.words ? (int64_t)(uint32_t)upper : upper;
+    }
+    if (head.words) {
+        s->first = 2 * head.low < s->first ? 2 * head.low : s->first;
+        s->last = 2 * (head.low + head.words) > s->last ? 2 * (head.low + head.words) : s->last;
+    }
+    if (++s->additions == ADDITIONS) propagate(s);
+}
+
+/* Writes a sum, and clears it; returns how many words that took. */
+static size_t store_exact(exact_sum *s, uint64_t out[1 + WORDS]) {
+    exact_head head = {0, 0, s->special};
+    if (!s->special && s->last >= 0) {
+        propagate(s);
+        int low = s->first / 2, high = s->last / 2 + 1;
+        for (int i = low; i <= high; i++)
+            out[1 + i - low] = (uint64_t)s->chunk[2 * i] + ((uint64_t)s->chunk[2 * i + 1] << 32);
+        if (s->chunk[s->last] < 0) /* the sign, in all that is above it */
+            for (int i = s->last + 1; i < 2 * high + 2; i++)
+                out[1 + i / 2 - low] |= 0xffffffffULL << (i % 2 * 32);
+        int n = high - low + 1, skip = 0;
+        while (n && (out[n] == 0 || (n > 1 && out[n] == ~0ULL)) && (n > 1 ? (int64_t)(out[n - 1] ^ out[n]) >= 0 : 1)) n--;
+        while (skip < n && out[1 + skip] == 0) skip++;
+        memmove(out + 1, out + 1 + skip, (size_t)(n - skip) * 8);
+        head.words = (uint16_t)(n - skip);
+        head.low = (int16_t)(head.words ? low + skip : 0);
+    }
+    clear(s);
+    memcpy(out, &head, sizeof head);
+    return 1 + head.words;
+}
+
+/* Words that grow. */
+typedef struct {
+    uint64_t *data;
+    size_t size, room;
+} buffer;
+
+static int append_exact(buffer *b, exact_sum *s) {
+    if (b->size + 1 + WORDS > b->room) {
+        size_t room = 2 * b->room + 1024;
+        uint64_t *data = realloc(b->data, room * 8);
+        if (!data) return NO_MEMORY;
+        b->data = data, b->room = room;
+    }
+    b->size += store_exact(s, b->data + b->size);
+    return DONE;
+}
+
+/* Copies items of 8 bytes to the order of their codes. starts[g] is the first place of code g, and is its end afterwards. */
+static void sort_by_code(const int32_t *codes, const void *items, size_t n, int64_t *starts, void *sorted) {
+    for (size_t i = 0; i < n; i++) memcpy((char *)sorted + 8 * starts[codes[i]]++, (const char *)items + 8 * i, 8);
+}
+
+/* The sums of each group, and where each begins among the words: of products a b (b may be NULL: 1), or of the sums stored
+   among words at the places a. */
+static int sum_groups(const int32_t *codes, const void *a, const double *b, const uint64_t *words, size_t n, size_t groups,
+                      int64_t *begins, buffer *out) {
+    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    int result = NO_MEMORY, is_sorted = codes_ascend(codes, n);
+    size_t size = (groups + 1) * sizeof(int64_t);
+    int64_t *ends = allocate(size), *places = allocate(size);
+    void *sorted_a = is_sorted ? NULL : allocate(n * 8), *sorted_b = is_sorted || !b ? NULL : allocate(n * 8);
+    if (ends && places && (is_sorted || (sorted_a && (sorted_b || !b)))) {
+        memset(ends, 0, size);
+        for (size_t i = 0; i < n; i++) ends[codes[i] + 1]++;
+        for (size_t g = 0; g < groups; g++) ends[g + 1] += ends[g];
+        if (!is_sorted) {
+            memcpy(places, ends, size);
+            sort_by_code(codes, a, n, places, sorted_a);
+            memcpy(places, ends, size);
+            if (b) sort_by_code(codes, b, n, places, sorted_b);
+            a = sorted_a, b = sorted_b;
+        }
+        exact_sum s;
+        clear(&s);
+        result = DONE;
+        for (size_t g = 0; g < groups && result == DONE; g++) {
+            begins[g] = (int64_t)out->size;
+            for (int64_t i = ends[g]; i < ends[g + 1]; i++)
+                if (words)
+                    add_stored(&s, words + ((const int64_t *)a)[i]);
+                else
+                    add_product_of(&s, ((const double *)a)[i], b ? b[i] : 1.0);
+            result = append_exact(out, &s);
+        }
+        begins[groups] = (int64_t)out->size;
+    }
+    free(ends), free(places), free(sorted_a), free(sorted_b);
+    return result;
+}
+
 /* --- dense codes of integer keys -------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -789,7 +1292,7 @@ static PyObject *State_load(PyObject *self, PyObject *bytes) {
         return NULL;
     }
     const record *r = (const record *)PyBytes_AsString(bytes);
-    int fault = fault_of(r);
+    int fault = fault_of(r, NATURAL, 0);
     if (fault >= 0) return PyLong_FromLong(fault);
     ((StateObject *)self)->s = load(r);
     Py_RETURN_NONE;
@@ -881,6 +1384,88 @@ static PyObject *run_by_group(PyObject *args, by_group *work, size_t item_size) 
     return outcome(result);
 }
 
+static PyObject *finished(Py_buffer *views, int n, int result) {
+    close_buffers(views, n);
+    return outcome(result);
+}
+
+#define SCALE_OF(view) (*(const scale *)(view).buf)
+
+/* (out, codes, x, weights or none, scale) */
+static PyObject *py_group_terms(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[5];
+    if (open_buffers(args, "*....", v)) return NULL;
+    size_t n = LENGTH(v[1], int32_t), weights = LENGTH(v[3], double);
+    if (n != LENGTH(v[2], double) || (weights && weights != n) || v[4].len != sizeof(scale)) return mismatch(v, 5);
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = group_terms(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, weights ? v[3].buf : NULL, n, SCALE_OF(v[4]));
+    Py_END_ALLOW_THREADS
+    return finished(v, 5, result);
+}
+
+/* (states, counts, scale, out): out has 5 columns */
+static PyObject *py_quotients_of(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[4];
+    if (open_buffers(args, "...*", v)) return NULL;
+    size_t n = LENGTH(v[0], record);
+    if (n != LENGTH(v[1], int64_t) || n != LENGTH(v[3], quotient) || v[2].len != sizeof(scale)) return mismatch(v, 4);
+    Py_BEGIN_ALLOW_THREADS
+    for (size_t i = 0; i < n; i++) {
+        state s = load((const record *)v[0].buf + i);
+        ((quotient *)v[3].buf)[i] = quotient_of(&s, ((const int64_t *)v[1].buf)[i], SCALE_OF(v[2]));
+    }
+    Py_END_ALLOW_THREADS
+    close_buffers(v, 4);
+    Py_RETURN_NONE;
+}
+
+/* (states, codes, x, scale, out) */
+static PyObject *py_weights_of(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[5];
+    if (open_buffers(args, "....*", v)) return NULL;
+    size_t n = LENGTH(v[1], int32_t);
+    if (n != LENGTH(v[2], double) || n != LENGTH(v[4], double) || v[3].len != sizeof(scale)) return mismatch(v, 5);
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = weights_of(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n, SCALE_OF(v[3]), v[4].buf);
+    Py_END_ALLOW_THREADS
+    return finished(v, 5, result);
+}
+
+/* (codes, a, b or none, begins) or (codes, words, at, begins): the words */
+static PyObject *run_sums(PyObject *args, int stored) {
+    Py_buffer v[4];
+    if (open_buffers(args, "...*", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t), second = LENGTH(v[2], int64_t), begins = LENGTH(v[3], int64_t);
+    if (begins == 0 || (stored ? second != n : LENGTH(v[1], double) != n || (second && second != n))) return mismatch(v, 4);
+    buffer out = {NULL, 0, 0};
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    if (stored)
+        result = sum_groups(v[0].buf, v[2].buf, NULL, v[1].buf, n, begins - 1, v[3].buf, &out);
+    else
+        result = sum_groups(v[0].buf, v[1].buf, second ? v[2].buf : NULL, NULL, n, begins - 1, v[3].buf, &out);
+    Py_END_ALLOW_THREADS
+    close_buffers(v, 4);
+    PyObject *words = result == DONE ? PyBytes_FromStringAndSize((const char *)out.data, (Py_ssize_t)out.size * 8) : outcome(result);
+    free(out.data);
+    return words;
+}
+
+static PyObject *py_sum_products(PyObject *module, PyObject *args) {
+    (void)module;
+    return run_sums(args, 0);
+}
+
+static PyObject *py_merge_sums(PyObject *module, PyObject *args) {
+    (void)module;
+    return run_sums(args, 1);
+}
+
 static PyObject *py_group_values(PyObject *module, PyObject *args) {
     (void)module;
     return run_by_group(args, group_values, sizeof(double));
@@ -906,14 +1491,15 @@ static PyObject *py_values_of(PyObject *module, PyObject *args) {
 
 static PyObject *py_check(PyObject *module, PyObject *args) {
     (void)module;
-    Py_buffer v[1];
-    if (open_buffers(args, ".", v)) return NULL;
+    Py_buffer v[3];
+    if (open_buffers(args, "...", v)) return NULL;
+    if (v[1].len != sizeof(scale) || v[2].len != 1) return mismatch(v, 3);
     size_t n = LENGTH(v[0], record), row = 0;
-    int fault = -1;
+    int fault = -1, is_signed = *(const char *)v[2].buf;
     Py_BEGIN_ALLOW_THREADS
-    for (; row < n && (fault = fault_of((const record *)v[0].buf + row)) < 0; row++);
+    for (; row < n && (fault = fault_of((const record *)v[0].buf + row, SCALE_OF(v[1]), is_signed)) < 0; row++);
     Py_END_ALLOW_THREADS
-    close_buffers(v, 1);
+    close_buffers(v, 3);
     if (fault < 0) Py_RETURN_NONE;
     return Py_BuildValue("ni", (Py_ssize_t)row, fault);
 }
@@ -960,7 +1546,12 @@ static PyMethodDef methods[] = {
     {"group_values", py_group_values, METH_VARARGS, "(out, codes, values): writes the state of each code's values."},
     {"merge_groups", py_merge_groups, METH_VARARGS, "(out, codes, states): writes the merged state of each code's states."},
     {"values_of", py_values_of, METH_VARARGS, "(states, out): writes each log-sum-exp."},
-    {"check", py_check, METH_VARARGS, "(states): (row, fault) of the first record that is not canonical, or None."},
+    {"group_terms", py_group_terms, METH_VARARGS, "(out, codes, x, weights, scale): the same for w e^(c x); no weights: 1."},
+    {"quotients_of", py_quotients_of, METH_VARARGS, "(states, counts, scale, out): writes sign, log and value of sum / (count max)."},
+    {"weights_of", py_weights_of, METH_VARARGS, "(states, codes, x, scale, out): writes e^(c x) over the sum of its code."},
+    {"sum_products", py_sum_products, METH_VARARGS, "(codes, a, b, begins): the exact sums of a b as words; no b: 1."},
+    {"merge_sums", py_merge_sums, METH_VARARGS, "(codes, words, at, begins): the same of stored sums."},
+    {"check", py_check, METH_VARARGS, "(states, scale, signed): (row, fault) of the first record that is not canonical, or None."},
     {"encode_int64", py_encode_int64, METH_VARARGS, "(keys, codes, uniques): writes dense codes; how many are distinct."},
     {"instruction_sets", py_instruction_sets, METH_NOARGS, "What this machine can run, fastest first."},
     {"select", py_select, METH_O, "Uses an instruction set from now on."},

@@ -32,6 +32,10 @@ FLUSH = 4096  # terms whose limbs may be summed in an int64
 BLOCK = 4 * FLUSH
 CHUNK = 2**20  # rows of one grouped pass: bounds the memory of the temporaries
 
+FAR_BASE = LIMB_BITS << 56  # added to the base of a sum of weights where the maximum is too far
+NOTHING = -(2**61)  # exponent of a product that contributes nothing
+UNIT = -2176  # exponent of the unit of exact sums: below the product of the two smallest numbers
+
 # Subnormal numbers are no error, also for a caller who set NumPy to raise.
 tiny = np.errstate(under="ignore")
 
@@ -48,8 +52,10 @@ class Workspace:
         self.index = np.empty(n, np.int64)
 
 
-def terms(x: Floats, work: Workspace, *, far: bool = True) -> tuple[Floats, Floats, Words, Words]:
-    """(high, low, steps, turns) with e^x = 2^(steps >> 7) 2^(turns << 22) (high + low); views into ``work``.
+def terms(
+    x: Floats, work: Workspace, *, far: bool = True, below: Floats | float = 0.0
+) -> tuple[Floats, Floats, Words, Words]:
+    """(high, low, steps, turns) with e^(x + below) = 2^(steps >> 7) 2^(turns << 22) (high + low); views into ``work``.
 
     abs(x) < 2^60, or, without ``far``, < 2^23: then the first reduction, which changes nothing there, is left out.
     """
@@ -61,9 +67,10 @@ def terms(x: Floats, work: Workspace, *, far: bool = True) -> tuple[Floats, Floa
         turns = (whole + ROUND).view(np.uint64) - ROUND_BITS
         whole *= 2.0**22
         near = x - whole * c.FAR_1 - whole * c.FAR_2 - whole * c.FAR_3
+        near, below = two_sum(near, below)
         whole *= c.FAR_4
         x = near - whole
-        tail = near - x - whole
+        tail = near - x - whole + below
     np.multiply(x, c.STEPS_PER_UNIT, out=u)
     u += ROUND
     np.subtract(u, ROUND, out=k)
@@ -129,6 +136,10 @@ def base_of(maximum: Floats) -> Ints:
 def is_near(maximum: Floats) -> npt.NDArray[np.bool_]:
     """Where the maximum has a base: finite and below 2^60. NaN is False."""
     return np.abs(maximum) < HUGE
+
+
+def is_near_base(base: Ints) -> npt.NDArray[np.bool_]:
+    return (base != NO_BASE) & (base < FAR_BASE // 2)
 
 
 # --- int128 columns ---------------------------------------------------------------------------------------------
@@ -232,21 +243,32 @@ def reduce_states(states: States, starts: Ints) -> States:
     if overflow.any() or (count > np.uint64(2**63 - 1)).any():
         raise OverflowError("the count of a merged state exceeds 2^63 - 1")
     merged["count"] = count
-    set_max(merged, np.maximum.reduceat(states["max"], starts))
-    maximum = np.repeat(merged["max"], lengths)
-    near = is_near(maximum)
-    # Limbs move down by whole positions onto the larger base; what belongs to no base (-inf, below -2^60) is 0.
-    base = np.where(near, np.repeat(merged["base"], lengths), 0)
+    maxima = np.maximum.reduceat(states["max"], starts)
+    merged["max"] = np.where(np.isnan(maxima), np.nan, maxima)
+    # What has a base is summed unless something too far above is there; of that, what ties with the maximum.
+    is_max = states["max"] == np.repeat(maxima, lengths)
+    largest = np.where(is_max, states["base"], NO_BASE)
+    near = np.repeat(is_near_base(np.maximum.reduceat(largest, starts)), lengths)
+    used = np.where(near, is_near_base(states["base"]), is_max)
+    merged["base"] = np.maximum.reduceat(np.where(used, states["base"], NO_BASE), starts)
+    base = np.repeat(merged["base"], lengths)
     down = np.full(states.size, 3)
-    near &= is_near(states["max"])
-    down[near] = np.minimum((base[near] - states["base"][near]) // LIMB_BITS, 3)
-    down[(states["max"] == maximum) & np.isfinite(maximum)] = 0
+    down[used] = np.minimum((base[used] - states["base"][used]) // LIMB_BITS, 3)
     own = states["limbs"].copy()
     moved = np.zeros_like(own)
     for d in range(3):
         rows = down == d
         moved[rows, d:] = own[rows, : 3 - d]
+    # Of infinities the first limb is the sign, which must be one.
+    infinite = np.isinf(maxima)
+    signs = np.where(is_max, states["limbs"][:, 0, 0].view(np.int64), 0)
+    opposite = infinite & (np.minimum.reduceat(signs, starts) < 0) & (np.maximum.reduceat(signs, starts) > 0)
+    merged["max"][opposite] = np.nan
     put_limbs(merged, [sum_runs((moved[:, i, 0], moved[:, i, 1]), starts) for i in range(3)])
+    sign = np.sign(np.add.reduceat(signs, starts))
+    merged["limbs"][infinite] = 0
+    merged["limbs"][infinite, 0] = np.stack([sign, sign >> 1], axis=1).view(np.uint64)[infinite]
+    merged["limbs"][np.isnan(merged["max"])] = 0
     return merged
 
 
@@ -280,7 +302,7 @@ def check_codes(codes: npt.NDArray[np.int32], n_groups: int) -> None:
 # --- value ------------------------------------------------------------------------------------------------------
 
 
-def two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+def two_sum(a: Floats, b: Floats | float) -> tuple[Floats, Floats]:
     """Sum and its rounding error (Knuth, TAOCP 4.2.2)."""
     s = a + b
     z = s - a
@@ -306,8 +328,8 @@ def two_prod(a: Floats, b: Floats) -> tuple[Floats, Floats]:
 
 
 def log1p_pair(yh: Floats, yl: Floats) -> tuple[Floats, Floats]:
-    """log1p of a double-double y >= 0, as a double-double."""
-    small = yh < 2.0**-8
+    """log1p of a double-double y > -1, as a double-double."""
+    small = np.abs(yh) < 2.0**-8
     sh, sl = two_sum(np.ones_like(yh), yh)
     sh, sl = quick_two_sum(sh, sl + yl)
     exponent = (sh.view(np.int64) >> 52) - 1023
@@ -339,6 +361,24 @@ def log1p_pair(yh: Floats, yl: Floats) -> tuple[Floats, Floats]:
     return quick_two_sum(h, low)
 
 
+def pair_of(columns: Sequence[Wide]) -> tuple[Floats, Floats]:
+    """limb[0] + limb[1] 2^-50 + limb[2] 2^-100 >= 0, as a double-double."""
+    first, second, third = columns
+    digits = [low_bits(third) * QUANTA[2]]
+    second = add_wide(second, shift_limb(third))
+    digits.append(low_bits(second) * QUANTA[1])
+    first = add_wide(first, shift_limb(second))
+    digits.append(low_bits(first))
+    upper = shift_limb(first)
+    digits.append(low_bits(upper) * 2.0**50)
+    digits.append(shift_limb(upper)[0].view(np.int64).astype(np.float64) * 2.0**100)
+    s, e = digits[0], np.zeros_like(digits[0])
+    for digit in digits[1:]:
+        s, error = two_sum(digit, s)
+        s, e = quick_two_sum(s, error + e)
+    return s, e
+
+
 def excess(states: States) -> tuple[Floats, Floats, list[Wide]]:
     """Of states with a finite max: the term of the max as a pair, and the limbs less that term's."""
     maximum = states["max"].copy()
@@ -363,19 +403,8 @@ def values_of(states: States, out: Floats) -> None:
         return
     states = states[rows]
     maximum = out[rows]
-    th, tl, (first, second, third) = excess(states)
-    digits = [low_bits(third) * QUANTA[2]]
-    second = add_wide(second, shift_limb(third))
-    digits.append(low_bits(second) * QUANTA[1])
-    first = add_wide(first, shift_limb(second))
-    digits.append(low_bits(first))
-    upper = shift_limb(first)
-    digits.append(low_bits(upper) * 2.0**50)
-    digits.append(shift_limb(upper)[0].view(np.int64).astype(np.float64) * 2.0**100)
-    s, e = digits[0], np.zeros_like(digits[0])
-    for digit in digits[1:]:
-        s, error = two_sum(digit, s)
-        s, e = quick_two_sum(s, error + e)
+    th, tl, rest = excess(states)
+    s, e = pair_of(rest)
     single = s == 0.0
     term, term_low = quick_two_sum(th, tl)
     q1 = s / term
@@ -387,34 +416,41 @@ def values_of(states: States, out: Floats) -> None:
 
 
 @tiny
-def check(states: States) -> tuple[int, int] | None:
+def check(states: States, scale: Floats, is_signed: bytes) -> tuple[int, int] | None:
     """(row, index into FAULTS) of the first record that is not canonical, or None."""
+    signed_sum = is_signed != b"\0"
     count, maximum = states["count"], states["max"]
-    finite, near = np.isfinite(maximum), is_near(maximum)
+    finite, near = np.isfinite(maximum), is_near_in(maximum, scale)
     bits = maximum.copy().view(np.uint64)
     bad_nan = np.isnan(maximum) & (bits != np.uint64(0x7FF8000000000000))
     base = np.full(states.size, NO_BASE)
-    base[near] = base_of(maximum[near].copy())
+    high, low, own_base = own_terms(maximum, near, scale)
+    base[near] = own_base[near]
     limb_words = states["limbs"]
     zero = (limb_words == 0).all(axis=2)
     # |limb| <= count 2^50, count < 2^63: compare the limb's upper part, which is rounded down, with the count
     upper = shift_limb((limb_words[:, :, 0].copy(), limb_words[:, :, 1].copy()))
     top = upper[1].view(np.int64)
     part = upper[0].view(np.int64)
-    fits = (top == part >> 63) & (part <= count[:, None]) & (part >= -count[:, None])
-    bad_limbs = ~np.where(near[:, None], fits, zero).all(axis=1)
-    huge = finite & ~near
-    ties = limb_words[:, 0, 0]
-    bad_limbs[huge] = ~(
-        zero[huge, 1:].all(axis=1)
-        & (limb_words[huge, 0, 1] == 0)
-        & (ties[huge] > 0)
-        & (ties[huge] <= count[huge].astype(np.uint64))
-    )
-    rows = np.flatnonzero(near & (states["base"] == base) & ~bad_limbs)
-    first, second, third = excess(states[rows])[2]
-    total = add_wide(first, shift_limb(add_wide(second, shift_limb(third))))
-    bad_limbs[rows] |= total[1].view(np.int64) < 0
+    fits = ((top == part >> 63) & (part <= count[:, None]) & (part >= -count[:, None])).all(axis=1)
+    alone = zero[:, 1:].all(axis=1)
+    first = limb_words[:, 0, 0].view(np.int64)
+    is_tie = alone & (limb_words[:, 0, 1] == 0) & (first > 0) & (first <= count)
+    far = finite & ~near
+    bad_limbs = ~np.where(near, fits, np.where(far, is_tie, zero.all(axis=1)))
+    if signed_sum:
+        is_sign = alone & (limb_words[:, 0, 1].view(np.int64) == first >> 63) & (np.abs(first) == 1)
+        bad_limbs = ~np.where(finite, fits, np.where(maximum == np.inf, is_sign, zero.all(axis=1)))
+        expected = np.where(near, base, FAR_BASE)
+        found = np.where(finite, states["base"], expected)
+        off = (found - expected) % LIMB_BITS != 0
+        off |= (found < expected - 1100) | (found > np.where(near, FAR_BASE // 2 - 1, FAR_BASE + 1050))
+        bad_base = np.where(finite, off, states["base"] != NO_BASE)
+    else:
+        bad_base = states["base"] != base
+        rows = np.flatnonzero(near & ~bad_base & ~bad_limbs)
+        rest = less_terms(get_limbs(states[rows]), limbs_of(high[rows], low[rows]))
+        bad_limbs[rows] |= is_negative(rest)
     faults = np.array(
         [
             states["version"] != 1,
@@ -423,12 +459,299 @@ def check(states: States) -> tuple[int, int] | None:
             states["reserved"] != 0,
             count < 0,
             bad_nan | (bits == np.uint64(1 << 63)) | ((count == 0) & (maximum != -np.inf)),
-            states["base"] != base,
+            bad_base,
             bad_limbs,
         ]
     )
     rows = np.flatnonzero(faults.any(axis=0))
     return (int(rows[0]), int(faults[:, rows[0]].argmax())) if rows.size else None
+
+
+# --- weights and scales -----------------------------------------------------------------------------------------
+
+
+def is_near_in(x: Floats, scale: Floats) -> npt.NDArray[np.bool_]:
+    """Where abs(c x) < 2^60. NaN is False."""
+    with np.errstate(over="ignore"):
+        return np.abs(x * scale[0]) < HUGE
+
+
+def scaled(x: Floats, scale: Floats) -> tuple[Floats, Floats]:
+    """c x as a double-double."""
+    high, low = two_prod(x, np.full_like(x, scale[0]))
+    return high, low + x * scale[1]
+
+
+def power_of(exponent: Ints) -> Floats:
+    """2^exponent, of normal numbers; 0 below them."""
+    biased = exponent + 1023
+    return (np.where(biased > 0, biased, 0) << 52).view(np.float64)
+
+
+def own_terms(maximum: Floats, near: npt.NDArray[np.bool_], scale: Floats) -> tuple[Floats, Floats, Ints]:
+    """The terms of the maxima on the grids of their own bases, and these; where ``near`` is False, of 0."""
+    x, below = scaled(np.where(near, maximum, 0.0), scale)
+    high, low, steps, turns = terms(x, Workspace(x.size), below=below)
+    exponent = (steps.view(np.int64) >> 7) + (turns.view(np.int64) << 22)
+    base = (exponent + 1) // LIMB_BITS * LIMB_BITS
+    scale_by(high, low, steps, turns, base)
+    return high.copy(), low.copy(), base
+
+
+def limbs_of(high: Floats, low: Floats) -> list[Wide]:
+    cuts = limbs(high.copy(), low.copy(), Workspace(high.size))
+    return [wide(cut - bits) for cut, bits in zip(cuts, LIMB_ROUND_BITS, strict=True)]
+
+
+def less_terms(sums: Sequence[Wide], own: Sequence[Wide]) -> list[Wide]:
+    return [add_wide(limb, negate_wide(term)) for limb, term in zip(sums, own, strict=True)]
+
+
+def is_negative(columns: Sequence[Wide]) -> npt.NDArray[np.bool_]:
+    first, second, third = columns
+    total = add_wide(first, shift_limb(add_wide(second, shift_limb(third))))
+    return np.asarray(total[1].view(np.int64) < 0)
+
+
+def magnitude(columns: Sequence[Wide]) -> tuple[list[Wide], npt.NDArray[np.bool_]]:
+    """The limbs of the absolute value, and where the sum is negative."""
+    negative = is_negative(columns)
+    turned = [negate_wide(limb) for limb in columns]
+    return [
+        (np.where(negative, t[0], limb[0]), np.where(negative, t[1], limb[1]))
+        for t, limb in zip(turned, columns, strict=True)
+    ], negative
+
+
+def multiply_wide(a: Wide, n: Ints) -> Wide:
+    """a n modulo 2^128, for n >= 0."""
+    mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    factor = n.view(np.uint64)
+    a0, a1, n0, n1 = a[0] & mask, a[0] >> shift, factor & mask, factor >> shift
+    middle = a0 * n1 + ((a0 * n0) >> shift)  # at most 2^64 - 2^32
+    carried = a1 * n0 + (middle & mask)
+    high = a1 * n1 + (middle >> shift) + (carried >> shift)
+    return a[0] * factor, high + a[1] * factor
+
+
+def weigh(x: Floats, w: Floats, scale: Floats) -> tuple[Floats, Floats, Ints]:
+    """w e^(c x) = (high + low) 2^exponent, 1 <= abs(high) < 4; 0 and NOTHING where nothing is added or x is odd."""
+    none = (w == 0.0) | ~is_near_in(x, scale)
+    y, below = scaled(np.where(none, 0.0, x), scale)
+    high, low, steps, turns = terms(y, Workspace(y.size), below=below)
+    fraction, exponent = np.frexp(np.where(none, 1.0, w))
+    fraction *= 2.0
+    product, product_low = two_prod(fraction, high)
+    exponent = exponent.astype(np.int64) - 1 + (steps.view(np.int64) >> 7) + (turns.view(np.int64) << 22)
+    product_low += fraction * low
+    product[none] = product_low[none] = 0.0
+    exponent[none] = NOTHING
+    return product, product_low, exponent
+
+
+def base_of_products(high: Floats, exponent: Ints) -> Ints:
+    top = exponent + np.frexp(high)[1].astype(np.int64) - 1
+    return (top + 1) // LIMB_BITS * LIMB_BITS
+
+
+@tiny
+def reduce_terms(x: Floats, w: Floats, starts: Ints, scale: Floats, *, has_signs: bool) -> States:
+    """One state per run of products w e^(c x)."""
+    counts = np.diff(starts, append=x.size)
+    high, low, exponent = weigh(x, w, scale)
+    states = empty_states(x.size)
+    used = exponent != NOTHING
+    states["max"][used] = x[used] + 0.0
+    states["base"][used] = base_of_products(high[used], exponent[used])
+    # What is too far: x alone decides, and the weights of ties are summed.
+    odd = ~used & (w != 0.0) & (x != -np.inf)
+    far = odd & np.isfinite(x)
+    fraction, power = np.frexp(w[far])
+    high[far], low[far], exponent[far] = 2.0 * fraction, 0.0, power.astype(np.int64) - 1
+    weight_base = base_of_products(high[far], exponent[far])
+    states["max"][odd] = np.where(np.isnan(x[odd]), np.nan, x[odd])
+    states["base"][far] = weight_base + FAR_BASE if has_signs else NO_BASE
+    grid = np.zeros(x.size, np.int64)
+    grid[used] = states["base"][used]
+    grid[far] = weight_base
+    # Each run has one base, on which its products are cut.
+    is_max = states["max"] == np.repeat(np.maximum.reduceat(states["max"], starts), counts)
+    near = np.repeat(is_near_base(np.maximum.reduceat(np.where(is_max, states["base"], NO_BASE), starts)), counts)
+    top = np.repeat(np.maximum.reduceat(np.where(near & used, states["base"], NO_BASE), starts), counts)
+    states["base"] = np.where(near & used, top, states["base"])
+    grid = np.where(near & used, top, grid)
+    factor = power_of(exponent - grid)
+    put_limbs(states, limbs_of(high * factor, low * factor))
+    states["limbs"][~(used | far)] = 0
+    if has_signs:
+        infinite = odd & (x == np.inf)
+        sign = np.where(w[infinite] > 0.0, 1, -1)
+        states["limbs"][infinite, 0] = np.stack([sign, sign >> 1], axis=1).view(np.uint64)
+    reduced = reduce_states(states, starts)
+    reduced["count"] = counts
+    return reduced
+
+
+def group_terms(out: States, codes: npt.NDArray[np.int32], x: Floats, weights: Floats, scale: Floats) -> None:
+    """Writes the state of each code's products w e^(c x); without weights every one is 1."""
+    check_codes(codes, out.size)
+    out[:] = empty_states(out.size)
+    for i in range(0, codes.size, CHUNK):
+        order, starts = sort_runs(codes[i : i + CHUNK])
+        present = codes[i : i + CHUNK][order[starts]]
+        values = x[i : i + CHUNK][order]
+        w = weights[i : i + CHUNK][order] if weights.size else np.ones(order.size)
+        part = reduce_terms(values, w, starts, scale, has_signs=bool(weights.size))
+        pairs = np.stack([out[present], part], axis=1).ravel()
+        out[present] = reduce_states(pairs, np.arange(0, pairs.size, 2))
+
+
+def divide(ah: Floats, al: Floats, bh: Floats, bl: Floats) -> tuple[Floats, Floats]:
+    q = ah / bh
+    ph, pl = two_prod(q, bh)
+    return quick_two_sum(q, ((((ah - ph) - pl) + al) - q * bl) / bh)
+
+
+@tiny
+def quotients_of(states: States, counts: Ints, scale: Floats, out: Floats) -> None:
+    """Writes (sign, ln q high, low, q high, low), q = abs(sum) / (count term of the max), for each state."""
+    out[:] = [1.0, 0.0, 0.0, 1.0, 0.0]
+    maximum = states["max"]
+    upper = states["limbs"][:, 0, 1].view(np.int64)
+    out[:, 0] = np.where(np.isnan(maximum), np.nan, np.where(maximum == -np.inf, 0.0, np.where(upper < 0, -1.0, 1.0)))
+    rows = np.flatnonzero(np.isfinite(maximum))
+    if not rows.size:
+        return
+    states, n, maximum = states[rows], counts[rows], maximum[rows]
+    near = is_near_base(states["base"])
+    th, tl, base = own_terms(maximum, near, scale)
+    base = np.where(near, base, np.where(states["base"] == NO_BASE, NO_BASE, FAR_BASE))
+    th[~near], tl[~near] = 1.0, 0.0
+    own = limbs_of(th, tl)
+    sums, negative = magnitude(get_limbs(states))
+    sh, sl = pair_of(sums)
+    none = sh == 0.0
+    sh[none] = 1.0
+    th, tl = quick_two_sum(th, tl)
+    n_high = n.astype(np.float64)
+    n_low = (n.view(np.uint64) - n_high.astype(np.uint64)).view(np.int64).astype(np.float64)
+    ph, pl = two_prod(th, n_high)
+    th, tl = quick_two_sum(ph, pl + (th * n_low + tl * n_high))
+    qh, ql = divide(sh, sl, th, tl)
+    same = (states["base"] == base) & (qh >= 0.5)
+    rest, below = magnitude(less_terms(sums, [multiply_wide(limb, n) for limb in own]))
+    yh, yl = divide(*pair_of(rest), th, tl)
+    sign = np.where(below, -1.0, 1.0)
+    fraction, exponent = np.frexp(qh)
+    yh = np.where(same, sign * yh, fraction * 2.0 - 1.0)
+    yl = np.where(same, sign * yl, np.ldexp(ql, 1 - exponent))
+    apart = np.where(same, 0, states["base"] - base)
+    power = np.where(same, 0, exponent - 1 + apart).astype(np.float64)
+    apart = np.clip(apart, -3000, 3000).astype(np.int32)
+    with np.errstate(over="ignore"):
+        qh, ql = np.ldexp(qh, apart), np.ldexp(ql, apart)
+    high, low = log1p_pair(*quick_two_sum(yh, yl))
+    high, error = two_sum(power * c.LN2_HIGH, high)
+    high, low = quick_two_sum(high, low + (error + power * c.LN2_LOW))
+    results = np.stack([np.where(negative, -1.0, 1.0), high, low, qh, ql], axis=1)
+    results[none] = [0.0, -np.inf, 0.0, 0.0, 0.0]
+    out[rows] = results
+
+
+@np.errstate(under="ignore", over="ignore", invalid="ignore", divide="ignore")
+def weights_of(states: States, codes: npt.NDArray[np.int32], x: Floats, scale: Floats, out: Floats) -> None:
+    """Writes e^(c x) / S, with S the sum of the state of each row's code."""
+    check_codes(codes, states.size)
+    if not states.size:
+        return
+    sums, negative = magnitude(get_limbs(states))
+    sh, sl = pair_of(sums)
+    unknown = ~np.isfinite(states["max"]) | (sh == 0.0)
+    exponent = np.frexp(sh)[1]
+    rh, rl = divide(np.ones_like(sh), np.zeros_like(sh), np.ldexp(sh, -exponent), np.ldexp(sl, -exponent))
+    sign = np.where(negative, -1.0, 1.0)
+    rh, rl = np.where(unknown, np.nan, sign * rh), np.where(unknown, 0.0, sign * rl)
+    far_state = ~unknown & ~is_near_base(states["base"])
+    base = np.where(states["base"] == NO_BASE, 0, np.where(far_state, states["base"] - FAR_BASE, states["base"]))
+    shift = np.where(unknown, 0, -exponent - base)
+    for i in range(0, codes.size, CHUNK):
+        code, v = codes[i : i + CHUNK], x[i : i + CHUNK]
+        high, low, power = weigh(v, np.ones(v.size), scale)
+        fh, fl = rh[code], rl[code]
+        e = np.clip(power + shift[code], -2000, 2000)
+        half = ((e + 2000) >> 1) - 1000
+        ph, pl = two_prod(high, fh)
+        product = ph + (pl + (high * fl + low * fh))
+        product = product * power_of(half) * power_of(e - half)
+        far, maximum = far_state[code], states["max"][code]
+        infinite = np.copysign(np.inf, fh)
+        product = np.where(~is_near_in(v, scale), np.where(v > 0, infinite, 0.0), product)
+        product = np.where(far, np.where(v < maximum, 0.0, infinite), product)
+        product = np.where(far & (v == maximum), np.ldexp(fh, shift[code].clip(-9999, 9999).astype(np.int32)), product)
+        out[i : i + CHUNK] = np.where(np.isnan(fh) | np.isnan(v), np.nan, product)
+
+
+# --- exact sums -------------------------------------------------------------------------------------------------
+
+# The infinities of both signs make NaN.
+PLUS_INFINITY, MINUS_INFINITY, NOT_A_NUMBER = 1, 2, 3
+
+
+def encode_sum(units: int, special: int) -> Words:
+    """A sum as it is stored: low word's place (int16), words (uint16), special (uint32); then words, lowest first."""
+    if special or not units:
+        return np.array([special << 32], np.uint64)
+    low = ((units & -units).bit_length() - 1) // 64
+    units >>= 64 * low
+    words = (units if units >= 0 else ~units).bit_length() // 64 + 1
+    return np.frombuffer(
+        (low | words << 16).to_bytes(8, "little") + units.to_bytes(8 * words, "little", signed=True), np.uint64
+    )
+
+
+def decode_sum(words: Words, at: int) -> tuple[int, int]:
+    """(units of 2^UNIT, special) of the stored sum at a place."""
+    head = int(words[at])
+    low, n, special = head & 0xFFFF, head >> 16 & 0xFFFF, head >> 32
+    return int.from_bytes(words[at + 1 : at + 1 + n].tobytes(), "little", signed=True) << 64 * low, special
+
+
+def join_sums(sums: list[tuple[int, int]], begins: Ints) -> bytes:
+    parts = [encode_sum(*one) for one in sums]
+    begins[0] = 0
+    np.cumsum([part.size for part in parts], out=begins[1:])
+    return b"".join(part.tobytes() for part in parts)
+
+
+def sum_products(codes: npt.NDArray[np.int32], a: Floats, b: Floats, begins: Ints) -> bytes:
+    """The words of each code's exact sum of a b, nothing where b is 0; without b it is 1. Writes where each begins."""
+    groups = begins.size - 1
+    check_codes(codes, groups)
+    sums = [[0, 0] for _ in range(groups)]
+    factors = b.tolist() if b.size else [1.0] * codes.size
+    for code, one, other in zip(codes.tolist(), a.tolist(), factors, strict=True):
+        if other == 0.0:
+            continue
+        try:
+            (n1, d1), (n2, d2) = one.as_integer_ratio(), other.as_integer_ratio()
+        except (OverflowError, ValueError):
+            product = one * other
+            sums[code][1] |= NOT_A_NUMBER if product != product else PLUS_INFINITY if product > 0 else MINUS_INFINITY
+        else:
+            sums[code][0] += (n1 * n2 << -UNIT) // (d1 * d2)
+    return join_sums([(units, special) for units, special in sums], begins)
+
+
+def merge_sums(codes: npt.NDArray[np.int32], words: Words, at: Ints, begins: Ints) -> bytes:
+    """The words of each code's sum of the stored sums at some places. Writes where each begins."""
+    groups = begins.size - 1
+    check_codes(codes, groups)
+    sums = [[0, 0] for _ in range(groups)]
+    for code, place in zip(codes.tolist(), at.tolist(), strict=True):
+        units, special = decode_sum(words, place)
+        sums[code][0] += units
+        sums[code][1] |= special
+    return join_sums([(units, special) for units, special in sums], begins)
 
 
 def encode_int64(keys: Ints, codes: npt.NDArray[np.int32], uniques: Ints) -> int:
@@ -523,7 +846,7 @@ class State:
     def _load(self, record: bytes) -> int | None:
         """Takes a record over, or returns which of FAULTS it has."""
         states = np.frombuffer(record, RECORD)
-        fault = check(states)
+        fault = check(states, np.array([1.0, 0.0]), b"\0")
         if fault:
             return fault[1]
         self._record = states.copy()

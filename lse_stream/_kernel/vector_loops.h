@@ -5,6 +5,7 @@
 #if LANES == 1
 #define VD double
 #define VU uint64_t
+#define VI int64_t
 #define BITS(d) bits_of(d)
 #define FLOAT(u) double_of(u)
 #define MASK(condition) (0 - (uint64_t)(condition))
@@ -18,10 +19,12 @@
 #else
 typedef double NAME(vd) __attribute__((vector_size(8 * LANES)));
 typedef uint64_t NAME(vu) __attribute__((vector_size(8 * LANES)));
+typedef int64_t NAME(vi) __attribute__((vector_size(8 * LANES)));
 typedef double NAME(vd_anywhere) __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 typedef uint64_t NAME(vu_anywhere) __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 #define VD NAME(vd)
 #define VU NAME(vu)
+#define VI NAME(vi)
 #define BITS(d) ((VU)(d))
 #define FLOAT(u) ((VD)(u))
 #define MASK(condition) ((VU)(condition))
@@ -34,8 +37,31 @@ typedef uint64_t NAME(vu_anywhere) __attribute__((vector_size(8 * LANES), aligne
 #define ABS(x) FLOAT(BITS(x) & 0x7fffffffffffffffULL)
 #define SELECT(mask, a, b) FLOAT((BITS(a) & (mask)) | (BITS(b) & ~(mask)))
 
-/* e^x = 2^(steps >> 7) 2^(turns << 22) (high + low) for |x| < 2^60, or, without far, |x| < 2^23 and turns = 0. */
-TARGET INLINE void NAME(term)(VD x, int far, VD *high, VD *low, VU *steps, VU *turns) {
+/* Error-free transformations: Knuth, TAOCP 4.2.2; Dekker, Numer. Math. 18 (1971). No fused operation: not every target
+   has one. */
+TARGET INLINE void NAME(two_sum)(VD a, VD b, VD *s, VD *e) {
+    VD t = a + b, z = t - a;
+    *e = (a - (t - z)) + (b - z);
+    *s = t;
+}
+
+TARGET INLINE void NAME(quick_two_sum)(VD a, VD b, VD *s, VD *e) {
+    VD t = a + b;
+    *e = b - (t - a);
+    *s = t;
+}
+
+TARGET INLINE void NAME(two_prod)(VD a, VD b, VD *p, VD *e) {
+    VD ca = 134217729.0 * a, ah = ca - (ca - a), al = a - ah;
+    VD cb = 134217729.0 * b, bh = cb - (cb - b), bl = b - bh;
+    VD q = a * b;
+    *e = ((ah * bh - q) + ah * bl + al * bh) + al * bl;
+    *p = q;
+}
+
+/* e^(x + below) = 2^(steps >> 7) 2^(turns << 22) (high + low) for |x| < 2^60, or, without far, |x| < 2^23, turns = 0 and
+   nothing below. */
+TARGET INLINE void NAME(term)(VD x, VD below, int far, VD *high, VD *low, VU *steps, VU *turns) {
     VD tail = x;
     *turns = (VU){0};
     if (far) {
@@ -44,9 +70,10 @@ TARGET INLINE void NAME(term)(VD x, int far, VD *high, VD *low, VU *steps, VU *t
         *turns = BITS(k + ROUND) - ROUND_BITS;
         k = k * 0x1p22;
         VD near = FNMA(k, FAR_3, FNMA(k, FAR_2, FNMA(k, FAR_1, x))); /* exact */
+        NAME(two_sum)(near, below, &near, &below);
         k = k * FAR_4;
         x = near - k;
-        tail = (near - x) - k;
+        tail = ((near - x) - k) + below;
     }
     VD u = x * STEPS_PER_UNIT + ROUND, k = u - ROUND;
     VD r = FNMA(k, STEP_2, FNMA(k, STEP_1, x)); /* exact, fused or not */
@@ -92,7 +119,7 @@ TARGET INLINE void NAME(sum)(const double *x, size_t n, double floor, int64_t ba
         __builtin_prefetch((const char *)from + 8 * BLOCK);
         VD high, low;
         VU steps, turns, v0, v1, v2;
-        NAME(term)(MAX(LOADD(from), least), far, &high, &low, &steps, &turns);
+        NAME(term)(MAX(LOADD(from), least), SPLAT(0.0), far, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, bias);
         NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
         a0 += v0, a1 += v1, a2 += v2;
@@ -119,7 +146,7 @@ TARGET static void NAME(cut_each)(const double *x, const uint64_t *bias, size_t 
     for (size_t i = 0; i < n; i += LANES) {
         VD high, low;
         VU steps, turns, v0, v1, v2;
-        NAME(term)(LOADD(x + i), 0, &high, &low, &steps, &turns);
+        NAME(term)(LOADD(x + i), SPLAT(0.0), 0, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, LOADU(bias + i));
         NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
         STOREU((uint64_t *)h0 + i, v0 - LIMB_BITS_0);
@@ -133,7 +160,7 @@ TARGET static void NAME(own_terms)(const double *x, const uint64_t *bias, size_t
     for (size_t i = 0; i < n; i += LANES) {
         VD high, low;
         VU steps, turns, v0, v1, v2;
-        NAME(term)(LOADD(x + i), 1, &high, &low, &steps, &turns);
+        NAME(term)(LOADD(x + i), SPLAT(0.0), 1, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, LOADU(bias + i));
         high = high * scale, low = low * scale;
         STORED(term + i, high), STORED(term_low + i, low);
@@ -144,31 +171,9 @@ TARGET static void NAME(own_terms)(const double *x, const uint64_t *bias, size_t
     }
 }
 
-/* Error-free transformations: Knuth, TAOCP 4.2.2; Dekker, Numer. Math. 18 (1971). No fused operation: not every target
-   has one. */
-TARGET INLINE void NAME(two_sum)(VD a, VD b, VD *s, VD *e) {
-    VD t = a + b, z = t - a;
-    *e = (a - (t - z)) + (b - z);
-    *s = t;
-}
-
-TARGET INLINE void NAME(quick_two_sum)(VD a, VD b, VD *s, VD *e) {
-    VD t = a + b;
-    *e = b - (t - a);
-    *s = t;
-}
-
-TARGET INLINE void NAME(two_prod)(VD a, VD b, VD *p, VD *e) {
-    VD ca = 134217729.0 * a, ah = ca - (ca - a), al = a - ah;
-    VD cb = 134217729.0 * b, bh = cb - (cb - b), bl = b - bh;
-    VD q = a * b;
-    *e = ((ah * bh - q) + ah * bl + al * bh) + al * bl;
-    *p = q;
-}
-
-/* log1p of a double-double y >= 0: 1 + y = 2^e (1 + w) / c with 128 c an integer in [64, 128], and a series in w. */
+/* log1p of a double-double y > -1: 1 + y = 2^e (1 + w) / c with 128 c an integer in [64, 128], and a series in w. */
 TARGET INLINE void NAME(log1p_pair)(VD yh, VD yl, VD *oh, VD *ol) {
-    VU small = MASK(yh < 0x1p-8);
+    VU small = MASK(ABS(yh) < 0x1p-8);
     VD sh, sl, ph, pl, wh, wl, qh, ql, h, low, error;
     NAME(two_sum)(SPLAT(1.0), yh, &sh, &sl);
     NAME(quick_two_sum)(sh, sl + yl, &sh, &sl);
@@ -223,6 +228,105 @@ TARGET static void NAME(finish)(const double *max, const double *term, const dou
     }
 }
 
+/* The products w e^(c x) of n <= ROWS rows, filled up with empty ones to a multiple of 8. Without general, c is 1. */
+TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale c, int general, products *p) {
+    VD max = SPLAT(-INFINITY);
+    VU top = (VU){0} + (uint64_t)NOTHING, odd = (VU){0};
+    double rest[2][LANES];
+    for (size_t i = 0; i < (n + 7) / 8 * 8; i += LANES) {
+        const double *xs = x + i, *ws = w + i;
+        if (i + LANES > n) {
+            for (size_t j = 0; j < LANES; j++) {
+                rest[0][j] = i + j < n ? x[i + j] : 0.0;
+                rest[1][j] = i + j < n ? w[i + j] : 0.0;
+            }
+            xs = rest[0], ws = rest[1];
+        }
+        VD v = LOADD(xs), weight = LOADD(ws), y = v, below = SPLAT(0.0), high, low, ph, pl;
+        VU steps, turns, none = MASK(weight == 0.0) | MASK(v == -INFINITY);
+        if (general) {
+            NAME(two_prod)(v, SPLAT(c.high), &y, &below);
+            below = below + v * c.low;
+        }
+        VU beyond = ~MASK(ABS(y) < (general ? TOO_FAR : FAR)) & ~none;
+        odd |= beyond, none |= beyond;
+        max = MAX(SELECT(none, SPLAT(-INFINITY), v), max);
+        NAME(term)(FLOAT(BITS(y) & ~none), FLOAT(BITS(below) & ~none), general, &high, &low, &steps, &turns);
+        /* The weight is a number in [1, 2) times a power of 2: no product of it underflows. */
+        VU tiny = MASK(ABS(weight) < 0x1p-1022);
+        weight = SELECT(tiny, weight * 0x1p64, weight);
+        VU exponent = ((BITS(weight) >> 52) & 0x7ff) - 1023 - (tiny & 64);
+        weight = FLOAT((BITS(weight) & 0x800fffffffffffffULL) | 0x3ff0000000000000ULL);
+        NAME(two_prod)(weight, high, &ph, &pl);
+        low = pl + weight * low;
+        /* an arithmetic shift, of numbers well within 2^50 */
+        exponent = exponent + ((steps + (1ULL << 50)) >> 7) - (1ULL << 43) + (turns << 22);
+        VU upper = exponent + ((BITS(ph) >> 52) & 0x7ff) - 1023, raised = MASK((VI)upper > (VI)top) & ~none;
+        top = (upper & raised) | (top & ~raised);
+        STORED(p->high + i, FLOAT(BITS(ph) & ~none));
+        STORED(p->low + i, FLOAT(BITS(low) & ~none));
+        STOREU((uint64_t *)p->exponent + i, (exponent & ~none) | ((uint64_t)NOTHING & none));
+    }
+    double maxima[LANES];
+    uint64_t tops[LANES], odds[LANES];
+    STORED(maxima, max), STOREU(tops, top), STOREU(odds, odd);
+    p->max = -INFINITY, p->top = NOTHING, p->odd = 0;
+    for (size_t j = 0; j < LANES; j++) {
+        p->max = maxima[j] > p->max ? maxima[j] : p->max;
+        p->top = (int64_t)tops[j] > p->top ? (int64_t)tops[j] : p->top;
+        p->odd |= odds[j] != 0;
+    }
+}
+
+TARGET static void NAME(weigh_near)(const double *x, const double *w, size_t n, scale c, products *p) {
+    NAME(weigh)(x, w, n, c, 0, p);
+}
+
+TARGET static void NAME(weigh_any)(const double *x, const double *w, size_t n, scale c, products *p) {
+    NAME(weigh)(x, w, n, c, 1, p);
+}
+
+/* Adds the limbs of n products, whose largest belongs to the base or a lower one. */
+TARGET static void NAME(sum_products)(const products *p, size_t n, int64_t base, int64_t out[3]) {
+    VU a0 = (VU){0}, a1 = a0, a2 = a0;
+    size_t i = 0;
+    for (; i < n; i += LANES) {
+        VU v0, v1, v2, biased = LOADU((const uint64_t *)p->exponent + i) + (uint64_t)(1023 - base);
+        VD power = FLOAT((biased & MASK((VI)biased > 0)) << 52);
+        NAME(cut)(LOADD(p->high + i) * power, LOADD(p->low + i) * power, &v0, &v1, &v2);
+        a0 += v0, a1 += v1, a2 += v2;
+    }
+    uint64_t lanes[3][LANES], s[3] = {0, 0, 0};
+    STOREU(lanes[0], a0), STOREU(lanes[1], a1), STOREU(lanes[2], a2);
+    for (size_t j = 0; j < LANES; j++)
+        for (int limb = 0; limb < 3; limb++) s[limb] += lanes[limb][j];
+    out[0] = (int64_t)(s[0] - i * LIMB_BITS_0);
+    out[1] = (int64_t)(s[1] - i * LIMB_BITS_1);
+    out[2] = (int64_t)(s[2] - i * LIMB_BITS_2);
+}
+
+/* Writes n products times factors, rounded once but for 2^-50 of an ULP. */
+TARGET static void NAME(multiply)(const products *p, const factors *f, size_t n, double *out) {
+    double rest[LANES];
+    for (size_t i = 0; i < n; i += LANES) {
+        VD high = LOADD(p->high + i), low = LOADD(p->low + i), fh = LOADD(f->high + i), ph, pl;
+        VU e = LOADU((const uint64_t *)p->exponent + i) + LOADU((const uint64_t *)f->exponent + i);
+        /* beyond 2000 it is 0 or infinite, and half of it is the exponent of a normal number */
+        VU under = MASK((VI)e < -2000), over = MASK((VI)e > 2000);
+        e = (e & ~under & ~over) | ((uint64_t)-2000 & under) | (2000 & over);
+        VU half = ((e + 2000) >> 1) - 1000;
+        NAME(two_prod)(high, fh, &ph, &pl);
+        VD product = ph + (pl + (high * LOADD(f->low + i) + low * fh));
+        product = product * FLOAT((half + 1023) << 52) * FLOAT((e - half + 1023) << 52);
+        if (i + LANES <= n) {
+            STORED(out + i, product);
+        } else {
+            STORED(rest, product);
+            for (size_t j = i; j < n; j++) out[j] = rest[j - i];
+        }
+    }
+}
+
 /* The maximum, or NaN if there is one. 32 independent lanes, or this costs more than the exponential. */
 TARGET static double NAME(block_max)(const double *x, size_t n) {
     double lane[32], bad[32];
@@ -252,10 +356,12 @@ TARGET static void NAME(widen)(const float *restrict x, size_t n, double *restri
 
 static const instruction_set NAME(set) = {
     STRING(SET), NAME(block_max), NAME(sum_near), NAME(sum_far), NAME(cut_each), NAME(own_terms), NAME(finish), NAME(widen),
+    NAME(weigh_near), NAME(weigh_any), NAME(sum_products), NAME(multiply),
 };
 
 #undef VD
 #undef VU
+#undef VI
 #undef BITS
 #undef FLOAT
 #undef MASK

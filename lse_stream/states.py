@@ -1,0 +1,556 @@
+"""Kinds of states, and arrays of them: grouped, merged, stored and finalised, by one algebra.
+
+A state is made of parts, and each part merges by itself: scaled sums of ``w exp(c x)`` (``_kernel.record``) and exact
+sums. A kind says which parts there are and what results follow from them. Its record, in words of 64 bits, all
+little-endian::
+
+    version (uint8), kind (uint8), scale (uint16), reserved (uint32)
+    count of terms (int64)
+    parameter of the scale (float64), for a base or a temperature alone
+    of each scaled sum: max, base, limbs, as in ``_kernel.record``
+    of each exact sum: low (uint16), words (uint16), special (uint32; 1 +inf, 2 -inf, 3 NaN);
+        then the words of the sum in units of 2^(64 low - 2176), two's complement, no more than are needed
+
+The record of log-sum-exp on the natural scale is that of ``_kernel.record``. Equal states have equal bytes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _kernel
+from ._kernel import RECORD, StateError, States, numpy_kernel
+from ._kernel.record import VERSION
+from .scales import NATURAL, Scale
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+Codes = npt.NDArray[np.int32]
+Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+
+_TERM_WORDS = RECORD.itemsize // 8 - 2
+_MOST_WORDS = 70
+
+
+@dataclass(frozen=True)
+class ScaledSum:
+    """The sum of ``w exp(c x)``; w is 1 without ``has_weights``, and x is twice the value if ``doubled``."""
+
+    has_weights: bool = False
+    doubled: bool = False
+
+    def group(self, codes: Codes, inputs: Sequence[Floats], groups: int, scale: Scale) -> States:
+        x = inputs[0]
+        if self.doubled:
+            with np.errstate(over="ignore"):
+                x = 2.0 * x
+        if scale.descends:
+            x = -x
+        if scale == NATURAL and not self.has_weights:
+            return _kernel.group_values(codes, x, groups)
+        return _kernel.group_terms(codes, x, inputs[1] if self.has_weights else None, groups, scale.factor)
+
+
+@dataclass(frozen=True)
+class ExactSum:
+    """The sum of the product of two inputs, by position; of one input without a second. Nothing where that is 0."""
+
+    first: int
+    second: int | None = None
+
+    def group(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> tuple[Words, Ints]:
+        second = None if self.second is None else inputs[self.second]
+        words, begins = _kernel.sum_products(codes, inputs[self.first], second, groups)
+        return words, begins[:-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """What a state is made of, and what it tells.
+
+    Attributes:
+      name, code: as metadata and record have them.
+      inputs: what a row consists of; the first is the value.
+      sums, exact: the parts.
+      results: how each result follows from an array of states; the first is the kind's own.
+      scales: whether it knows other scales than the natural one.
+    """
+
+    name: str
+    code: int
+    inputs: tuple[str, ...]
+    sums: tuple[ScaledSum, ...]
+    exact: tuple[ExactSum, ...]
+    results: Mapping[str, Callable[["StateArray"], Result]]
+    scales: bool = False
+
+    def check_scale(self, scale: Scale) -> None:
+        """Raises ValueError for a scale that this kind does not know."""
+        if scale != NATURAL and not self.scales:
+            raise ValueError(f"scale: expected natural, the one of {self.name}, found {scale.name}")
+
+    def check_inputs(self, inputs: Sequence[Floats], names: Sequence[str]) -> None:
+        """Raises ValueError for a weight or target that is not finite, or a negative target; named."""
+        for role, name, array in list(zip(self.inputs, names, inputs, strict=True))[1:]:
+            bad = ~np.isfinite(array) if role == "weight" else ~((array >= 0.0) & (array < np.inf))
+            if bad.any():
+                expected = "finite weights" if role == "weight" else "finite targets of 0 or more"
+                raise ValueError(f"{name}: expected {expected}, found {array[bad.argmax()]}")
+
+
+@dataclass(frozen=True, eq=False)
+class StateArray:
+    """States (n,) of one kind and scale: of each scaled sum its records, of each exact sum words and places in them."""
+
+    kind: Kind
+    scale: Scale
+    sums: tuple[States, ...]
+    exact: tuple[tuple[Words, Ints], ...]
+
+    @classmethod
+    def group(
+        cls, kind: Kind, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int
+    ) -> "StateArray":
+        """The states (groups,) of the rows (n,) with each code. ``inputs`` are in the kind's order, and checked."""
+        sums = tuple(part.group(codes, inputs, groups, scale) for part in kind.sums)
+        return cls(kind, scale, sums, tuple(part.group(codes, inputs, groups) for part in kind.exact))
+
+    @classmethod
+    def empty(cls, kind: Kind, scale: Scale, n: int) -> "StateArray":
+        """n states of nothing."""
+        return cls.group(kind, scale, np.empty(0, np.int32), [np.empty(0)] * len(kind.inputs), n)
+
+    def __len__(self) -> int:
+        return self.sums[0].size
+
+    def merge(self, codes: Codes, groups: int) -> "StateArray":
+        """The merged states (groups,) of the states with each code."""
+        sums = tuple(_kernel.merge_groups(codes, states, groups) for states in self.sums)
+        merged = (_kernel.merge_sums(codes, words, at, groups) for words, at in self.exact)
+        return StateArray(self.kind, self.scale, sums, tuple((words, begins[:-1]) for words, begins in merged))
+
+    def take(self, rows: Ints) -> "StateArray":
+        """The states of ``rows``, in that order."""
+        sums = tuple(_kernel.take_states(states, rows) for states in self.sums)
+        return StateArray(self.kind, self.scale, sums, tuple((words, at[rows]) for words, at in self.exact))
+
+    @staticmethod
+    def concat(parts: Sequence["StateArray"]) -> "StateArray":
+        """All states of ``parts``, of which there is at least one.
+
+        Raises:
+          StateError: they differ in kind or scale; both named.
+        """
+        first = parts[0]
+        for part in parts[1:]:
+            check_same(first, part)
+        sums = tuple(_kernel.concat_states(column) for column in zip(*(part.sums for part in parts), strict=True))
+        exact = []
+        for column in zip(*(part.exact for part in parts), strict=True):
+            starts = np.cumsum([0, *(words.size for words, _ in column[:-1])])
+            places = [at + start for (_, at), start in zip(column, starts, strict=True)]
+            exact.append((np.concatenate([words for words, _ in column]), np.concatenate(places)))
+        return StateArray(first.kind, first.scale, sums, tuple(exact))
+
+    def to_words(self) -> tuple[Words, Ints]:
+        """The records, one after another, and where each begins and the last ends (n + 1,), in words."""
+        n = len(self)
+        if (self.kind, self.scale) == (LOGSUMEXP, NATURAL):
+            words = np.ascontiguousarray(self.sums[0]).view(np.uint64)
+            return words, np.arange(n + 1) * (RECORD.itemsize // 8)
+        fixed = np.empty((n, _fixed_words(self.kind, self.scale)), np.uint64)
+        fixed[:, 0] = VERSION | self.kind.code << 8 | self.scale.code << 16
+        fixed[:, 1] = self.sums[0]["count"]
+        if self.scale.parameter is not None:
+            fixed[:, 2] = np.float64(self.scale.parameter).view(np.uint64)
+        start = fixed.shape[1] - _TERM_WORDS * len(self.sums)
+        for states in self.sums:
+            fixed[:, start : start + _TERM_WORDS] = states.view(np.uint64).reshape(n, -1)[:, 2:]
+            start += _TERM_WORDS
+        sizes = [(words[at] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) + 1 for words, at in self.exact]
+        offsets = np.zeros(n + 1, np.int64)
+        np.cumsum(fixed.shape[1] + sum(sizes, np.zeros(n, np.int64)), out=offsets[1:])
+        out = np.empty(offsets[-1], np.uint64)
+        out[offsets[:-1, None] + np.arange(fixed.shape[1])] = fixed
+        place = offsets[:-1] + fixed.shape[1]
+        for (words, at), size in zip(self.exact, sizes, strict=True):
+            within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+            out[np.repeat(place, size) + within] = words[np.repeat(at, size) + within]
+            place = place + size
+        return out, offsets
+
+    @classmethod
+    def from_words(cls, words: Words, offsets: Ints) -> "StateArray":
+        """The states of records. Their kind and scale are those of the first; without any, log-sum-exp's.
+
+        Raises:
+          StateError: a record is truncated, of another version, kind or scale than it should be, or not canonical.
+        """
+        n = offsets.size - 1
+        kind, scale = _header(words, offsets) if n else (LOGSUMEXP, NATURAL)
+        sizes = np.diff(offsets)
+        heads = np.zeros(n, np.uint64)
+        heads[sizes > 0] = words[offsets[:-1][sizes > 0]]
+        head = np.uint64(VERSION | kind.code << 8 | scale.code << 16)
+        fixed = _fixed_words(kind, scale)
+        _require(sizes >= fixed, lambda i: f"expected {8 * fixed} bytes or more, found {8 * sizes[i]}")
+        _require(heads == head, lambda i: f"expected {_describe(int(head))}, found {_describe(int(heads[i]))}")
+        begin = offsets[:-1]
+        start = 2
+        if scale.parameter is not None:
+            found = words[begin + 2].view(np.float64)
+            _require(found == scale.parameter, lambda i: f"expected scale {scale.name}, found parameter {found[i]!r}")
+            start = 3
+        sums = []
+        for part in kind.sums:
+            states = np.zeros(n, RECORD)
+            states["version"] = VERSION
+            matrix = states.view(np.uint64).reshape(n, -1)
+            matrix[:, 1] = words[begin + 1]
+            matrix[:, 2:] = words[begin[:, None] + np.arange(start, start + _TERM_WORDS)]
+            _kernel.check_states(states, scale.factor, has_signs=part.has_weights)
+            sums.append(states)
+            start += _TERM_WORDS
+        place, end, exact = begin + fixed, offsets[1:], []
+        for _ in kind.exact:
+            size = _check_exact(words, place, end)
+            exact.append((words, place))
+            place = place + size
+        _require(place == end, lambda i: f"expected {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
+        if len(sums) == 2:
+            with np.errstate(over="ignore"):
+                twice = 2.0 * sums[0]["max"]
+            same = (twice == sums[1]["max"]) | (np.isnan(twice) & np.isnan(sums[1]["max"]))
+            _require(same, lambda i: f"expected a second max of {twice[i]}, found {sums[1]['max'][i]}")
+        return cls(kind, scale, tuple(sums), tuple(exact))
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def result(self, name: str) -> Result:
+        """One of the kind's results (n,)."""
+        return self.kind.results[name](self)
+
+    @property
+    def counts(self) -> Ints:
+        return np.ascontiguousarray(self.sums[0]["count"])
+
+    def logs(self, part: Floats, *, with_max: bool = True) -> Floats:
+        """A double-double (2, n) of natural logarithms, in units of the scale, on top of the max; rounded once."""
+        high, low = part
+        maximum = self.sums[0]["max"] if with_max else np.zeros(len(self))
+        with np.errstate(invalid="ignore", under="ignore", over="ignore"):
+            if self.scale != NATURAL:
+                unit, rest = self.scale.unit
+                product, error = numpy_kernel.two_prod(high, np.full_like(high, unit))
+                high, low = product, np.where(np.isfinite(high), error + (high * rest + low * unit), 0.0)
+            total, error = numpy_kernel.two_sum(maximum, high)
+            out = np.where(np.isfinite(maximum) & np.isfinite(high), total + (error + low), maximum + high)
+        return -out if self.scale.descends else out
+
+    def quotients(self, *, per_term: bool = False) -> Floats:
+        """As ``_kernel.quotients_of``, (5, n): of the sum over the max's term, or of the mean over it."""
+        counts = self.counts if per_term else np.ones(len(self), np.int64)
+        return _kernel.quotients_of(self.sums[0], counts, self.scale.factor).T
+
+    def exact_sums(self, position: int) -> list[Fraction | float]:
+        """An exact sum: a fraction, or the NaN or infinity that it is."""
+        words, at = self.exact[position]
+        specials = (Fraction(0), np.inf, -np.inf, np.nan)
+        found = (numpy_kernel.decode_sum(words, int(place)) for place in at)
+        return [specials[special] if special else Fraction(units, 1 << -numpy_kernel.UNIT) for units, special in found]
+
+
+def check_same(expected: StateArray, found: StateArray) -> None:
+    """Raises StateError for two kinds or scales; both named."""
+    for what, one, other in (
+        ("kind", expected.kind.name, found.kind.name),
+        ("scale", expected.scale.name, found.scale.name),
+    ):
+        if one != other:
+            raise StateError(0, f"states of two {what}s do not merge: {one} and {other}")
+
+
+def _fixed_words(kind: Kind, scale: Scale) -> int:
+    return 2 + (scale.parameter is not None) + _TERM_WORDS * len(kind.sums)
+
+
+def _require(fits: npt.NDArray[np.bool_], message: Callable[[int], str]) -> None:
+    if not fits.all():
+        row = int(fits.argmin())
+        raise StateError(row, f"state {row}: {message(row)}")
+
+
+def _describe(head: int) -> str:
+    version, kind, scale, reserved = head & 0xFF, head >> 8 & 0xFF, head >> 16 & 0xFFFF, head >> 32
+    kind_name = KINDS_BY_CODE[kind].name if kind in KINDS_BY_CODE else "unknown"
+    scale_name = Scale.CODES[scale] if scale < len(Scale.CODES) else "unknown"
+    extra = f", reserved bytes {reserved:#x}" if reserved else ""
+    return f"version {version}, kind {kind} ({kind_name}), scale {scale} ({scale_name}){extra}"
+
+
+def _header(words: Words, offsets: Ints) -> tuple[Kind, Scale]:
+    """Kind and scale of the first record."""
+    size = int(offsets[1] - offsets[0])
+    if not size:
+        raise StateError(0, f"state 0: expected {RECORD.itemsize} bytes or more, found 0")
+    head = int(words[offsets[0]])
+    kind, code = KINDS_BY_CODE.get(head >> 8 & 0xFF), head >> 16 & 0xFFFF
+    if head & 0xFF != VERSION or kind is None or code >= len(Scale.CODES) or head >> 32:
+        raise StateError(0, f"state 0: expected version {VERSION}, a known kind and scale, found {_describe(head)}")
+    if Scale.CODES[code] not in ("base", "temperature"):
+        scale = Scale(code)
+    else:
+        parameter = float(words[offsets[0] + 2].view(np.float64)) if size > 2 else np.nan
+        try:
+            scale = Scale.of(f"{Scale.CODES[code]} {parameter!r}")
+        except ValueError as error:
+            raise StateError(0, f"state 0: {error}") from error
+    if (scale.code != code) or (scale != NATURAL and not kind.scales):
+        raise StateError(0, f"state 0: expected a scale that {kind.name} knows, found {_describe(head)}")
+    return kind, scale
+
+
+def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
+    """How many words each stored sum takes, head included; raises StateError for one that is not canonical."""
+    expected = "expected an exact sum in its one form"
+    _require(place < end, lambda i: f"{expected}, found no bytes of it")
+    head = words[place]
+    low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
+    special = head >> np.uint64(32)
+    fits = (special <= 3) & (low + n <= _MOST_WORDS) & (place + n < end) & ((n == 0) | (special == 0)) & (n + low * (n == 0) >= 0)
+    fits &= (n > 0) | (low == 0)
+    _require(fits, lambda i: f"{expected}, found low {low[i]}, words {n[i]}, special {special[i]} in {(end - place)[i]}")
+    some = np.flatnonzero(n > 0)
+    first, top = words[place[some] + 1], words[place[some] + n[some]].view(np.int64)
+    below = words[place[some] + np.maximum(n[some] - 1, 1)].view(np.int64)
+    idle = (n[some] > 1) & (top == below >> 63)
+    canonical = np.ones(n.size, np.bool_)
+    canonical[some] = (first != 0) & ~idle
+    _require(canonical, lambda _: f"{expected}, found words that it does not need")
+    return n + 1
+
+
+# --- results of the kinds ---------------------------------------------------------------------------------------------
+
+
+def _rounded(value: Fraction | float) -> float:
+    """Rounded once; infinite where it is beyond the floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return np.inf if value > 0 else -np.inf
+
+
+def _values(states: StateArray) -> Floats:
+    if states.kind.sums[0] == ScaledSum() and states.scale == NATURAL:
+        return _kernel.state_values(states.sums[0])
+    sign, high, low, _, _ = states.quotients()
+    out = states.logs(np.array([high, low]))
+    # What cancels is a sum of 0, however far from 0 the max is.
+    return np.where((sign == 0.0) & (states.counts > 0), np.inf if states.scale.descends else -np.inf, out)
+
+
+def _signs(states: StateArray) -> Floats:
+    return states.quotients()[0]
+
+
+def _maxima(states: StateArray) -> Floats:
+    maxima = np.ascontiguousarray(states.sums[0]["max"])
+    return -maxima if states.scale.descends else maxima
+
+
+def _means(states: StateArray) -> Floats:
+    _, high, low, _, _ = states.quotients(per_term=True)
+    return states.logs(np.array([high, low]))
+
+
+def _bonuses(states: StateArray) -> Floats:
+    _, high, low, _, _ = states.quotients()
+    out = states.logs(np.array([high, low]), with_max=False)
+    return np.where(np.isfinite(states.sums[0]["max"]), out, np.nan)
+
+
+def _effective_numbers(states: StateArray) -> Floats:
+    *_, high, low = states.quotients()
+    return np.where(np.isfinite(states.sums[0]["max"]), high + low, np.nan)
+
+
+def _exact(position: int) -> Callable[[StateArray], Floats]:
+    return lambda states: np.array([_rounded(total) for total in states.exact_sums(position)], np.float64)
+
+
+def _weighted_means(states: StateArray) -> Floats:
+    """ln(S / W) from the pairs of both: W as the state of its two parts at x = 0."""
+    totals = [total if isinstance(total, Fraction) else Fraction(0) for total in states.exact_sums(0)]
+    high = np.array([_rounded(total) for total in totals], np.float64)
+    finite = np.isfinite(high)
+    low = [_rounded(t - Fraction(h)) if ok else 0.0 for t, h, ok in zip(totals, high.tolist(), finite, strict=True)]
+    n = len(states)
+    rows = np.tile(np.arange(n, dtype=np.int32), 2)
+    weights = _kernel.group_terms(rows, np.zeros(2 * n), np.concatenate([np.where(finite, high, 0.0), low]), n)
+    divisor = _kernel.quotients_of(weights, np.ones(n, np.int64)).T
+    sign, log_high, log_low, _, _ = states.quotients()
+    with np.errstate(invalid="ignore"):
+        log_high, error = numpy_kernel.two_sum(log_high, -divisor[1])
+        out = states.logs(np.array([log_high, np.where(np.isfinite(log_high), error + (log_low - divisor[2]), 0.0)]))
+        # A mean that is negative or without weight has no logarithm.
+        return np.where(sign * divisor[0] > 0, out, np.where((sign == 0) & (divisor[0] != 0), out * 0 - np.inf, np.nan))
+
+
+def _moment(states: StateArray, moment: Callable[[int, Fraction, Fraction], Fraction | float]) -> Floats:
+    rows = zip(states.counts.tolist(), states.exact_sums(0), states.exact_sums(1), strict=True)
+    return np.array(
+        [
+            _rounded(moment(n, s, q)) if isinstance(s, Fraction) and isinstance(q, Fraction) else n and s - s + s
+            for n, s, q in rows
+        ],
+        np.float64,
+    )
+
+
+def _averages(states: StateArray) -> Floats:
+    rows = zip(states.counts.tolist(), states.exact_sums(0), strict=True)
+    return np.array([_rounded(total / n) if n else np.nan for n, total in rows], np.float64)
+
+
+def variances(states: StateArray, ddof: int = 1) -> Floats:
+    """The variance of the values, correctly rounded; NaN for ``ddof`` values or fewer, or one that is not finite."""
+    rows = zip(states.counts.tolist(), states.exact_sums(0), states.exact_sums(1), strict=True)
+    return np.array(
+        [
+            _rounded((q - s * s / n) / (n - ddof))
+            if n > ddof and isinstance(s, Fraction) and isinstance(q, Fraction)
+            else np.nan
+            for n, s, q in rows
+        ],
+        np.float64,
+    )
+
+
+def _sample_sizes(states: StateArray) -> Floats:
+    """(sum e^x)^2 / sum e^2x, both over the term of their max, which cancels."""
+    *_, high, low = states.quotients()
+    *_, high2, low2 = _kernel.quotients_of(states.sums[1], np.ones(len(states), np.int64)).T
+    square, error = numpy_kernel.two_prod(high, high)
+    size, rest = numpy_kernel.divide(square, error + 2.0 * high * low, high2, low2)
+    first, second = states.sums[0]["max"], states.sums[1]["max"]
+    # Of values this far only ties count, once and twice.
+    size = np.where(np.isfinite(second), size + rest, high + low)
+    return np.where(np.isfinite(first), size, np.where(first == -np.inf, 0.0, np.nan))
+
+
+def _largest_weights(states: StateArray) -> Floats:
+    *_, high, low = states.quotients()
+    one = np.ones_like(high)
+    weight, rest = numpy_kernel.divide(one, 0.0 * one, high, low)
+    return np.where(np.isfinite(states.sums[0]["max"]), weight + rest, np.nan)
+
+
+def _cross_entropies(states: StateArray) -> Floats:
+    """W LSE(x) - sum t x with W = sum t, added up in pairs.
+
+    Raises:
+      ValueError: the targets of a state do not sum to 1.
+    """
+    targets = np.array([_rounded(total) for total in states.exact_sums(1)], np.float64)
+    wrong = ~(np.abs(targets - 1.0) <= 1e-6)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"state {row}: expected targets that sum to 1, such as one label, found {targets[row]}")
+    found = states.exact_sums(0)
+    chosen = np.array([_rounded(total) for total in found], np.float64)
+    rest = [_rounded(t - Fraction(h)) if isinstance(t, Fraction) else 0.0 for t, h in zip(found, chosen, strict=True)]
+    _, high, low, _, _ = states.quotients()
+    maximum = states.sums[0]["max"]
+    with np.errstate(invalid="ignore"):
+        product, product_low = numpy_kernel.two_prod(targets, maximum)
+        total, error = numpy_kernel.two_sum(product, -chosen)
+        bonus, bonus_low = numpy_kernel.two_prod(targets, high)
+        total, error2 = numpy_kernel.two_sum(total, bonus)
+        out = total + (error + error2 + (product_low + bonus_low + targets * low - np.array(rest)))
+        exact = np.isfinite(maximum) & np.isfinite(chosen) & (np.abs(maximum) < 1e290)
+        return np.where(exact, out, targets * maximum - chosen)
+
+
+def _counts(states: StateArray) -> Ints:
+    return states.counts
+
+
+LOGSUMEXP = Kind(
+    "logsumexp",
+    0,
+    ("value",),
+    (ScaledSum(),),
+    (),
+    {
+        "logsumexp": _values,
+        "count": _counts,
+        "max": _maxima,
+        "logmeanexp": _means,
+        "bonus": _bonuses,
+        "effective_number": _effective_numbers,
+    },
+    scales=True,
+)
+WEIGHTED_LOGSUMEXP = Kind(
+    "weighted_logsumexp",
+    1,
+    ("value", "weight"),
+    (ScaledSum(has_weights=True),),
+    (ExactSum(1),),
+    {
+        "logsumexp": _values,
+        "sign": _signs,
+        "count": _counts,
+        "max": _maxima,
+        "weight": _exact(0),
+        "logmeanexp": _weighted_means,
+    },
+    scales=True,
+)
+LOG_LIKELIHOOD = Kind(
+    "log_likelihood",
+    2,
+    ("value",),
+    (ScaledSum(),),
+    (ExactSum(0), ExactSum(0, 0)),
+    {
+        "log_likelihood": _exact(0),
+        "count": _counts,
+        "max": _maxima,
+        "logsumexp": _values,
+        "logmeanexp": _means,
+        "mean": _averages,
+        "variance": variances,
+        "sum_of_squares": _exact(1),
+    },
+)
+EFFECTIVE_SAMPLE_SIZE = Kind(
+    "effective_sample_size",
+    3,
+    ("value",),
+    (ScaledSum(), ScaledSum(doubled=True)),
+    (),
+    {
+        "effective_sample_size": _sample_sizes,
+        "count": _counts,
+        "max": _maxima,
+        "largest_weight": _largest_weights,
+        "logsumexp": _values,
+        "logmeanexp": _means,
+    },
+)
+CROSS_ENTROPY = Kind(
+    "cross_entropy",
+    4,
+    ("value", "target"),
+    (ScaledSum(),),
+    (ExactSum(0, 1), ExactSum(1)),
+    {"cross_entropy": _cross_entropies, "count": _counts, "max": _maxima, "logsumexp": _values},
+)
+KINDS = {kind.name: kind for kind in (LOGSUMEXP, WEIGHTED_LOGSUMEXP, LOG_LIKELIHOOD, EFFECTIVE_SAMPLE_SIZE, CROSS_ENTROPY)}
+KINDS_BY_CODE = {kind.code: kind for kind in KINDS.values()}
