@@ -12,55 +12,58 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ._kernel import (
-    RECORD,
-    StateError,
-    States,
-    check_states,
-    concat_states,
-    empty_states,
-    group_values,
-    merge_groups,
-    state_values,
-    take_states,
-)
+from ._kernel import StateError
 from ._kernel.record import VERSION
 from .keys import encode_keys, sort_keys
+from .scales import NATURAL, Scale
+from ._kernel import weights_of
+from .states import KINDS, LOGSUMEXP, Kind, StateArray, check_same, log_weights
 from .values import check_widenable, widen, widen_arrow
 
 Mask = npt.NDArray[np.bool_]
 
-RESULTS = ("logsumexp", "count", "max")
 STATE = "state"
 
-_SIZE = RECORD.itemsize
-# As many records as the 32-bit offsets of a binary array reach.
-_CHUNK = np.iinfo(np.int32).max // _SIZE
+# As many words as the 32-bit offsets of a binary array reach.
+_CHUNK_WORDS = np.iinfo(np.int32).max // 8
 
 
 class StateType(pa.ExtensionType):
-    """Arrow type of a column of states: binary, one record of ``LogSumExpAccumulator.to_bytes`` each.
+    """Arrow type of a column of states: binary, one record of an accumulator's ``to_bytes`` each.
 
     It survives IPC and Parquet, and loads as plain binary where this package is not imported. The metadata says
     version, kind and scale of the records; a column of a version that this release does not know loads, and is refused
     in use.
     """
 
-    def __init__(self, version: int = VERSION, kind: str = "logsumexp", scale: str = "natural") -> None:
+    def __init__(
+        self,
+        version: int = VERSION,
+        kind: str = LOGSUMEXP.name,
+        scale: str = NATURAL.name,
+        storage_type: pa.DataType | None = None,
+    ) -> None:
         self.version, self.kind, self.scale = version, kind, scale
-        super().__init__(pa.binary(), "lse_stream.state")
+        super().__init__(storage_type or pa.binary(), "lse_stream.state")
 
     def __arrow_ext_serialize__(self) -> bytes:
         return json.dumps({"version": self.version, "kind": self.kind, "scale": self.scale}).encode()
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Self:
-        found = json.loads(serialized)  # of a later version it may hold more
-        return cls(found["version"], found["kind"], found["scale"])
+        try:
+            found = json.loads(serialized)  # of a later version it may hold more
+            return cls(int(found["version"]), str(found["kind"]), str(found["scale"]), storage_type)
+        except (ValueError, KeyError, TypeError):
+            return cls(0, "unknown", "unknown", storage_type)  # it loads all the same, and is refused in use
 
     # Arrow asks these before it puts columns together; those of pa.ExtensionType look at name and storage alone.
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, StateType) and self.__arrow_ext_serialize__() == other.__arrow_ext_serialize__()
+        return (
+            isinstance(other, StateType)
+            and self.storage_type == other.storage_type
+            and self.__arrow_ext_serialize__() == other.__arrow_ext_serialize__()
+        )
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -72,23 +75,26 @@ class StateType(pa.ExtensionType):
 pa.register_extension_type(StateType())
 
 
-def states_to_arrow(states: States, null: Mask | None = None) -> pa.ChunkedArray:
-    """The states (n,) as a column, without a copy, null where ``null`` (n,) is true."""
-    states = np.ascontiguousarray(states)
+def states_to_arrow(states: StateArray, null: Mask | None = None) -> pa.ChunkedArray:
+    """The states (n,) as a column, null where ``null`` (n,) is true; without a copy those of log-sum-exp."""
     if null is not None and null.any():
-        states = np.where(null, empty_states(1), states)
-    chunks = []
-    for start in range(0, max(states.size, 1), _CHUNK):
-        part = states[start : start + _CHUNK]
-        offsets = np.arange(part.size + 1, dtype=np.int32) * np.int32(_SIZE)
-        valid = None if null is None else pa.array(~null[start : start + _CHUNK]).buffers()[1]
-        buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(part.view(np.uint8))]
-        storage = pa.Array.from_buffers(pa.binary(), part.size, buffers)
-        chunks.append(pa.ExtensionArray.from_storage(StateType(), storage))
-    return pa.chunked_array(chunks, StateType())
+        nothing = StateArray.empty(states.kind, states.scale, 1)
+        states = StateArray.concat([states, nothing]).take(np.where(null, len(states), np.arange(len(states))))
+    state_type = StateType(VERSION, states.kind.name, states.scale.name)
+    words, offsets = states.to_words()
+    chunks, start = [], 0
+    while start < len(states) or not chunks:
+        end = int(np.searchsorted(offsets, offsets[start] + _CHUNK_WORDS, side="right")) - 1
+        part = ((offsets[start : end + 1] - offsets[start]) * 8).astype(np.int32)
+        valid = None if null is None else pa.array(~null[start:end]).buffers()[1]
+        buffers = [valid, pa.py_buffer(part), pa.py_buffer(words[offsets[start] : offsets[end]])]
+        storage = pa.Array.from_buffers(pa.binary(), end - start, buffers)
+        chunks.append(pa.ExtensionArray.from_storage(state_type, storage))
+        start = end
+    return pa.chunked_array(chunks, state_type)
 
 
-def states_from_arrow(column: pa.ChunkedArray | pa.Array, name: str = STATE) -> tuple[States, Mask]:
+def states_from_arrow(column: pa.ChunkedArray | pa.Array, name: str = STATE) -> tuple[StateArray, Mask]:
     """The states (n,) of a column, checked, and where it is null; the state there is that of nothing.
 
     Args:
@@ -97,58 +103,65 @@ def states_from_arrow(column: pa.ChunkedArray | pa.Array, name: str = STATE) -> 
 
     Raises:
       TypeError: another type.
-      StateError: a column of another version, kind or scale, or a record that is not canonical; column and row named.
+      StateError: records of another version, of two kinds or scales, or not canonical; column and row named.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    _check_state_type(column.type, name)
-    parts, nulls = [empty_states(0)], [np.zeros(0, np.bool_)]
+    expected = _kind_of(column.type, name)
+    parts: list[StateArray] = []
+    nulls: list[Mask] = []
     for chunk in chunks:
         storage = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
         null = storage.is_null().to_numpy(zero_copy_only=False)
-        row = sum(part.size for part in parts)
-        found = _records(storage.drop_null() if null.any() else storage)
-        if isinstance(found, tuple):
-            row += int(np.flatnonzero(~null)[found[0]])
-            raise StateError(row, f"column {name!r}, row {row}: expected a state of {_SIZE} bytes, found {found[1]}")
         try:
-            check_states(found)
+            if not null.all():
+                parts.append(_records(storage.drop_null() if null.any() else storage, expected))
+                expected = parts[0].kind, parts[0].scale
         except StateError as error:
-            row += int(np.flatnonzero(~null)[error.row])
+            row = sum(mask.size for mask in nulls) + int(np.flatnonzero(~null)[error.row])
             raise StateError(row, f"column {name!r}, row {row}: {str(error).partition(': ')[2]}") from None
-        if null.any():
-            states = empty_states(null.size)
-            states[~null] = found
-            found = states
-        parts.append(found)
         nulls.append(null)
-    return concat_states(parts[1:] or parts), nulls[1] if len(nulls) == 2 else np.concatenate(nulls)
+    is_null = np.concatenate([np.zeros(0, np.bool_), *nulls])
+    nothing = StateArray.empty(*(expected or (LOGSUMEXP, NATURAL)), min(is_null.size, 1))
+    if not is_null.any():
+        return StateArray.concat(parts or [nothing]), is_null
+    states = StateArray.concat([*parts, nothing])
+    return states.take(np.where(is_null, len(states) - 1, np.cumsum(~is_null) - 1)), is_null
 
 
-def _check_state_type(data_type: pa.DataType, name: str) -> None:
-    if isinstance(data_type, StateType):
-        expected = StateType()
-        if data_type != expected:
-            raise StateError(
-                0,
-                f"column {name!r}: expected states of version {expected.version}, kind {expected.kind}, scale "
-                f"{expected.scale}, found version {data_type.version}, kind {data_type.kind}, scale {data_type.scale}",
-            )
-    elif not (pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type)):
-        raise TypeError(f"column {name!r}: expected states, found {data_type}")
+def _kind_of(data_type: pa.DataType, name: str) -> tuple[Kind, Scale] | None:
+    """What a column's type says of its states; None for plain binary, whose records say it."""
+    storage = data_type.storage_type if isinstance(data_type, StateType) else data_type
+    if not (pa.types.is_binary(storage) or pa.types.is_large_binary(storage)):
+        held = f" of {storage}" if isinstance(data_type, StateType) else ""
+        raise TypeError(f"column {name!r}: expected states, as binary or large_binary, found {data_type}{held}")
+    if not isinstance(data_type, StateType):
+        return None
+    found = f"version {data_type.version}, kind {data_type.kind}, scale {data_type.scale}"
+    if data_type.version != VERSION or data_type.kind not in KINDS:
+        raise StateError(
+            0, f"column {name!r}: expected states of version {VERSION}, of kind {' or '.join(KINDS)}, found {found}"
+        )
+    try:
+        scale = Scale.of(data_type.scale)
+        KINDS[data_type.kind].check_scale(scale)
+    except ValueError as error:
+        raise StateError(0, f"column {name!r}: expected states of a known scale, found {found}: {error}") from error
+    return KINDS[data_type.kind], scale
 
 
-def _records(storage: pa.Array) -> States | tuple[int, int]:
-    """The records of a binary array without nulls, without a copy; or (row, size) of the first of another size."""
+def _records(storage: pa.Array, expected: tuple[Kind, Scale] | None) -> StateArray:
+    """The states of a binary array of one or more, without nulls."""
+    n = len(storage)
     offset_type = np.int32 if pa.types.is_binary(storage.type) else np.int64
-    if not len(storage):
-        return empty_states(0)
     _, offset_buffer, data = storage.buffers()
-    offsets = np.frombuffer(offset_buffer, offset_type)[storage.offset : storage.offset + len(storage) + 1]
+    offsets = np.frombuffer(offset_buffer, offset_type)[storage.offset : storage.offset + n + 1].astype(np.int64)
     sizes = np.diff(offsets)
-    if (sizes != _SIZE).any():
-        row = int((sizes != _SIZE).argmax())
-        return row, int(sizes[row])
-    return np.frombuffer(data, RECORD, len(storage), int(offsets[0]))
+    if (sizes % 8).any():
+        row = int((sizes % 8 != 0).argmax())
+        raise StateError(row, f"state {row}: expected a multiple of 8 bytes, found {sizes[row]}")
+    held = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+    words = np.require(held.view(np.uint64), requirements="A")
+    return StateArray.from_words(words, (offsets - offsets[0]) // 8, expected)
 
 
 def check_names(keys: Sequence[str], *, others: Iterable[str]) -> None:
@@ -174,7 +187,15 @@ def _with_states(keys: pa.Table, states: pa.ChunkedArray, name: str) -> pa.Table
     return pa.table([*keys.columns, states], names=[*keys.column_names, name])
 
 
-def group_states(table: pa.Table, keys: Sequence[str], value: str, *, skip_nulls: bool = True) -> pa.Table:
+def group_states(
+    table: pa.Table,
+    keys: Sequence[str],
+    value: str | Sequence[str],
+    *,
+    kind: str = LOGSUMEXP.name,
+    scale: Scale | str = NATURAL,
+    skip_nulls: bool = True,
+) -> pa.Table:
     """The states of the values of each key.
 
     Args:
@@ -182,8 +203,12 @@ def group_states(table: pa.Table, keys: Sequence[str], value: str, *, skip_nulls
       keys: names of the key columns: integers, floats, booleans, strings, binaries, dates, times, durations, decimals,
         nulls or dictionaries of these. Null is a key of its own, -0.0 is 0.0, NaN is one key. With no key columns all
         rows, also none, are one group.
-      value: name of the column of numbers: integers, float16, float32, float64, or a dictionary of these.
-      skip_nulls: leave null values out; if False, the state of a key with a null value is null. NaN is not null.
+      value: name of the column of numbers: integers, float16, float32, float64, or a dictionary of these. For
+        "weighted_logsumexp" the names of values and weights, for "cross_entropy" of logits and targets, which may be
+        booleans.
+      kind: "logsumexp", "weighted_logsumexp", "log_likelihood", "effective_sample_size" or "cross_entropy".
+      scale: a ``Scale`` or its name, for the first two kinds.
+      skip_nulls: leave out rows with a null value; if False, the state of a key that has one is null. NaN is not null.
 
     Returns:
       The key columns, of the types they came in, and "state" of ``StateType``: one row per key, in no set order.
@@ -191,27 +216,54 @@ def group_states(table: pa.Table, keys: Sequence[str], value: str, *, skip_nulls
     Raises:
       KeyError: a column is not there.
       TypeError: a key or value column of another type.
-      ValueError: an integer value beyond +-2^53, or column names that collide.
+      ValueError: an integer value beyond +-2^53, a weight that is not finite, or column names that collide.
     """
-    check_names(keys, others=[value, STATE, *RESULTS])
-    column = _column(table, value)
+    found_kind, found_scale, names = check_kind(kind, scale, value)
+    check_names(keys, others=[*names, STATE, *found_kind.columns])
     for name in keys:
         _column(table, name)
-    check_widenable(column.type, f"column {value!r}")
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    columns = [
+        _numbers(_column(table, name), f"column {name!r}", role) for role, name in zip(found_kind.inputs, names, strict=True)
+    ]
     codes, key_table = encode_keys(table, keys)
     groups = key_table.num_rows if keys else 1
-    null = None
-    if column.null_count:
-        valid = pa.chunked_array(column.is_valid().chunks, pa.bool_()).to_numpy()
+    null, arrays = None, []
+    if any(column.null_count for column in columns):
+        valid = np.logical_and.reduce([column.is_valid().to_numpy() for column in columns])
         if not skip_nulls:
             null = np.zeros(groups, np.bool_)
             null[codes[~valid]] = True
         codes = codes[valid]
-    arrays = [widen(array, f"column {value!r}") for array in widen_arrow(column, f"column {value!r}")]
-    values = arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0), *arrays])
-    return _with_states(key_table, states_to_arrow(group_values(codes, values, groups), null), STATE)
+        columns = [column.filter(pa.array(valid)) for column in columns] if len(columns) > 1 else columns
+    for name, column in zip(names, columns, strict=True):
+        parts = [widen(array, f"column {name!r}") for array in widen_arrow(column, f"column {name!r}")]
+        arrays.append(parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0), *parts]))
+    found_kind.check_inputs(arrays, [f"column {name!r}" for name in names])
+    states = StateArray.group(found_kind, found_scale, codes, arrays, groups)
+    return _with_states(key_table, states_to_arrow(states, null), STATE)
+
+
+def check_kind(kind: str, scale: Scale | str, value: str | Sequence[str]) -> tuple[Kind, Scale, list[str]]:
+    """The kind and scale of those names, and the names of the value columns.
+
+    Raises:
+      ValueError: no such kind or scale, a scale that the kind does not know, or another number of value columns.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected {', '.join(KINDS)}, found {kind!r}")
+    found = Scale.of(scale)
+    KINDS[kind].check_scale(found)
+    names, inputs = [value] if isinstance(value, str) else list(value), KINDS[kind].inputs
+    if len(names) != len(inputs):
+        raise ValueError(f"value: expected {len(inputs)} names for {kind} ({', '.join(inputs)}), found {names}")
+    return KINDS[kind], found, names
+
+
+def _numbers(column: pa.ChunkedArray, name: str, role: str) -> pa.ChunkedArray:
+    if role == "target" and pa.types.is_boolean(column.type):
+        return column.cast(pa.int8())
+    check_widenable(column.type, name)
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def merge_states(tables: pa.Table | Iterable[pa.Table], keys: Sequence[str], *, state: str = STATE) -> pa.Table:
@@ -241,13 +293,19 @@ def merge_states(tables: pa.Table | Iterable[pa.Table], keys: Sequence[str], *, 
             found, expected = _column(table, name).type, _column(first, name).type
             if found != expected:
                 raise TypeError(f"table {i}, key column {name!r}: expected {expected} as in table 0, found {found}")
-    parts = [states_from_arrow(_column(table, state), state) for table in tables]
-    states = concat_states([states for states, _ in parts])
+    parts = []
+    for i, table in enumerate(tables):
+        try:
+            parts.append(states_from_arrow(_column(table, state), state))
+            check_same(parts[0][0], parts[-1][0])
+        except StateError as error:
+            raise StateError(error.row, f"table {i}, {error}" if len(tables) > 1 else str(error)) from None
+    states = StateArray.concat([states for states, _ in parts])
     absent = np.concatenate([null for _, null in parts])
     schema = pa.schema([(name, first.schema.field(name).type) for name in keys])
     rows = pa.concat_tables([table.select(list(keys)).cast(schema) for table in tables]) if keys else None
     if rows is None:
-        codes, key_table, groups = np.zeros(states.size, np.int32), pa.table({}), 1
+        codes, key_table, groups = np.zeros(len(states), np.int32), pa.table({}), 1
     else:
         codes, key_table = encode_keys(rows, keys)
         groups = key_table.num_rows
@@ -255,7 +313,7 @@ def merge_states(tables: pa.Table | Iterable[pa.Table], keys: Sequence[str], *, 
     if absent.any():
         null = np.zeros(groups, np.bool_)
         null[codes[absent]] = True
-    return _with_states(key_table, states_to_arrow(merge_groups(codes, states, groups), null), state)
+    return _with_states(key_table, states_to_arrow(states.merge(codes, groups), null), state)
 
 
 def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
@@ -265,7 +323,7 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
         column = table.column(name)
         if isinstance(column.type, StateType):
             states, null = states_from_arrow(column, name)
-            columns.append(states_to_arrow(take_states(states, rows), null[rows] if null.any() else None))
+            columns.append(states_to_arrow(states.take(rows), null[rows] if null.any() else None))
         else:
             columns.append(column.take(pa.array(rows)))
     return pa.table(columns, names=table.column_names)
@@ -287,35 +345,86 @@ def sort_by_keys(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     return pa.table([*key_table.columns, *others.columns], names=[*keys, *others.column_names])
 
 
-def finalise(table: pa.Table, *, min_count: int = 0, state: str = STATE) -> pa.Table:
-    """The results of a table of states: in place of the state column stand three.
+def finalise(
+    table: pa.Table, *, results: Sequence[str] | None = None, min_count: int = 0, state: str = STATE
+) -> pa.Table:
+    """The results of a table of states: they stand in place of the state column.
 
     Args:
       table: as from ``group_states`` or ``merge_states``.
-      min_count: with fewer terms the result is null. 0 gives -inf for nothing.
+      results: names of results; by default those that ``lse_stream.states`` lists as the kind's columns. Log-sum-exp
+        has logsumexp, count, max, logmeanexp, bonus and effective_number.
+      min_count: with fewer terms the results are null, but for count and max. 0 gives -inf for nothing.
       state: name of the column of states.
 
     Returns:
-      The other columns as they are, and ``logsumexp`` (float64), ``count`` (int64, the terms: -inf included, nulls not)
-      and ``max`` (float64). All three are null where the state is.
+      The other columns as they are, and the results: float64, and ``count`` (the terms: -inf included, nulls not)
+      int64. All are null where the state is.
 
     Raises:
       KeyError: no column ``state``.
-      ValueError: another column has the name of a result, or a negative ``min_count``.
-      StateError: a column of another version, kind or scale, or a damaged record; column and row named.
+      ValueError: another column has the name of a result, no such result, or a negative ``min_count``.
+      StateError: a column of another version, or a damaged record; column and row named.
     """
     if min_count < 0:
         raise ValueError(f"min_count: expected 0 or more, found {min_count}")
     states, null = states_from_arrow(_column(table, state), state)
+    names = states.kind.columns if results is None else results
+    for name in names:
+        if name not in states.kind.results:
+            raise ValueError(f"results: expected some of {', '.join(states.kind.results)}, found {name!r}")
     position = table.column_names.index(state)
-    check_names([name for name in table.column_names if name != state], others=RESULTS)
-    few = states["count"] < min_count
-    results = (
-        pa.array(state_values(states), mask=null | few),
-        pa.array(np.ascontiguousarray(states["count"]), mask=null),
-        pa.array(np.ascontiguousarray(states["max"]), mask=null),
-    )
+    for name in table.column_names:
+        if name != state and name in names:
+            raise ValueError(f"column {name!r}: expected a name other than the results {', '.join(names)}")
+    few = states.counts < min_count
     table = table.remove_column(position)
-    for i, (name, result) in enumerate(zip(RESULTS, results, strict=True)):
-        table = table.add_column(position + i, name, result)
+    for i, name in enumerate(names):
+        mask = null if name in ("count", "max") else null | few
+        table = table.add_column(position + i, name, pa.array(states.result(name), mask=mask))
     return table
+
+
+def log_softmax_of_keys(
+    table: pa.Table, states: pa.Table, keys: Sequence[str], value: str, *, state: str = STATE
+) -> pa.Table:
+    """The table with columns "log_softmax" and "softmax": of each value, against the state of its key.
+
+    Args:
+      table: rows, as for ``group_states``.
+      states: key columns of the same types and log-sum-exp states on the natural scale, each key once. They may come
+        from elsewhere, such as a merge over many tables.
+      keys, value: names of columns.
+
+    Returns:
+      The rows in their order; null where the value or the state is.
+
+    Raises:
+      KeyError: a column is not there, or a row's key has no state.
+      TypeError, ValueError, StateError: as ``group_states`` and ``merge_states``.
+    """
+    check_names(keys, others=["log_softmax", "softmax"])
+    kind, scale, _ = check_kind(LOGSUMEXP.name, NATURAL, value)
+    column = _numbers(_column(table, value), f"column {value!r}", kind.inputs[0])
+    records, absent = states_from_arrow(_column(states, state), state)
+    check_same(StateArray.empty(kind, scale, 0), records)
+    if keys:
+        both = [t.select(list(keys)).cast(states.select(list(keys)).schema) for t in (states, table)]
+        codes, _ = encode_keys(pa.concat_tables(both), keys)
+        if len(set(codes[: states.num_rows].tolist())) < states.num_rows:
+            raise ValueError("states: expected each key once")
+        # Codes go in order of first appearance, and so are the row numbers of the states.
+        codes = codes[states.num_rows :]
+        if codes.size and codes.max() >= states.num_rows:
+            missing = {name: table[name][int(codes.argmax())].as_py() for name in keys}
+            raise KeyError(f"states: expected a state for every key, found none for {missing}")
+    else:
+        codes = np.zeros(table.num_rows, np.int32)
+    null = column.is_null().to_numpy() | absent[codes] if table.num_rows else np.zeros(0, np.bool_)
+    values = np.zeros(table.num_rows)
+    found = [widen(part, f"column {value!r}") for part in widen_arrow(column, f"column {value!r}")]
+    values[column.is_valid().to_numpy()] = np.concatenate([np.zeros(0), *found])
+    logs, weights = log_weights(records, codes, values), weights_of(records.sums[0], codes, values)
+    return table.append_column("log_softmax", pa.array(logs, mask=null)).append_column(
+        "softmax", pa.array(weights, mask=null)
+    )

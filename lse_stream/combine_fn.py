@@ -1,29 +1,42 @@
-"""Log-sum-exp as a Beam CombineFn: glue around the accumulator, which holds the algorithm."""
+"""The kinds of states as Beam CombineFns: glue around the accumulators, which hold the algorithm."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.typehints.decorators import IOTypeHints
 
-from .accumulator import LogSumExpAccumulator
-from .coders import LogSumExpAccumulatorCoder
+from .accumulator import (
+    CrossEntropyAccumulator,
+    EffectiveSampleSizeAccumulator,
+    LogLikelihoodAccumulator,
+    LogLikelihoodSummary,
+    LogSumExpAccumulator,
+    ScaledLogSumExpAccumulator,
+    WeightedLogSumExpAccumulator,
+)
+from .coders import CODERS, Accumulator, AccumulatorCoder
+from .scales import NATURAL, Scale
+
+Number = float | int | np.floating | np.integer
 
 
-class LogSumExpCombineFn(beam.CombineFn):
-    """Combines numbers to ``ln(sum(exp(x)))``, a float that depends on the multiset of elements alone.
+class StateCombineFn(beam.CombineFn):
+    """Combines elements in an accumulator; what it gives depends on the multiset of elements alone.
 
-    Merging is exact, so lifting, fanout, retries and the order of bundles change no bit. Nothing combines to ``-inf``.
-    An element that is no number raises ``TypeError``; so does None: whether to skip nulls is the caller's choice.
+    Merging is exact, so lifting, fanout, retries and the order of bundles change no bit. An element that is no number
+    raises ``TypeError``; so does None: whether to skip nulls is the caller's choice. Subclasses say which accumulator,
+    and what it gives.
     """
 
     def __init__(self) -> None:
         beam.CombineFn.__init__(self)  # not super(): a checker of types sees only here that Beam's is untyped
 
-    def create_accumulator(self) -> LogSumExpAccumulator:
-        return LogSumExpAccumulator()
+    def create_accumulator(self) -> Any:
+        raise NotImplementedError
 
-    def add_input(self, accumulator: LogSumExpAccumulator, element: float) -> LogSumExpAccumulator:
+    def add_input(self, accumulator: Any, element: Any) -> Any:
         # Runs once per element: anything more here shows in the cost of a pipeline.
         try:
             accumulator.add(element)
@@ -33,21 +46,117 @@ class LogSumExpCombineFn(beam.CombineFn):
             raise
         return accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[LogSumExpAccumulator]) -> LogSumExpAccumulator:
+    def merge_accumulators(self, accumulators: Iterable[Accumulator]) -> Any:
         # Beam lets the first be changed and no other; Flink merges nothing at all when a window fires empty.
         remaining = iter(accumulators)
-        merged = next(remaining, None)
+        merged: Any = next(remaining, None)
         if merged is None:
             return self.create_accumulator()
         for accumulator in remaining:
             merged.merge(accumulator)
         return merged
 
-    def extract_output(self, accumulator: LogSumExpAccumulator) -> float:
+    def extract_output(self, accumulator: Any) -> Any:
         return accumulator.value()
 
-    def get_accumulator_coder(self) -> LogSumExpAccumulatorCoder:
-        return LogSumExpAccumulatorCoder()
+    def get_accumulator_coder(self) -> AccumulatorCoder:
+        return CODERS[type(self.create_accumulator())]()
 
     def default_type_hints(self) -> IOTypeHints:
-        return IOTypeHints.empty().with_input_types(float | int | np.floating | np.integer).with_output_types(float)
+        return IOTypeHints.empty().with_input_types(Number).with_output_types(float)
+
+
+class _PairCombineFn(StateCombineFn):
+    """Of elements that are pairs of numbers."""
+
+    def add_input(self, accumulator: Any, element: tuple[float, float]) -> Any:
+        try:
+            accumulator.add(*element)
+        except TypeError as error:
+            if not isinstance(element, tuple) or None in element:
+                raise TypeError(f"expected a pair of numbers, found {element!r}") from error
+            raise
+        return accumulator
+
+    def default_type_hints(self) -> IOTypeHints:
+        return IOTypeHints.empty().with_input_types(tuple[Number, Number | bool]).with_output_types(float)
+
+
+class LogSumExpCombineFn(StateCombineFn):
+    """Combines numbers to ``ln(sum(exp(x)))``, a float. Nothing combines to ``-inf``.
+
+    Args:
+      scale: a ``Scale`` or its name, such as "decibel" or "base 4".
+
+    Raises:
+      ValueError: no such scale.
+    """
+
+    def __init__(self, scale: Scale | str = NATURAL) -> None:
+        super().__init__()
+        self._scale = Scale.of(scale)
+
+    def create_accumulator(self) -> LogSumExpAccumulator | ScaledLogSumExpAccumulator:
+        return LogSumExpAccumulator() if self._scale == NATURAL else ScaledLogSumExpAccumulator(scale=self._scale)
+
+
+class LogMeanExpCombineFn(LogSumExpCombineFn):
+    """Combines numbers to ``ln(sum(exp(x)) / n)``, a float: exactly x for equal values x. Nothing combines to ``-inf``."""
+
+    def extract_output(self, accumulator: LogSumExpAccumulator | ScaledLogSumExpAccumulator) -> float:
+        return accumulator.mean()
+
+
+class WeightedLogSumExpCombineFn(_PairCombineFn):
+    """Combines pairs (x, weight) to ``ln(sum(weight * exp(x)))``, a float; NaN where the sum is negative.
+
+    Args:
+      scale: a ``Scale`` or its name.
+      return_sign: combine to (log of the magnitude, sign) instead.
+    """
+
+    def __init__(self, scale: Scale | str = NATURAL, *, return_sign: bool = False) -> None:
+        super().__init__()
+        self._scale = Scale.of(scale)
+        self._return_sign = return_sign
+
+    def create_accumulator(self) -> WeightedLogSumExpAccumulator:
+        return WeightedLogSumExpAccumulator(scale=self._scale)
+
+    def extract_output(self, accumulator: WeightedLogSumExpAccumulator) -> float | tuple[float, float]:
+        log, sign = accumulator.value(), accumulator.sign()
+        if self._return_sign:
+            return log, sign
+        return float("nan") if sign < 0 else float(log)
+
+    def default_type_hints(self) -> IOTypeHints:
+        output = tuple[float, float] if self._return_sign else float
+        return super().default_type_hints().with_output_types(output)
+
+
+class LogLikelihoodCombineFn(StateCombineFn):
+    """Combines numbers to a ``LogLikelihoodSummary``: count, exact sum, log-sum-exp, max, mean, variance."""
+
+    def create_accumulator(self) -> LogLikelihoodAccumulator:
+        return LogLikelihoodAccumulator()
+
+    def default_type_hints(self) -> IOTypeHints:
+        return super().default_type_hints().with_output_types(LogLikelihoodSummary)
+
+
+class EffectiveSampleSizeCombineFn(StateCombineFn):
+    """Combines log-weights to Kish's effective sample size, a float; 0 for none."""
+
+    def create_accumulator(self) -> EffectiveSampleSizeAccumulator:
+        return EffectiveSampleSizeAccumulator()
+
+
+class CrossEntropyCombineFn(_PairCombineFn):
+    """Combines the classes of one example, pairs (logit, target), to its cross-entropy in nats, a float.
+
+    Raises:
+      ValueError: when the pipeline runs: the targets of an example do not sum to 1.
+    """
+
+    def create_accumulator(self) -> CrossEntropyAccumulator:
+        return CrossEntropyAccumulator()

@@ -17,6 +17,7 @@ The record of log-sum-exp on the natural scale is that of ``_kernel.record``. Eq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,7 @@ class Kind:
       inputs: what a row consists of; the first is the value.
       sums, exact: the parts.
       results: how each result follows from an array of states; the first is the kind's own.
+      columns: the results of a table unless others are asked for.
       scales: whether it knows other scales than the natural one.
     """
 
@@ -86,6 +88,7 @@ class Kind:
     sums: tuple[ScaledSum, ...]
     exact: tuple[ExactSum, ...]
     results: Mapping[str, Callable[["StateArray"], Result]]
+    columns: tuple[str, ...]
     scales: bool = False
 
     def check_scale(self, scale: Scale) -> None:
@@ -184,22 +187,30 @@ class StateArray:
         return out, offsets
 
     @classmethod
-    def from_words(cls, words: Words, offsets: Ints) -> "StateArray":
-        """The states of records. Their kind and scale are those of the first; without any, log-sum-exp's.
+    def from_words(cls, words: Words, offsets: Ints, expected: tuple[Kind, Scale] | None = None) -> "StateArray":
+        """The states of records, each from an offset to the next.
+
+        Args:
+          expected: kind and scale; None for those of the first record, and without any for log-sum-exp.
 
         Raises:
           StateError: a record is truncated, of another version, kind or scale than it should be, or not canonical.
         """
         n = offsets.size - 1
-        kind, scale = _header(words, offsets) if n else (LOGSUMEXP, NATURAL)
-        sizes = np.diff(offsets)
-        heads = np.zeros(n, np.uint64)
-        heads[sizes > 0] = words[offsets[:-1][sizes > 0]]
-        head = np.uint64(VERSION | kind.code << 8 | scale.code << 16)
+        sizes, begin = np.diff(offsets), offsets[:-1]
+        _require(sizes > 0, lambda _: "expected a record, found 0 bytes")
+        kind, scale = expected or (_header(words, offsets) if n else (LOGSUMEXP, NATURAL))
         fixed = _fixed_words(kind, scale)
-        _require(sizes >= fixed, lambda i: f"expected {8 * fixed} bytes or more, found {8 * sizes[i]}")
-        _require(heads == head, lambda i: f"expected {_describe(int(head))}, found {_describe(int(heads[i]))}")
-        begin = offsets[:-1]
+        head = VERSION | kind.code << 8 | scale.code << 16
+        heads = words[begin]
+        _require(heads == np.uint64(head), lambda i: f"expected {_describe(head)}, found {_describe(int(heads[i]))}")
+        least = "" if not kind.exact else " or more"
+        fits = sizes >= fixed if kind.exact else sizes == fixed
+        _require(fits, lambda i: f"expected a state of {8 * fixed} bytes{least}, found {8 * sizes[i]}")
+        if (kind, scale) == (LOGSUMEXP, NATURAL):
+            states = words[offsets[0] : offsets[-1]].view(RECORD)
+            _kernel.check_states(states)
+            return cls(kind, scale, (states,), ())
         start = 2
         if scale.parameter is not None:
             found = words[begin + 2].view(np.float64)
@@ -220,7 +231,7 @@ class StateArray:
             size = _check_exact(words, place, end)
             exact.append((words, place))
             place = place + size
-        _require(place == end, lambda i: f"expected {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
+        _require(place == end, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
         if len(sums) == 2:
             with np.errstate(over="ignore"):
                 twice = 2.0 * sums[0]["max"]
@@ -294,9 +305,6 @@ def _describe(head: int) -> str:
 
 def _header(words: Words, offsets: Ints) -> tuple[Kind, Scale]:
     """Kind and scale of the first record."""
-    size = int(offsets[1] - offsets[0])
-    if not size:
-        raise StateError(0, f"state 0: expected {RECORD.itemsize} bytes or more, found 0")
     head = int(words[offsets[0]])
     kind, code = KINDS_BY_CODE.get(head >> 8 & 0xFF), head >> 16 & 0xFFFF
     if head & 0xFF != VERSION or kind is None or code >= len(Scale.CODES) or head >> 32:
@@ -304,7 +312,7 @@ def _header(words: Words, offsets: Ints) -> tuple[Kind, Scale]:
     if Scale.CODES[code] not in ("base", "temperature"):
         scale = Scale(code)
     else:
-        parameter = float(words[offsets[0] + 2].view(np.float64)) if size > 2 else np.nan
+        parameter = float(words[offsets[0] + 2].view(np.float64)) if offsets[1] - offsets[0] > 2 else np.nan
         try:
             scale = Scale.of(f"{Scale.CODES[code]} {parameter!r}")
         except ValueError as error:
@@ -321,8 +329,8 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     head = words[place]
     low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
     special = head >> np.uint64(32)
-    fits = (special <= 3) & (low + n <= _MOST_WORDS) & (place + n < end) & ((n == 0) | (special == 0)) & (n + low * (n == 0) >= 0)
-    fits &= (n > 0) | (low == 0)
+    fits = (special <= 3) & (low + n <= _MOST_WORDS) & (place + n < end)
+    fits &= np.where(n > 0, special == 0, low == 0)
     _require(fits, lambda i: f"{expected}, found low {low[i]}, words {n[i]}, special {special[i]} in {(end - place)[i]}")
     some = np.flatnonzero(n > 0)
     first, top = words[place[some] + 1], words[place[some] + n[some]].view(np.int64)
@@ -332,6 +340,22 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     canonical[some] = (first != 0) & ~idle
     _require(canonical, lambda _: f"{expected}, found words that it does not need")
     return n + 1
+
+
+def log_weights(states: StateArray, codes: Codes, x: Floats) -> Floats:
+    """``x - LSE`` of the state of each row's code (n,), rounded once, for states on the natural scale."""
+    _, high, low, _, _ = states.quotients()
+    maximum = states.sums[0]["max"][codes]
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(maximum) & np.isfinite(x)
+        return np.where(finite, less_log(x, maximum, high[codes], low[codes]), x - maximum)
+
+
+def less_log(x: Any, maximum: Any, high: Any, low: Any) -> Any:
+    """``x - (maximum + (high + low))`` of floats or of arrays, rounded once."""
+    total, error = numpy_kernel.two_sum(x, -maximum)
+    total, error2 = numpy_kernel.two_sum(total, -high)
+    return total + (error + error2 - low)
 
 
 # --- results of the kinds ---------------------------------------------------------------------------------------------
@@ -399,17 +423,6 @@ def _weighted_means(states: StateArray) -> Floats:
         out = states.logs(np.array([log_high, np.where(np.isfinite(log_high), error + (log_low - divisor[2]), 0.0)]))
         # A mean that is negative or without weight has no logarithm.
         return np.where(sign * divisor[0] > 0, out, np.where((sign == 0) & (divisor[0] != 0), out * 0 - np.inf, np.nan))
-
-
-def _moment(states: StateArray, moment: Callable[[int, Fraction, Fraction], Fraction | float]) -> Floats:
-    rows = zip(states.counts.tolist(), states.exact_sums(0), states.exact_sums(1), strict=True)
-    return np.array(
-        [
-            _rounded(moment(n, s, q)) if isinstance(s, Fraction) and isinstance(q, Fraction) else n and s - s + s
-            for n, s, q in rows
-        ],
-        np.float64,
-    )
 
 
 def _averages(states: StateArray) -> Floats:
@@ -494,6 +507,7 @@ LOGSUMEXP = Kind(
         "bonus": _bonuses,
         "effective_number": _effective_numbers,
     },
+    ("logsumexp", "count", "max"),
     scales=True,
 )
 WEIGHTED_LOGSUMEXP = Kind(
@@ -510,6 +524,7 @@ WEIGHTED_LOGSUMEXP = Kind(
         "weight": _exact(0),
         "logmeanexp": _weighted_means,
     },
+    ("logsumexp", "sign", "count", "max", "weight"),
     scales=True,
 )
 LOG_LIKELIHOOD = Kind(
@@ -528,6 +543,7 @@ LOG_LIKELIHOOD = Kind(
         "variance": variances,
         "sum_of_squares": _exact(1),
     },
+    ("log_likelihood", "count", "max", "logsumexp", "mean", "variance"),
 )
 EFFECTIVE_SAMPLE_SIZE = Kind(
     "effective_sample_size",
@@ -543,6 +559,7 @@ EFFECTIVE_SAMPLE_SIZE = Kind(
         "logsumexp": _values,
         "logmeanexp": _means,
     },
+    ("effective_sample_size", "count", "max", "largest_weight"),
 )
 CROSS_ENTROPY = Kind(
     "cross_entropy",
@@ -551,6 +568,7 @@ CROSS_ENTROPY = Kind(
     (ScaledSum(),),
     (ExactSum(0, 1), ExactSum(1)),
     {"cross_entropy": _cross_entropies, "count": _counts, "max": _maxima, "logsumexp": _values},
+    ("cross_entropy", "count", "max"),
 )
 KINDS = {kind.name: kind for kind in (LOGSUMEXP, WEIGHTED_LOGSUMEXP, LOG_LIKELIHOOD, EFFECTIVE_SAMPLE_SIZE, CROSS_ENTROPY)}
 KINDS_BY_CODE = {kind.code: kind for kind in KINDS.values()}

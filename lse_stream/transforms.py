@@ -1,22 +1,111 @@
-"""Log-sum-exp as Beam transforms, named in the manner of ``beam.combiners.Mean``."""
+"""The kinds of states as Beam transforms, named in the manner of ``beam.combiners.Mean``."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import PCollection
+from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PCollection
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .arrow import RESULTS, STATE, check_names, group_states, merge_states, sort_by_keys, take_rows
-from .combine_fn import LogSumExpCombineFn
+from .arrow import (
+    STATE,
+    check_kind,
+    check_names,
+    group_states,
+    log_softmax_of_keys,
+    merge_states,
+    sort_by_keys,
+    take_rows,
+)
+from .combine_fn import (
+    CrossEntropyCombineFn,
+    EffectiveSampleSizeCombineFn,
+    LogLikelihoodCombineFn,
+    LogMeanExpCombineFn,
+    LogSumExpCombineFn,
+    WeightedLogSumExpCombineFn,
+)
 from .keys import shard_of_keys
+from .scales import NATURAL, Scale
+from .states import CROSS_ENTROPY, EFFECTIVE_SAMPLE_SIZE, LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP, less_log
+from .values import widen_scalar
+
+# How many keys a worker holds at once for every row to look up: some 0.3 GB.
+MAX_BROADCAST = 1_000_000
+
+
+class _PerKeyOfTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
+    """PCollection of ``pa.Table`` to (shard, ``pa.Table``), exactly one per window and shard.
+
+    Each table that comes out holds the key columns and "state", one row per key, sorted by key, and is the same
+    whatever the order, size and bundling of the tables that went in. ``lse_stream.arrow.finalise`` turns it into
+    results. A window that no table reached has no shards, as nothing tells their schema; one empty table does.
+
+    Rows are reduced to states per table, then per bundle, and only then shuffled, as Arrow batches.
+
+    Args:
+      keys: names of the key columns; none for one global row.
+      value: name of the column of numbers; of values and weights, or of logits and targets, where the kind has both.
+      scale: a ``Scale`` or its name, where the kind knows others than the natural one.
+      num_shards: into how many tables the keys are spread, by a hash that is the same on every machine. One worker
+        holds all keys of a shard: allow 700 bytes per key.
+      skip_nulls: False makes the state of a key that has a null value null.
+      max_states: how many distinct keys a bundle holds before it sends them on and starts afresh. As many as the
+        default allows take up to 0.6 GB per worker thread.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above, or column names collide.
+      ValueError: the input has merging windows (sessions), which would merge by shard and not by key.
+      Faults in the tables are raised as by ``group_states`` and ``merge_states`` when the pipeline runs.
+    """
+
+    KIND: ClassVar[str]
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        value: str | Sequence[str],
+        *,
+        scale: Scale | str = NATURAL,
+        num_shards: int = 1,
+        skip_nulls: bool = True,
+        max_states: int = 1 << 20,
+    ) -> None:
+        super().__init__()
+        kind, found, names = check_kind(self.KIND, scale, value)
+        check_names(keys, others=[*names, STATE, *kind.columns])
+        for name, number in (("num_shards", num_shards), ("max_states", max_states)):
+            if number < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {number}")
+        states = {"value": names, "kind": self.KIND, "scale": found, "skip_nulls": skip_nulls}
+        self._group = _GroupBundle(list(keys), states, num_shards, max_states)
+        self._merge = _MergeShard(list(keys), max_states)
+
+    def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
+        _refuse_merging_windows(pcoll)
+        shards: PCollection[tuple[int, pa.Table]] = (
+            pcoll
+            | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
+            | "GroupByShard" >> beam.GroupByKey()
+            | "MergeShard" >> beam.ParDo(self._merge)
+        )
+        return shards
+
+
+def _refuse_merging_windows(pcoll: PCollection[Any]) -> None:
+    if pcoll.windowing.windowfn.is_merging():
+        raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
 
 
 class LogSumExp:
-    """Transforms that compute ``ln(sum(exp(x)))``, whose results depend on the multiset of inputs alone."""
+    """Transforms that compute ``ln(sum(exp(x)))``, whose results depend on the multiset of inputs alone.
+
+    ``scale`` is a ``Scale`` or its name, such as "decibel" or "base 4".
+    """
 
     class Globally(beam.CombineGlobally):
         """PCollection of numbers to a PCollection of one float; ``-inf`` when there are none.
@@ -25,8 +114,8 @@ class LogSumExp:
         ``as_singleton_view``, ``with_fanout``.
         """
 
-        def __init__(self) -> None:
-            beam.CombineGlobally.__init__(self, LogSumExpCombineFn())
+        def __init__(self, scale: Scale | str = NATURAL) -> None:
+            beam.CombineGlobally.__init__(self, LogSumExpCombineFn(scale))
 
     class PerKey(beam.CombinePerKey):
         """PCollection of (key, number) to a PCollection of (key, float), one per key.
@@ -34,31 +123,185 @@ class LogSumExp:
         Has the methods of ``beam.CombinePerKey``: ``with_hot_key_fanout``.
         """
 
+        def __init__(self, scale: Scale | str = NATURAL) -> None:
+            super().__init__(LogSumExpCombineFn(scale))
+
+    class PerKeyOfTables(_PerKeyOfTables):
+        __doc__ = _PerKeyOfTables.__doc__
+        KIND = LOGSUMEXP.name
+
+
+class LogMeanExp:
+    """Transforms that compute ``ln(mean(exp(x)))``: exactly x for equal values x. As ``LogSumExp`` otherwise.
+
+    Of tables: ``LogSumExp.PerKeyOfTables``, whose states ``finalise(..., results=["logmeanexp"])`` turns into means.
+    """
+
+    class Globally(beam.CombineGlobally):
+        """PCollection of numbers to a PCollection of one float; ``-inf`` when there are none."""
+
+        def __init__(self, scale: Scale | str = NATURAL) -> None:
+            beam.CombineGlobally.__init__(self, LogMeanExpCombineFn(scale))
+
+    class PerKey(beam.CombinePerKey):
+        """PCollection of (key, number) to a PCollection of (key, float), one per key."""
+
+        def __init__(self, scale: Scale | str = NATURAL) -> None:
+            super().__init__(LogMeanExpCombineFn(scale))
+
+
+class WeightedLogSumExp:
+    """Transforms that compute ``ln(sum(w * exp(x)))`` for finite weights of either sign.
+
+    A negative sum gives NaN, or, with ``return_sign``, (log of the magnitude, sign).
+    """
+
+    class Globally(beam.CombineGlobally):
+        """PCollection of (x, weight) to a PCollection of one result; ``-inf`` when there are none."""
+
+        def __init__(self, scale: Scale | str = NATURAL, *, return_sign: bool = False) -> None:
+            beam.CombineGlobally.__init__(self, WeightedLogSumExpCombineFn(scale, return_sign=return_sign))
+
+    class PerKey(beam.CombinePerKey):
+        """PCollection of (key, (x, weight)) to a PCollection of (key, result), one per key."""
+
+        def __init__(self, scale: Scale | str = NATURAL, *, return_sign: bool = False) -> None:
+            super().__init__(WeightedLogSumExpCombineFn(scale, return_sign=return_sign))
+
+    class PerKeyOfTables(_PerKeyOfTables):
+        __doc__ = _PerKeyOfTables.__doc__
+        KIND = WEIGHTED_LOGSUMEXP.name
+
+
+class LogLikelihood:
+    """Transforms that total log-likelihoods: count, exact sum, log-sum-exp, max, mean and variance."""
+
+    class Globally(beam.CombineGlobally):
+        """PCollection of numbers to a PCollection of one ``LogLikelihoodSummary``."""
+
         def __init__(self) -> None:
-            super().__init__(LogSumExpCombineFn())
+            beam.CombineGlobally.__init__(self, LogLikelihoodCombineFn())
 
-    class PerKeyOfTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
-        """PCollection of ``pa.Table`` to (shard, ``pa.Table``), exactly one per window and shard.
+    class PerKey(beam.CombinePerKey):
+        """PCollection of (key, number) to a PCollection of (key, ``LogLikelihoodSummary``), one per key."""
 
-        Each table that comes out holds the key columns and "state", one row per key, sorted by key, and is the same
-        whatever the order, size and bundling of the tables that went in. ``lse_stream.arrow.finalise`` turns it into
-        results. A window that no table reached has no shards, as nothing tells their schema; one empty table does.
+        def __init__(self) -> None:
+            super().__init__(LogLikelihoodCombineFn())
 
-        Rows are reduced to states per table, then per bundle, and only then shuffled, as Arrow batches.
+    class PerKeyOfTables(_PerKeyOfTables):
+        __doc__ = _PerKeyOfTables.__doc__
+        KIND = LOG_LIKELIHOOD.name
+
+
+class EffectiveSampleSize:
+    """Transforms that compute Kish's effective sample size of log-weights, ``(sum w)^2 / sum w^2``."""
+
+    class Globally(beam.CombineGlobally):
+        """PCollection of log-weights to a PCollection of one float; 0 when there are none."""
+
+        def __init__(self) -> None:
+            beam.CombineGlobally.__init__(self, EffectiveSampleSizeCombineFn())
+
+    class PerKey(beam.CombinePerKey):
+        """PCollection of (key, log-weight) to a PCollection of (key, float), one per key."""
+
+        def __init__(self) -> None:
+            super().__init__(EffectiveSampleSizeCombineFn())
+
+    class PerKeyOfTables(_PerKeyOfTables):
+        __doc__ = _PerKeyOfTables.__doc__
+        KIND = EFFECTIVE_SAMPLE_SIZE.name
+
+
+class CrossEntropy:
+    """Transforms that compute the cross-entropy of examples whose classes lie in shards, in nats.
+
+    An element is one class of an example, (logit, target): the target is 1 (or True) for the label, 0 for the others, or
+    a probability. The mean over examples, exact: ``... | CrossEntropy.PerKey() | beam.Values() |
+    LogLikelihood.Globally()``.
+    """
+
+    class Globally(beam.CombineGlobally):
+        """PCollection of (logit, target) of one example to a PCollection of one float."""
+
+        def __init__(self) -> None:
+            beam.CombineGlobally.__init__(self, CrossEntropyCombineFn())
+
+    class PerKey(beam.CombinePerKey):
+        """PCollection of (example, (logit, target)) to a PCollection of (example, float), one per example."""
+
+        def __init__(self) -> None:
+            super().__init__(CrossEntropyCombineFn())
+
+    class PerKeyOfTables(_PerKeyOfTables):
+        __doc__ = _PerKeyOfTables.__doc__
+        KIND = CROSS_ENTROPY.name
+
+
+class _LogCombineFn(LogSumExpCombineFn):
+    """Combines numbers to the log-sum-exp in three parts: max, and what is on top of it as a double-double."""
+
+    def extract_output(self, accumulator: Any) -> tuple[float, float, float]:
+        _, high, low, _, _ = accumulator.states().quotients()[:, 0].tolist()
+        return accumulator.max, high, low
+
+    def default_type_hints(self) -> Any:
+        return super().default_type_hints().with_output_types(tuple[float, float, float])
+
+
+class LogSoftmax:
+    """Transforms that give every row its logarithm of a softmax, ``x - LSE`` over all rows of its key.
+
+    The sums of up to ``max_broadcast`` keys (of a window) are sent to every worker, which looks them up. Of more keys,
+    rows and sums are shuffled to each other. Both give the same bits; the number of keys decides when the pipeline runs.
+    """
+
+    class PerKey(beam.PTransform[PCollection[tuple[Any, float]], PCollection[tuple[Any, tuple[float, float]]]]):
+        """PCollection of (key, number) to a PCollection of (key, (number, log-softmax)), one for each, in no set order.
 
         Args:
-          keys: names of the key columns; none for one global row.
-          value: name of the column of numbers.
-          num_shards: into how many tables the keys are spread, by a hash that is the same on every machine. One worker
-            holds all keys of a shard: allow 700 bytes per key.
-          skip_nulls: False makes the state of a key that has a null value null.
-          max_states: how many distinct keys a bundle holds before it sends them on and starts afresh. As many as the
-            default allows take up to 0.6 GB per worker thread.
+          max_broadcast: how many keys a worker holds at once.
 
         Raises:
-          TypeError, ValueError: an argument is not as above, or column names collide.
-          ValueError: the input has merging windows (sessions), which would merge by shard and not by key.
-          Faults in the tables are raised as by ``group_states`` and ``merge_states`` when the pipeline runs.
+          ValueError: ``max_broadcast`` is negative.
+        """
+
+        def __init__(self, max_broadcast: int = MAX_BROADCAST) -> None:
+            super().__init__()
+            self._max_broadcast = _check_broadcast(max_broadcast)
+
+        def expand(self, pcoll: PCollection[tuple[Any, float]]) -> PCollection[tuple[Any, tuple[float, float]]]:
+            logs = pcoll | "Sum" >> beam.CombinePerKey(_LogCombineFn())
+            keys = AsSingleton(logs | "Count" >> beam.combiners.Count.Globally().without_defaults(), default_value=0)
+            limit = self._max_broadcast
+            few = logs | "Few" >> beam.Filter(lambda _, keys, limit: keys <= limit, keys, limit)
+            many = logs | "Many" >> beam.Filter(lambda _, keys, limit: keys > limit, keys, limit)
+            joined = pcoll | "Join" >> beam.Filter(lambda _, keys, limit: keys > limit, keys, limit)
+            looked_up = (
+                pcoll
+                | "LookUp" >> beam.Filter(lambda _, keys, limit: keys <= limit, keys, limit)
+                | "Broadcast" >> beam.Map(lambda row, few: _with_log_softmax(row[0], row[1], few[row[0]]), AsDict(few))
+            )
+            shuffled = (
+                {"x": joined, "log": many}
+                | beam.CoGroupByKey()
+                | "Shuffled" >> beam.FlatMapTuple(_log_softmax_of_group)
+            )
+            rows: PCollection[tuple[Any, tuple[float, float]]] = (looked_up, shuffled) | beam.Flatten()
+            return rows
+
+    class PerKeyOfTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
+        """PCollection of ``pa.Table`` to tables of the same rows, with columns "log_softmax" and "softmax" added.
+
+        Up to ``max_broadcast`` keys, each table comes out as it went in, its rows in order. Of more keys, rows come out
+        by shard: in each table those of one shard of one table that went in, in their order. Rows with a null value
+        have null results.
+
+        Args:
+          keys, value, num_shards, max_states: as of ``LogSumExp.PerKeyOfTables``.
+          max_broadcast: how many keys a worker holds at once.
+
+        Raises: as ``LogSumExp.PerKeyOfTables``.
         """
 
         def __init__(
@@ -67,27 +310,83 @@ class LogSumExp:
             value: str,
             *,
             num_shards: int = 1,
-            skip_nulls: bool = True,
             max_states: int = 1 << 20,
+            max_broadcast: int = MAX_BROADCAST,
         ) -> None:
             super().__init__()
-            check_names(keys, others=[value, STATE, *RESULTS])
-            for name, number in (("num_shards", num_shards), ("max_states", max_states)):
-                if number < 1:
-                    raise ValueError(f"{name}: expected 1 or more, found {number}")
-            self._group = _GroupBundle(list(keys), value, num_shards, max_states, skip_nulls=skip_nulls)
-            self._merge = _MergeShard(list(keys), max_states)
+            check_names(keys, others=[value, "log_softmax", "softmax"])
+            self._keys, self._value, self._num_shards = list(keys), value, num_shards
+            self._max_broadcast = _check_broadcast(max_broadcast)
+            self._sum = LogSumExp.PerKeyOfTables(keys, value, num_shards=num_shards, max_states=max_states)
 
-        def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
-            if pcoll.windowing.windowfn.is_merging():
-                raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
-            shards: PCollection[tuple[int, pa.Table]] = (
+        def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:
+            keys, value, limit = self._keys, self._value, self._max_broadcast
+            states = pcoll | "Sum" >> self._sum
+            counts = states | "Rows" >> beam.MapTuple(lambda _, table: table.num_rows)
+            total = AsSingleton(counts | "Count" >> beam.CombineGlobally(sum).without_defaults(), default_value=0)
+            few = states | "Few" >> beam.Filter(lambda _, total, limit: total <= limit, total, limit)
+            many = states | "Many" >> beam.Filter(lambda _, total, limit: total > limit, total, limit)
+            looked_up = (
                 pcoll
-                | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
-                | "GroupByShard" >> beam.GroupByKey()
-                | "MergeShard" >> beam.ParDo(self._merge)
+                | "LookUp" >> beam.Filter(lambda _, total, limit: total <= limit, total, limit)
+                | "Broadcast" >> beam.ParDo(_BroadcastLogSoftmax(keys, value), AsIter(few))
             )
-            return shards
+            joined = (
+                pcoll
+                | "Join" >> beam.Filter(lambda _, total, limit: total > limit, total, limit)
+                | "Split" >> beam.FlatMap(_split_to_ipc, keys, self._num_shards).with_output_types(tuple[int, bytes])
+            )
+            shuffled = (
+                {"rows": joined, "states": many | "ToIpc" >> beam.MapTuple(lambda shard, table: (shard, _to_ipc(table)))}
+                | beam.CoGroupByKey()
+                | "Shuffled" >> beam.FlatMap(_log_softmax_of_shard, keys, value)
+            )
+            tables: PCollection[pa.Table] = (looked_up, shuffled) | beam.Flatten()
+            return tables
+
+
+def _check_broadcast(max_broadcast: int) -> int:
+    if max_broadcast < 0:
+        raise ValueError(f"max_broadcast: expected 0 or more, found {max_broadcast}")
+    return max_broadcast
+
+
+def _with_log_softmax(key: Any, x: float, log: tuple[float, float, float]) -> tuple[Any, tuple[float, float]]:
+    value, maximum = widen_scalar(x), log[0]
+    finite = math.isfinite(value) and math.isfinite(maximum)
+    return key, (x, less_log(value, *log) if finite else value - maximum)
+
+
+def _log_softmax_of_group(key: Any, group: dict[str, Any]) -> Iterator[tuple[Any, tuple[float, float]]]:
+    for log in group["log"]:
+        for x in group["x"]:
+            yield _with_log_softmax(key, x, log)
+
+
+def _split_to_ipc(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[tuple[int, bytes]]:
+    for shard, part in enumerate(_split(table, keys, num_shards)):
+        if part.num_rows:
+            yield shard, _to_ipc(part)
+
+
+def _log_softmax_of_shard(element: tuple[int, dict[str, Any]], keys: list[str], value: str) -> Iterator[pa.Table]:
+    _, group = element
+    for stream in group["states"]:
+        states = pa.ipc.open_stream(stream).read_all()
+        for rows in group["rows"]:
+            yield log_softmax_of_keys(pa.ipc.open_stream(rows).read_all(), states, keys, value)
+
+
+class _BroadcastLogSoftmax(beam.DoFn):
+    """Tables to tables with the columns added, by the states of all keys."""
+
+    def __init__(self, keys: list[str], value: str) -> None:
+        self._keys = keys
+        self._value = value
+
+    def process(self, table: pa.Table, shards: Iterable[tuple[int, pa.Table]]) -> Iterator[pa.Table]:
+        states = pa.concat_tables([shard for _, shard in shards])
+        yield log_softmax_of_keys(table, states, self._keys, self._value)
 
 
 class _GroupBundle(beam.DoFn):
@@ -97,11 +396,10 @@ class _GroupBundle(beam.DoFn):
     Beam loses what ``finish_bundle`` emits into a DoFn that has only ``process_batch``.
     """
 
-    def __init__(self, keys: list[str], value: str, num_shards: int, max_states: int, *, skip_nulls: bool) -> None:
+    def __init__(self, keys: list[str], states: dict[str, Any], num_shards: int, max_states: int) -> None:
         self._keys = keys
-        self._value = value
+        self._states = states
         self._num_shards = num_shards
-        self._skip_nulls = skip_nulls
         self._max_states = max_states
 
     def start_bundle(self) -> None:
@@ -111,7 +409,7 @@ class _GroupBundle(beam.DoFn):
         self._merging_pays = True
 
     def process(self, table: pa.Table, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
-        states = group_states(table, self._keys, self._value, skip_nulls=self._skip_nulls)
+        states = group_states(table, self._keys, **self._states)
         if states.num_rows > self._max_states // 2 and not self._merging_pays:
             yield from self._send(states, window)  # nearly all its keys would be new, and fill the buffer at once
             return

@@ -1,6 +1,6 @@
 """Numbers to float64, exactly or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,3 +90,48 @@ def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
         if pa.types.is_null(chunk.type):
             continue
         yield (chunk.drop_null() if chunk.null_count else chunk).to_numpy()
+
+
+def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    """A 1-D array of the values and where they are null or masked."""
+    if isinstance(values, np.ma.MaskedArray):
+        array, mask = np.asarray(values.data), np.ma.getmaskarray(values)
+    elif hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
+        import pyarrow as pa
+
+        is_stream = hasattr(values, "__arrow_c_stream__")
+        column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array(values if is_stream else [pa.array(values)])
+        check_widenable(column.type, name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        mask = column.is_null().to_numpy() if column.null_count else None
+        array = np.concatenate([np.zeros(0), *(widen(part, name) for part in widen_arrow(column, name))])
+        if mask is not None:
+            filled = np.zeros(mask.size)
+            filled[~mask] = array
+            array = filled
+    else:
+        is_sequence = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+        if not (is_sequence or hasattr(values, "__array__") or isinstance(values, memoryview)):
+            raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(values).__name__}")
+        array, mask = np.array([widen_scalar(x) for x in values]) if is_sequence else np.asarray(values), None
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected an array of 1 dimension, found shape {array.shape}")
+    return array, mask
+
+
+def widen_rows(columns: Sequence[object], names: Sequence[str]) -> list[Floats]:
+    """Columns of equal length (n,) as float64; rows with a null or masked value are left out.
+
+    Raises:
+      TypeError: a column of another type, named.
+      ValueError: columns of different lengths or of more than one dimension, or an integer beyond +-2^53; named.
+    """
+    pairs = [_with_mask(column, name) for column, name in zip(columns, names, strict=True)]
+    sizes = [array.size for array, _ in pairs]
+    if len(set(sizes)) > 1:
+        found = ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
+        raise ValueError(f"expected columns of one length, found {found}")
+    masks = [mask for _, mask in pairs if mask is not None and mask.any()]
+    keep = ~np.logical_or.reduce(masks) if masks else slice(None)
+    return [widen(array[keep], name) for (array, _), name in zip(pairs, names, strict=True)]

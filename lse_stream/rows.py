@@ -1,0 +1,220 @@
+"""Log-sum-exp, log-mean-exp and softmax along the axes of arrays, as in ``scipy.special``: same arguments and shapes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.array_utils import normalize_axis_tuple
+
+from . import _kernel
+from .accumulator import LogSumExpAccumulator, StateAccumulator
+from .scales import NATURAL
+from .states import LOGSUMEXP, WEIGHTED_LOGSUMEXP, StateArray, log_weights
+from .values import widen, widen_arrow, widen_scalar
+
+Array = npt.NDArray[Any]
+Axis = int | Sequence[int] | None
+
+# Rows of a matrix that are reduced at a time: bounds the memory of their states and codes.
+_BLOCK = 1 << 20
+
+
+def _real(a: object, name: str) -> Array:
+    """An array of any shape, of a dtype that ``widen`` takes; masked values are -inf."""
+    if isinstance(a, np.ma.MaskedArray):
+        data = a.data if a.dtype.kind == "f" else widen(np.asarray(a.data), name)
+        array = np.where(np.ma.getmaskarray(a), data.dtype.type(-np.inf), data)
+    elif isinstance(a, np.ndarray):
+        array = a
+    elif hasattr(a, "__arrow_c_stream__") or hasattr(a, "__arrow_c_array__"):
+        parts = [widen(part, name) for part in widen_arrow(a, name)]
+        array = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
+    elif isinstance(a, Sequence) and not isinstance(a, str | bytes) and not any(_is_nested(x) for x in a):
+        array = np.array([widen_scalar(x) for x in a], np.float64)
+    elif isinstance(a, Sequence | int | float | np.generic) or hasattr(a, "__array__"):
+        try:
+            array = np.asarray(a)
+        except ValueError as error:
+            raise ValueError(f"{name}: expected an array, found ragged rows: {error}") from error
+    else:
+        raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(a).__name__}")
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name}: expected integers, float16, float32 or float64, found {array.dtype}")
+    return array
+
+
+def _is_nested(x: object) -> bool:
+    return isinstance(x, Sequence | np.ndarray) and not isinstance(x, str | bytes)
+
+
+def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(ndim))
+    axes: tuple[int, ...] = normalize_axis_tuple(axis, ndim, "axis")
+    return axes
+
+
+def _to_rows(array: Array, axes: tuple[int, ...]) -> Array:
+    """(rows, columns), the axes in question along the columns, in their order."""
+    kept = [i for i in range(array.ndim) if i not in axes]
+    columns = int(np.prod([array.shape[i] for i in axes], dtype=np.int64))
+    rows = int(np.prod([array.shape[i] for i in kept], dtype=np.int64))
+    return array.transpose([*kept, *axes]).reshape(rows, columns)
+
+
+def _states(rows: Array, weights: Array | None, name: str = "a") -> StateArray:
+    """One state per row."""
+    codes = np.repeat(np.arange(rows.shape[0], dtype=np.int32), rows.shape[1])
+    inputs = [widen(rows.ravel(), name)]
+    kind = LOGSUMEXP
+    if weights is not None:
+        inputs.append(widen(weights.ravel(), "b"))
+        kind = WEIGHTED_LOGSUMEXP
+        kind.check_inputs(inputs, (name, "b"))
+    return StateArray.group(kind, NATURAL, codes, inputs, rows.shape[0])
+
+
+def _reduce(
+    a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]
+) -> tuple[Any, ...]:
+    """Results of every row, in the shape and dtype that they shall have."""
+    array = _real(a, "a")
+    weights = None if b is None else _real(b, "b")
+    dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
+    if weights is not None:
+        dtype = np.result_type(dtype, b if isinstance(b, int | float) else weights)
+        if isinstance(a, np.ma.MaskedArray) or isinstance(b, np.ma.MaskedArray):
+            raise TypeError("b: expected no masked arrays together with weights: give what is masked the weight 0")
+        try:
+            array, weights = np.broadcast_arrays(array, weights)
+        except ValueError as error:
+            raise ValueError(f"b: expected a shape that broadcasts with {array.shape}, found {weights.shape}") from error
+    axes = _axes(axis, array.ndim)
+    rows = _to_rows(array, axes)
+    columns = None if weights is None else _to_rows(weights, axes)
+    out = [np.empty(rows.shape[0]) for _ in results]
+    if rows.shape[0] == 1 and columns is None:
+        parts = iter([(slice(None), LogSumExpAccumulator(rows[0]).states())])
+    else:
+        step = max(1, _BLOCK // max(rows.shape[1], 1))
+        blocks = (slice(i, i + step) for i in range(0, rows.shape[0], step))
+        parts = ((block, _states(rows[block], None if columns is None else columns[block])) for block in blocks)
+    for block, states in parts:
+        for i, name in enumerate(results):
+            out[i][block] = states.result(name)
+    shape = [1 if i in axes else size for i, size in enumerate(array.shape) if keepdims or i not in axes]
+    with np.errstate(over="ignore", under="ignore"):
+        return tuple(values.astype(dtype).reshape(shape)[()] for values in out)
+
+
+def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = False, return_sign: bool = False) -> Any:
+    """``ln(sum(b * exp(a)))`` along axes, the same bits for the same values in any order.
+
+    In place of ``scipy.special.logsumexp`` for real input: same arguments, shapes and dtypes.
+
+    Args:
+      a: numbers of any shape: an array, nested sequences, or a column with the Arrow C data interface, whose nulls are
+        left out, as masked values are. Integers give float64, floats their own dtype.
+      axis: an axis or several to sum over; None for all.
+      b: finite weights of either sign, of a shape that broadcasts with ``a``. A weight of 0 adds nothing, whatever
+        ``a`` is there.
+      keepdims: keep the axes summed over, with size 1.
+      return_sign: return (log of the magnitude, sign): 1, -1, or 0 for a sum of 0. Otherwise a negative sum gives NaN.
+
+    Raises:
+      TypeError: a dtype that does not widen to float64 exactly, named.
+      ValueError: an integer beyond +-2^53; ragged rows; a weight that is not finite, or weights of another shape.
+      numpy.exceptions.AxisError: an axis out of range.
+    """
+    if b is None:
+        (log,) = _reduce(a, axis, None, keepdims, ("logsumexp",))
+        if not return_sign:
+            return log
+        return log, np.where(np.isnan(log), log, log != -np.inf).astype(log.dtype)[()]
+    log, sign = _reduce(a, axis, b, keepdims, ("logsumexp", "sign"))
+    return (log, sign) if return_sign else np.where(sign < 0, log.dtype.type(np.nan), log)[()]
+
+
+def logmeanexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = False) -> Any:
+    """``ln(sum(b * exp(a)) / sum(b))`` along axes, b = 1 without weights: exactly x for equal values x.
+
+    Of nothing it is -inf; NaN where the mean is negative, or the weights sum to 0. Args and errors are those of
+    ``logsumexp``.
+    """
+    return _reduce(a, axis, b, keepdims, ("logmeanexp",))[0]
+
+
+def logaddexp(x: object, y: object) -> Any:
+    """``ln(exp(x) + exp(y))``, element by element, of two arrays that broadcast. Errors are those of ``logsumexp``."""
+    first, second = _real(x, "x"), _real(y, "y")
+    try:
+        pairs = np.broadcast_arrays(first, second)
+    except ValueError as error:
+        raise ValueError(f"y: expected a shape that broadcasts with {first.shape}, found {second.shape}") from error
+    return logsumexp(np.stack(pairs, axis=-1), axis=-1)
+
+
+def _softmax(x: object, axis: Axis, log: bool) -> Any:
+    array = _real(x, "x")
+    dtype = array.dtype if array.dtype.kind == "f" else np.exp(np.empty(0, array.dtype)).dtype
+    axes = _axes(axis, array.ndim)
+    rows = _to_rows(array, axes)
+    out = np.empty(rows.shape, dtype)
+    step = max(1, _BLOCK // max(rows.shape[1], 1))
+    with np.errstate(over="ignore", under="ignore"):
+        for i in range(0, rows.shape[0], step):
+            block = rows[i : i + step]
+            codes = np.repeat(np.arange(block.shape[0], dtype=np.int32), block.shape[1])
+            values = widen(block.ravel(), "x")
+            states = StateArray.group(LOGSUMEXP, NATURAL, codes, [values], block.shape[0])
+            found = log_weights(states, codes, values) if log else _kernel.weights_of(states.sums[0], codes, values)
+            out[i : i + step] = found.reshape(block.shape)
+    kept = [i for i in range(array.ndim) if i not in axes]
+    order = [*kept, *axes]
+    result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))
+    if isinstance(x, np.ma.MaskedArray):
+        return np.ma.array(result, mask=np.ma.getmaskarray(x))
+    return np.ascontiguousarray(result)[()]
+
+
+def softmax(x: object, axis: Axis = None) -> Any:
+    """``exp(x) / sum(exp(x))`` along axes, each to within an ULP; the same bits in any order of a row.
+
+    In place of ``scipy.special.softmax`` for real input: same arguments, shapes and dtypes. A row sums to 1 within
+    n 2^-53. A row with NaN or +inf, and one of -inf alone, is NaN. Masked values count as -inf, and stay masked.
+
+    Errors are those of ``logsumexp``.
+    """
+    return _softmax(x, axis, log=False)
+
+
+def log_softmax(x: object, axis: Axis = None) -> Any:
+    """``x - logsumexp(x)`` along axes, rounded once.
+
+    In place of ``scipy.special.log_softmax`` for real input. A row with NaN, and one of -inf alone, is NaN; beside +inf
+    a finite value gives -inf, and the +inf itself NaN. Errors are those of ``logsumexp``.
+    """
+    return _softmax(x, axis, log=True)
+
+
+def gradient(x: object, state: LogSumExpAccumulator | StateAccumulator) -> Any:
+    """The derivative of a state's log-sum-exp by each x that is in it: its softmax weight ``exp(x) / sum``.
+
+    Args:
+      x: numbers of any shape, in the unit of the state's scale. The state may come from elsewhere: a merge of shards,
+        or stored bytes.
+      state: with weights, the derivative is this times the weight of x.
+
+    Returns:
+      float64 of the shape of x; NaN where the state's sum is 0, infinite or NaN.
+
+    Raises: as ``logsumexp``.
+    """
+    array = _real(x, "x")
+    values = widen(array.ravel(), "x")
+    states = state.states()
+    if states.scale.descends:
+        values = -values
+    weights = _kernel.weights_of(states.sums[0], np.zeros(values.size, np.int32), values, states.scale.factor)
+    return weights.reshape(array.shape)[()]
