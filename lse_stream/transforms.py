@@ -1,7 +1,7 @@
 """The kinds of states as Beam transforms, named in the manner of ``beam.combiners.Mean``."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import apache_beam as beam
@@ -256,38 +256,46 @@ class LogSoftmax:
     rows and sums are shuffled to each other. Both give the same bits; the number of keys decides when the pipeline runs.
     """
 
-    class PerKey(beam.PTransform[PCollection[tuple[Any, float]], PCollection[tuple[Any, tuple[float, float]]]]):
-        """PCollection of (key, number) to a PCollection of (key, (number, log-softmax)), one for each, in no set order.
+    class PerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, tuple[Any, float]]]]):
+        """PCollection of (key, row) to a PCollection of (key, (row, log-softmax)), one for each, in no set order.
 
         Args:
           max_broadcast: how many keys a worker holds at once.
+          value: the number of a row; by default the row is the number.
 
         Raises:
           ValueError: ``max_broadcast`` is negative.
         """
 
-        def __init__(self, max_broadcast: int = MAX_BROADCAST) -> None:
+        def __init__(
+            self, max_broadcast: int = MAX_BROADCAST, *, value: Callable[[Any], float] = lambda row: row
+        ) -> None:
             super().__init__()
             self._max_broadcast = _check_broadcast(max_broadcast)
+            self._value = value
 
-        def expand(self, pcoll: PCollection[tuple[Any, float]]) -> PCollection[tuple[Any, tuple[float, float]]]:
-            logs = pcoll | "Sum" >> beam.CombinePerKey(_LogCombineFn())
+        def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, tuple[Any, float]]]:
+            value, limit = self._value, self._max_broadcast
+            numbers = pcoll | "Value" >> beam.MapTuple(lambda key, row: (key, widen_scalar(value(row))))
+            logs = numbers | "Sum" >> beam.CombinePerKey(_LogCombineFn())
             keys = AsSingleton(logs | "Count" >> beam.combiners.Count.Globally().without_defaults(), default_value=0)
-            limit = self._max_broadcast
-            few = logs | "Few" >> beam.Filter(lambda _, keys, limit: keys <= limit, keys, limit)
-            many = logs | "Many" >> beam.Filter(lambda _, keys, limit: keys > limit, keys, limit)
-            joined = pcoll | "Join" >> beam.Filter(lambda _, keys, limit: keys > limit, keys, limit)
-            looked_up = (
-                pcoll
-                | "LookUp" >> beam.Filter(lambda _, keys, limit: keys <= limit, keys, limit)
-                | "Broadcast" >> beam.Map(lambda row, few: _with_log_softmax(row[0], row[1], few[row[0]]), AsDict(few))
+            few, looked_up_rows = (
+                part | f"Few{name}" >> beam.Filter(lambda _, keys, limit: keys <= limit, keys, limit)
+                for name, part in (("Logs", logs), ("Rows", pcoll))
+            )
+            many, joined_rows = (
+                part | f"Many{name}" >> beam.Filter(lambda _, keys, limit: keys > limit, keys, limit)
+                for name, part in (("Logs", logs), ("Rows", pcoll))
+            )
+            looked_up = looked_up_rows | "Broadcast" >> beam.Map(
+                lambda element, few: _with_log_softmax(*element, value, few[element[0]]), AsDict(few)
             )
             shuffled = (
-                {"x": joined, "log": many}
+                {"rows": joined_rows, "log": many}
                 | beam.CoGroupByKey()
-                | "Shuffled" >> beam.FlatMapTuple(_log_softmax_of_group)
+                | "Shuffled" >> beam.FlatMap(_log_softmax_of_group, value)
             )
-            rows: PCollection[tuple[Any, tuple[float, float]]] = (looked_up, shuffled) | beam.Flatten()
+            rows: PCollection[tuple[Any, tuple[Any, float]]] = (looked_up, shuffled) | beam.Flatten()
             return rows
 
     class PerKeyOfTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
@@ -351,16 +359,21 @@ def _check_broadcast(max_broadcast: int) -> int:
     return max_broadcast
 
 
-def _with_log_softmax(key: Any, x: float, log: tuple[float, float, float]) -> tuple[Any, tuple[float, float]]:
-    value, maximum = widen_scalar(x), log[0]
-    finite = math.isfinite(value) and math.isfinite(maximum)
-    return key, (x, less_log(value, *log) if finite else value - maximum)
+def _with_log_softmax(
+    key: Any, row: Any, value: Callable[[Any], float], log: tuple[float, float, float]
+) -> tuple[Any, tuple[Any, float]]:
+    x, maximum = widen_scalar(value(row)), log[0]
+    finite = math.isfinite(x) and math.isfinite(maximum)
+    return key, (row, less_log(x, *log) if finite else x - maximum)
 
 
-def _log_softmax_of_group(key: Any, group: dict[str, Any]) -> Iterator[tuple[Any, tuple[float, float]]]:
+def _log_softmax_of_group(
+    element: tuple[Any, dict[str, Any]], value: Callable[[Any], float]
+) -> Iterator[tuple[Any, tuple[Any, float]]]:
+    key, group = element
     for log in group["log"]:
-        for x in group["x"]:
-            yield _with_log_softmax(key, x, log)
+        for row in group["rows"]:
+            yield _with_log_softmax(key, row, value, log)
 
 
 def _split_to_ipc(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[tuple[int, bytes]]:
