@@ -1,6 +1,6 @@
 """Log-sum-exp, log-mean-exp and softmax along the axes of arrays, as in ``scipy.special``: same arguments and shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ Axis = int | Sequence[int] | None
 
 # Rows of a matrix that are reduced at a time: bounds the memory of their states and codes.
 _BLOCK = 1 << 20
+# Values whose weights are written at a time: they stay in the cache.
+_CACHED = 1 << 14
 
 
 def _real(a: object, name: str) -> Array:
@@ -63,21 +65,34 @@ def _to_rows(array: Array, axes: tuple[int, ...]) -> Array:
     return array.transpose([*kept, *axes]).reshape(rows, columns)
 
 
-def _states(rows: Array, weights: Array | None, name: str = "a") -> StateArray:
-    """One state per row."""
-    codes = np.repeat(np.arange(rows.shape[0], dtype=np.int32), rows.shape[1])
-    inputs = [widen(rows.ravel(), name)]
-    kind = LOGSUMEXP
-    if weights is not None:
-        inputs.append(widen(weights.ravel(), "b"))
-        kind = WEIGHTED_LOGSUMEXP
-        kind.check_inputs(inputs, (name, "b"))
-    return StateArray.group(kind, NATURAL, codes, inputs, rows.shape[0])
+def _codes(rows: int, columns: int) -> npt.NDArray[np.int32]:
+    return np.repeat(np.arange(rows, dtype=np.int32), columns) if rows > 1 else np.zeros(rows * columns, np.int32)
 
 
-def _reduce(
-    a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]
-) -> tuple[Any, ...]:
+def _blocks(rows: Array) -> Iterator[tuple[slice, Array]]:
+    """Rows of a matrix, so many at a time that what is made of them stays small."""
+    step = max(1, _BLOCK // max(rows.shape[1], 1))
+    for i in range(0, rows.shape[0], step):
+        yield slice(i, i + step), rows[i : i + step]
+
+
+def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateArray:
+    """One state per row; without the exact sum of the weights unless ``with_totals``."""
+    if weights is None and rows.shape[0] == 1:
+        return LogSumExpAccumulator(rows[0]).states()
+    codes = _codes(*rows.shape)
+    values = widen(rows.ravel(), "a")
+    if weights is None:
+        return StateArray.group(LOGSUMEXP, NATURAL, codes, [values], rows.shape[0])
+    inputs = [values, widen(weights.ravel(), "b")]
+    WEIGHTED_LOGSUMEXP.check_inputs(inputs, ("a", "b"))
+    if with_totals:
+        return StateArray.group(WEIGHTED_LOGSUMEXP, NATURAL, codes, inputs, rows.shape[0])
+    sums = tuple(part.group(codes, inputs, rows.shape[0], NATURAL) for part in WEIGHTED_LOGSUMEXP.sums)
+    return StateArray(WEIGHTED_LOGSUMEXP, NATURAL, sums, ())
+
+
+def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]) -> tuple[Any, ...]:
     """Results of every row, in the shape and dtype that they shall have."""
     array = _real(a, "a")
     weights = None if b is None else _real(b, "b")
@@ -94,15 +109,14 @@ def _reduce(
     rows = _to_rows(array, axes)
     columns = None if weights is None else _to_rows(weights, axes)
     out = [np.empty(rows.shape[0]) for _ in results]
-    if rows.shape[0] == 1 and columns is None:
-        parts = iter([(slice(None), LogSumExpAccumulator(rows[0]).states())])
-    else:
-        step = max(1, _BLOCK // max(rows.shape[1], 1))
-        blocks = (slice(i, i + step) for i in range(0, rows.shape[0], step))
-        parts = ((block, _states(rows[block], None if columns is None else columns[block])) for block in blocks)
-    for block, states in parts:
-        for i, name in enumerate(results):
-            out[i][block] = states.result(name)
+    for block, part in _blocks(rows):
+        if results == ("logsumexp",) and columns is None and rows.shape[0] > 1:
+            out[0][block] = _kernel.row_values(widen(part.ravel(), "a").reshape(part.shape))
+            continue
+        weighing = None if columns is None else columns[block]
+        states = _states(part, weighing, with_totals="logmeanexp" in results)
+        for values, name in zip(out, results, strict=True):
+            values[block] = states.result(name)
     shape = [1 if i in axes else size for i, size in enumerate(array.shape) if keepdims or i not in axes]
     with np.errstate(over="ignore", under="ignore"):
         return tuple(values.astype(dtype).reshape(shape)[()] for values in out)
@@ -161,15 +175,15 @@ def _softmax(x: object, axis: Axis, log: bool) -> Any:
     axes = _axes(axis, array.ndim)
     rows = _to_rows(array, axes)
     out = np.empty(rows.shape, dtype)
-    step = max(1, _BLOCK // max(rows.shape[1], 1))
     with np.errstate(over="ignore", under="ignore"):
-        for i in range(0, rows.shape[0], step):
-            block = rows[i : i + step]
-            codes = np.repeat(np.arange(block.shape[0], dtype=np.int32), block.shape[1])
-            values = widen(block.ravel(), "x")
-            states = StateArray.group(LOGSUMEXP, NATURAL, codes, [values], block.shape[0])
-            found = log_weights(states, codes, values) if log else _kernel.weights_of(states.sums[0], codes, values)
-            out[i : i + step] = found.reshape(block.shape)
+        for block, part in _blocks(rows):
+            states = _states(part, None, with_totals=False)
+            codes, target = _codes(*part.shape), out[block].reshape(-1)
+            values = part.ravel()
+            for i in range(0, values.size, _CACHED):
+                some, of_some = widen(values[i : i + _CACHED], "x"), codes[i : i + _CACHED]
+                found = log_weights(states, of_some, some) if log else _kernel.weights_of(states.sums[0], of_some, some)
+                target[i : i + _CACHED] = found
     kept = [i for i in range(array.ndim) if i not in axes]
     order = [*kept, *axes]
     result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))

@@ -89,6 +89,13 @@ def state_values(states: States) -> Floats:
     return out
 
 
+def row_values(x: Floats) -> Floats:
+    """The log-sum-exp (n,) of each row of a matrix (n, columns)."""
+    out = np.empty(x.shape[0])
+    _kernel().row_values(np.ascontiguousarray(x, np.float64), out)
+    return out
+
+
 def check_states(states: States, scale: Floats = NATURAL, *, has_signs: bool = False) -> None:
     """Raises StateError for the first record that is not canonical for that scale, of weights with signs or without."""
     fault = _kernel().check(np.ascontiguousarray(states), scale, bytes([has_signs]))

@@ -45,6 +45,8 @@ typedef __int128 wide;
 #define FLUSH 4096   /* limbs of a term are below 2^50: so many fit an int64 */
 #define BLOCK 2048   /* values of one pass over the cache, at most FLUSH */
 #define BATCH 64     /* states finished together, a multiple of 8 */
+#define FEW 64       /* rows of a matrix finished together, a multiple of 8 */
+#define LONG 24      /* columns from which on the values of a row share a vector */
 #define NO_BASE INT64_MIN
 #define FAR_BASE (50LL << 56) /* added to the base of a sum of weights where |max| >= 2^60 */
 #define NOTHING (-(1LL << 61))      /* exponent of a product that contributes nothing */
@@ -101,6 +103,7 @@ typedef struct {
     void (*weigh_any)(const double *x, const double *w, size_t n, scale c, products *p);
     void (*sum_products)(const products *p, size_t n, int64_t base, int64_t out[3]);
     void (*multiply)(const products *p, const factors *f, size_t n, double *out);
+    void (*rows)(const double *x, size_t n, size_t columns, double *out);
 } instruction_set;
 
 #define STRING_(s) #s
@@ -137,6 +140,8 @@ typedef struct {
 #define LANES 4
 #define MAX(x, y) ((VD)_mm256_max_pd(x, y))
 #define FNMA(a, b, c) ((VD)_mm256_fnmadd_pd(a, SPLAT(b), c))
+/* As two_prod, where nothing underflows: the error of a product is exact either way. */
+#define PRODUCT(a, b, p, e) (*(p) = (a) * (b), *(e) = (VD)_mm256_fmsub_pd(a, b, *(p)))
 #define LOOKUP(table, index, a, b)                                                                               \
     do {                                                                                                          \
         __m256d even = _mm256_loadu2_m128d((table)[(index)[2]], (table)[(index)[0]]);                             \
@@ -153,6 +158,7 @@ typedef struct {
 #define LANES 8
 #define MAX(x, y) ((VD)_mm512_max_pd(x, y))
 #define FNMA(a, b, c) ((VD)_mm512_fnmadd_pd(a, SPLAT(b), c))
+#define PRODUCT(a, b, p, e) (*(p) = (a) * (b), *(e) = (VD)_mm512_fmsub_pd(a, b, *(p)))
 #define LOOKUP(table, index, a, b)                                                                  \
     (*(a) = (VD)_mm512_i64gather_pd((__m512i)((index) << 1), &(table)[0][0], 8),                      \
      *(b) = (VD)_mm512_i64gather_pd((__m512i)((index) << 1), &(table)[0][1], 8))
@@ -398,6 +404,26 @@ static void values_of(const record *records, size_t n, double *out) {
     }
 }
 
+/* The log-sum-exp of each of n rows. */
+static void row_values(const double *x, size_t n, size_t columns, double *out) {
+    record records[BATCH];
+    int done = columns > 0 && columns <= FLUSH;
+    if (done) loops->rows(x, n, columns, out);
+    for (size_t from = 0; from < n; from += BATCH) {
+        size_t size = n - from < BATCH ? n - from : BATCH, place[BATCH], held = 0;
+        double values[BATCH];
+        for (size_t i = from; i < from + size; i++) {
+            if (done && out[i] == out[i]) continue;
+            state s = EMPTY;
+            add_all(&s, x + i * columns, columns);
+            store(records + held, &s);
+            place[held++] = i;
+        }
+        values_of(records, held, values);
+        for (size_t i = 0; i < held; i++) out[place[i]] = values[i];
+    }
+}
+
 /* --- weights and scales ----------------------------------------------------------------------------------------- */
 
 /* The term of one x, |c x| < 2^60, on the grid of its own base. */
@@ -465,18 +491,24 @@ static void add_odd(state *s, double x, double w, scale c, int is_signed) {
     merge(s, part);
 }
 
+INLINE int is_natural(scale c) { return c.high == 1.0 && c.low == 0.0; }
+
 static void weigh_rows(const double *x, const double *w, size_t n, scale c, products *p) {
-    int is_natural = c.high == 1.0 && c.low == 0.0;
-    if (is_natural) loops->weigh_near(x, w, n, c, p);
-    if (!is_natural || p->odd) loops->weigh_any(x, w, n, c, p);
+    if (is_natural(c)) loops->weigh_near(x, w, n, c, p);
+    if (!is_natural(c) || p->odd) loops->weigh_any(x, w, n, c, p);
 }
 
-static void add_products(state *s, const products *p, size_t n) {
-    if (p->top == NOTHING) return;
-    state part = {0, p->max + 0.0, base_of_exponent(p->top), {0, 0, 0}};
-    int64_t sums[3];
-    loops->sum_products(p, (n + 7) / 8 * 8, part.base, sums);
-    for (int j = 0; j < 3; j++) part.limb[j] = sums[j];
+/* Adds n <= ROWS rows but for the odd ones. */
+static void add_weighed(state *s, const double *x, const double *w, size_t n, scale c, products *p) {
+    state part = {(int64_t)n, -INFINITY, NO_BASE, {0, 0, 0}};
+    weigh_rows(x, w, n, c, p);
+    if (p->top != NOTHING) {
+        int64_t sums[3];
+        part.max = p->max + 0.0;
+        part.base = base_of_exponent(p->top);
+        loops->sum_products(p, (n + 7) / 8 * 8, part.base, sums);
+        for (int j = 0; j < 3; j++) part.limb[j] = sums[j];
+    }
     merge(s, part);
 }
 
@@ -872,12 +904,11 @@ static int group_terms(record *records, size_t groups, const int32_t *codes, con
     for (size_t i = 0; i < n; i += ROWS) {
         size_t size = n - i < ROWS ? n - i : ROWS, runs = 1;
         const double *weights = w ? w + i : ones;
-        weigh_rows(x + i, weights, size, c, p);
         for (size_t j = 1; j < size; j++) runs += codes[i + j] != codes[i + j - 1];
         if (runs == 1) {
-            add_products(states + codes[i], p, size);
-            states[codes[i]].count += (int64_t)size;
+            add_weighed(states + codes[i], x + i, weights, size, c, p);
         } else {
+            weigh_rows(x + i, weights, size, c, p);
             for (size_t j = 0; j < size; j++) {
                 state *s = states + codes[i + j];
                 __builtin_prefetch(states + codes[i + (j + 16 < size ? j + 16 : j)], 1);
@@ -1405,6 +1436,20 @@ static PyObject *py_group_terms(PyObject *module, PyObject *args) {
     return finished(v, 5, result);
 }
 
+/* (x, out): x has a row for each of out */
+static PyObject *py_row_values(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[2];
+    if (open_buffers(args, ".*", v)) return NULL;
+    size_t n = LENGTH(v[1], double), size = LENGTH(v[0], double);
+    if (n == 0 ? size != 0 : size % n != 0) return mismatch(v, 2);
+    Py_BEGIN_ALLOW_THREADS
+    if (n) row_values(v[0].buf, n, size / n, v[1].buf);
+    Py_END_ALLOW_THREADS
+    close_buffers(v, 2);
+    Py_RETURN_NONE;
+}
+
 /* (states, counts, scale, out): out has 5 columns */
 static PyObject *py_quotients_of(PyObject *module, PyObject *args) {
     (void)module;
@@ -1547,6 +1592,7 @@ static PyMethodDef methods[] = {
     {"merge_groups", py_merge_groups, METH_VARARGS, "(out, codes, states): writes the merged state of each code's states."},
     {"values_of", py_values_of, METH_VARARGS, "(states, out): writes each log-sum-exp."},
     {"group_terms", py_group_terms, METH_VARARGS, "(out, codes, x, weights, scale): the same for w e^(c x); no weights: 1."},
+    {"row_values", py_row_values, METH_VARARGS, "(x, out): writes the log-sum-exp of each row of x."},
     {"quotients_of", py_quotients_of, METH_VARARGS, "(states, counts, scale, out): writes sign, log and value of sum / (count max)."},
     {"weights_of", py_weights_of, METH_VARARGS, "(states, codes, x, scale, out): writes e^(c x) over the sum of its code."},
     {"sum_products", py_sum_products, METH_VARARGS, "(codes, a, b, begins): the exact sums of a b as words; no b: 1."},

@@ -415,6 +415,18 @@ def values_of(states: States, out: Floats) -> None:
     out[rows] = np.where(single, maximum, r + (error + gl))
 
 
+def row_values(x: Floats, out: Floats) -> None:
+    """Writes the log-sum-exp of each row of x (n, columns)."""
+    rows, columns = x.shape
+    step = max(1, CHUNK // max(columns, 1))
+    for i in range(0, rows, step):
+        part = x[i : i + step]
+        states = empty_states(part.shape[0])
+        codes = np.repeat(np.arange(part.shape[0], dtype=np.int32), columns)
+        group_values(states, codes, np.ascontiguousarray(part).ravel())
+        values_of(states, out[i : i + step])
+
+
 @tiny
 def check(states: States, scale: Floats, is_signed: bytes) -> tuple[int, int] | None:
     """(row, index into FAULTS) of the first record that is not canonical, or None."""

@@ -104,6 +104,17 @@ TARGET INLINE void NAME(cut)(VD high, VD low, VU *v0, VU *v1, VU *v2) {
     *v2 = BITS(v);
 }
 
+/* The sums of n limbs each, from those of the lanes, which still have the bias. */
+TARGET INLINE void NAME(total)(VU a0, VU a1, VU a2, size_t n, int64_t out[3]) {
+    uint64_t lanes[3][LANES], s[3] = {0, 0, 0};
+    STOREU(lanes[0], a0), STOREU(lanes[1], a1), STOREU(lanes[2], a2);
+    for (size_t j = 0; j < LANES; j++)
+        for (int limb = 0; limb < 3; limb++) s[limb] += lanes[limb][j];
+    out[0] = (int64_t)(s[0] - n * LIMB_BITS_0);
+    out[1] = (int64_t)(s[1] - n * LIMB_BITS_1);
+    out[2] = (int64_t)(s[2] - n * LIMB_BITS_2);
+}
+
 /* Adds the limbs of n <= FLUSH values. Values below the floor count as the floor, whose limbs are 0. */
 TARGET INLINE void NAME(sum)(const double *x, size_t n, double floor, int64_t base, int far, int64_t out[3]) {
     VU a0 = (VU){0}, a1 = a0, a2 = a0, bias = a0 + bias_of(base);
@@ -124,13 +135,7 @@ TARGET INLINE void NAME(sum)(const double *x, size_t n, double floor, int64_t ba
         NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
         a0 += v0, a1 += v1, a2 += v2;
     }
-    uint64_t lanes[3][LANES], s[3] = {0, 0, 0};
-    STOREU(lanes[0], a0), STOREU(lanes[1], a1), STOREU(lanes[2], a2);
-    for (size_t j = 0; j < LANES; j++)
-        for (int limb = 0; limb < 3; limb++) s[limb] += lanes[limb][j];
-    out[0] = (int64_t)(s[0] - i * LIMB_BITS_0);
-    out[1] = (int64_t)(s[1] - i * LIMB_BITS_1);
-    out[2] = (int64_t)(s[2] - i * LIMB_BITS_2);
+    NAME(total)(a0, a1, a2, i, out);
 }
 
 TARGET static void NAME(sum_near)(const double *x, size_t n, double floor, int64_t base, int64_t out[3]) {
@@ -171,6 +176,10 @@ TARGET static void NAME(own_terms)(const double *x, const uint64_t *bias, size_t
     }
 }
 
+#ifndef PRODUCT
+#define PRODUCT NAME(two_prod)
+#endif
+
 /* log1p of a double-double y > -1: 1 + y = 2^e (1 + w) / c with 128 c an integer in [64, 128], and a series in w. */
 TARGET INLINE void NAME(log1p_pair)(VD yh, VD yl, VD *oh, VD *ol) {
     VU small = MASK(ABS(yh) < 0x1p-8);
@@ -184,12 +193,12 @@ TARGET INLINE void NAME(log1p_pair)(VD yh, VD yl, VD *oh, VD *ol) {
     VU entry = (BITS(centre) & 255) - 64;
     entry = (entry & ~small) | (64 & small);
     centre = (centre - ROUND) * 0x1p-7;
-    NAME(two_prod)(sh, centre, &ph, &pl);
+    PRODUCT(sh, centre, &ph, &pl);
     NAME(quick_two_sum)(ph - 1.0, pl + sl * centre, &wh, &wl);
     wh = SELECT(small, yh, wh);
     wl = SELECT(small, yl, wl);
     VD e = FLOAT(BITS(FLOAT(exponent + ROUND_BITS) - (ROUND + 1023.0)) & ~small);
-    NAME(two_prod)(wh, wh, &qh, &ql);
+    PRODUCT(wh, wh, &qh, &ql);
     ql = ql + 2.0 * (wh * wl);
     VD series = SPLAT(L13);
 #define STEP(coefficient) series = series * wh + coefficient;
@@ -208,25 +217,142 @@ TARGET INLINE void NAME(log1p_pair)(VD yh, VD yl, VD *oh, VD *ol) {
 }
 
 /* max + log1p(rest / term), rounded once, where rest is the sum of the digits, smallest first; max where rest is 0. */
+TARGET INLINE VD NAME(finish_one)(VD max, VD term, VD term_low, const VD digits[5]) {
+    VD s = digits[0], e = SPLAT(0.0), error, t, tl, qh, ql, ph, pl, gh, gl, r;
+    for (int d = 1; d < 5; d++) { /* digits do not overlap: a larger one is 0, or above all that came before */
+        NAME(quick_two_sum)(digits[d], s, &s, &error);
+        NAME(quick_two_sum)(s, error + e, &s, &e);
+    }
+    NAME(quick_two_sum)(term, term_low, &t, &tl);
+    qh = s / t;
+    PRODUCT(qh, t, &ph, &pl);
+    ql = ((((s - ph) - pl) + e) - qh * tl) / t;
+    NAME(quick_two_sum)(qh, ql, &qh, &ql);
+    NAME(log1p_pair)(qh, ql, &gh, &gl);
+    NAME(two_sum)(max, gh, &r, &error);
+    r = r + (error + gl);
+    return SELECT(MASK(s == 0.0), max, r);
+}
+
 TARGET static void NAME(finish)(const double *max, const double *term, const double *term_low, double digits[5][BATCH], size_t n, double *out) {
     for (size_t i = 0; i < n; i += LANES) {
-        VD s = LOADD(digits[0] + i), e = SPLAT(0.0), error, t, tl, qh, ql, ph, pl, gh, gl, r;
-        for (int d = 1; d < 5; d++) {
-            NAME(two_sum)(LOADD(digits[d] + i), s, &s, &error);
-            NAME(quick_two_sum)(s, error + e, &s, &e);
-        }
-        NAME(quick_two_sum)(LOADD(term + i), LOADD(term_low + i), &t, &tl);
-        qh = s / t;
-        NAME(two_prod)(qh, t, &ph, &pl);
-        ql = ((((s - ph) - pl) + e) - qh * tl) / t;
-        NAME(quick_two_sum)(qh, ql, &qh, &ql);
-        NAME(log1p_pair)(qh, ql, &gh, &gl);
-        VD m = LOADD(max + i);
-        NAME(two_sum)(m, gh, &r, &error);
-        r = r + (error + gl);
-        STORED(out + i, SELECT(MASK(s == 0.0), m, r));
+        VD d[5];
+        for (int j = 0; j < 5; j++) d[j] = LOADD(digits[j] + i);
+        STORED(out + i, NAME(finish_one)(LOADD(max + i), LOADD(term + i), LOADD(term_low + i), d));
     }
 }
+
+#if LANES == 1
+#define LANE_OF(p, j) ((p)[0][j])
+#elif LANES == 2
+#define LANE_OF(p, j) ((VD){(p)[0][j], (p)[1][j]})
+#elif LANES == 4
+#define LANE_OF(p, j) ((VD){(p)[0][j], (p)[1][j], (p)[2][j], (p)[3][j]})
+#else
+#define LANE_OF(p, j) ((VD){(p)[0][j], (p)[1][j], (p)[2][j], (p)[3][j], (p)[4][j], (p)[5][j], (p)[6][j], (p)[7][j]})
+#endif
+
+/* The low 50 bits of an integer as a double, and the integer shifted right by as many, with its sign. */
+#define DIGIT(u) (FLOAT(((u) & ((1ULL << LIMB_WIDTH) - 1)) | 0x4330000000000000ULL) - 0x1p52)
+#define CARRY(u) ((((u) + (1ULL << 63)) >> LIMB_WIDTH) - (1ULL << (63 - LIMB_WIDTH)))
+
+/* The maximum of a row, or NaN; that of LANES rows. */
+TARGET INLINE double NAME(max_along)(const double *x, size_t columns) {
+    VD max[2] = {SPLAT(-INFINITY), SPLAT(-INFINITY)};
+    VU bad = (VU){0};
+    size_t j = 0;
+    for (; j + 2 * LANES <= columns; j += 2 * LANES) {
+        VD v = LOADD(x + j), w = LOADD(x + j + LANES);
+        max[0] = MAX(v, max[0]), max[1] = MAX(w, max[1]);
+        bad |= ~MASK(v == v) | ~MASK(w == w);
+    }
+    double lanes[LANES], top = -INFINITY;
+    uint64_t bads[LANES], any = 0;
+    STORED(lanes, MAX(max[0], max[1])), STOREU(bads, bad);
+    for (size_t l = 0; l < LANES; l++) top = lanes[l] > top ? lanes[l] : top, any |= bads[l];
+    for (; j < columns; j++) top = x[j] > top ? x[j] : top, any |= x[j] != x[j];
+    return any ? NAN : top;
+}
+
+TARGET INLINE VD NAME(max_across)(const double *const *row, size_t columns) {
+    VD max = SPLAT(-INFINITY);
+    VU bad = (VU){0};
+    for (size_t j = 0; j < columns; j++) {
+        VD v = LANE_OF(row, j);
+        max = MAX(v, max);
+        bad |= ~MASK(v == v);
+    }
+    return FLOAT(BITS(max) | bad);
+}
+
+/* The log-sum-exp of each of n rows of at most FLUSH columns: the same operations in the same order as by way of states,
+   for a few rows at a time. Short rows have a lane each. Where a maximum is not within FAR - SPAN, it is NaN: for the
+   caller to do over. */
+TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double *out) {
+    double max[FEW], term[FEW], term_low[FEW], values[FEW];
+    uint64_t bias[FEW], sums[3][FEW];
+    for (size_t i = 0; i < n; i += FEW) {
+        size_t size = n - i < FEW ? n - i : FEW;
+        const double *row[FEW];
+        for (size_t r = 0; r < FEW; r++) row[r] = x + (r < size ? i + r : n - 1) * columns;
+        int across = columns < LONG;
+        for (size_t r = 0; !across && r < size; r++) max[r] = NAME(max_along)(row[r], columns);
+        for (size_t r = across ? 0 : size; r < FEW; r++) max[r] = 0.0;
+        for (size_t r = 0; r < FEW; r += LANES) {
+            VD top = LOADD(max + r), high, low;
+            if (across) top = NAME(max_across)(row + r, columns);
+            VU bad = ~MASK(ABS(top) < FAR - SPAN), steps, turns, v0, v1, v2;
+            top = FLOAT(BITS(top) & ~bad) + 0.0;
+            NAME(term)(top, SPLAT(0.0), 0, &high, &low, &steps, &turns);
+            /* floor((k + 1) / 50), as the nearest integer to (k + 1 - 24.5) / 50 */
+            VU k = ((steps + (1ULL << 50)) >> 7) - (1ULL << 43);
+            VD quotient = ((FLOAT(k + ROUND_BITS) - ROUND) - 23.5) * (1.0 / LIMB_WIDTH) + ROUND;
+            VU of_base = (1023 - (BITS(quotient) - ROUND_BITS) * LIMB_WIDTH) << 7;
+            VD scale = NAME(power)(steps, turns, of_base);
+            high = high * scale, low = low * scale;
+            NAME(cut)(high, low, &v0, &v1, &v2);
+            STORED(max + r, FLOAT(BITS(top) | bad));
+            STORED(term + r, high), STORED(term_low + r, low);
+            STOREU(bias + r, of_base);
+            VU a0 = LIMB_BITS_0 - v0, a1 = LIMB_BITS_1 - v1, a2 = LIMB_BITS_2 - v2;
+            if (across) {
+                VD least = top - SPAN;
+                for (size_t j = 0; j < columns; j++) {
+                    NAME(term)(MAX(LANE_OF(row + r, j), least), SPLAT(0.0), 0, &high, &low, &steps, &turns);
+                    scale = NAME(power)(steps, turns, of_base);
+                    NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
+                    a0 += v0, a1 += v1, a2 += v2;
+                }
+                a0 -= columns * LIMB_BITS_0, a1 -= columns * LIMB_BITS_1, a2 -= columns * LIMB_BITS_2;
+            }
+            STOREU(sums[0] + r, a0), STOREU(sums[1] + r, a1), STOREU(sums[2] + r, a2);
+        }
+        for (size_t r = 0; !across && r < size; r++) {
+            int64_t sum[3];
+            if (max[r] != max[r]) continue;
+            NAME(sum)(row[r], columns, max[r] - SPAN, 1023 - (int64_t)(bias[r] >> 7), 0, sum);
+            for (int l = 0; l < 3; l++) sums[l][r] += (uint64_t)sum[l];
+        }
+        for (size_t r = 0; r < FEW; r += LANES) {
+            VD digits[5];
+            VU a0 = LOADU(sums[0] + r), a1 = LOADU(sums[1] + r), a2 = LOADU(sums[2] + r);
+            VD top = LOADD(max + r);
+            digits[0] = DIGIT(a2) * 0x1p-100;
+            a1 += CARRY(a2);
+            digits[1] = DIGIT(a1) * 0x1p-50;
+            a0 += CARRY(a1);
+            digits[2] = DIGIT(a0);
+            digits[3] = DIGIT(CARRY(a0)) * 0x1p50;
+            digits[4] = SPLAT(0.0);
+            VD value = NAME(finish_one)(top, LOADD(term + r), LOADD(term_low + r), digits);
+            STORED(values + r, FLOAT(BITS(value) | ~MASK(top == top)));
+        }
+        memcpy(out + i, values, size * sizeof *out);
+    }
+}
+#undef LANE_OF
+#undef DIGIT
+#undef CARRY
 
 /* The products w e^(c x) of n <= ROWS rows, filled up with empty ones to a multiple of 8. Without general, c is 1. */
 TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale c, int general, products *p) {
@@ -242,6 +368,8 @@ TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale
             }
             xs = rest[0], ws = rest[1];
         }
+        __builtin_prefetch((const char *)xs + 8 * BLOCK);
+        __builtin_prefetch((const char *)ws + 8 * BLOCK);
         VD v = LOADD(xs), weight = LOADD(ws), y = v, below = SPLAT(0.0), high, low, ph, pl;
         VU steps, turns, none = MASK(weight == 0.0) | MASK(v == -INFINITY);
         if (general) {
@@ -257,7 +385,7 @@ TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale
         weight = SELECT(tiny, weight * 0x1p64, weight);
         VU exponent = ((BITS(weight) >> 52) & 0x7ff) - 1023 - (tiny & 64);
         weight = FLOAT((BITS(weight) & 0x800fffffffffffffULL) | 0x3ff0000000000000ULL);
-        NAME(two_prod)(weight, high, &ph, &pl);
+        PRODUCT(weight, high, &ph, &pl);
         low = pl + weight * low;
         /* an arithmetic shift, of numbers well within 2^50 */
         exponent = exponent + ((steps + (1ULL << 50)) >> 7) - (1ULL << 43) + (turns << 22);
@@ -296,13 +424,7 @@ TARGET static void NAME(sum_products)(const products *p, size_t n, int64_t base,
         NAME(cut)(LOADD(p->high + i) * power, LOADD(p->low + i) * power, &v0, &v1, &v2);
         a0 += v0, a1 += v1, a2 += v2;
     }
-    uint64_t lanes[3][LANES], s[3] = {0, 0, 0};
-    STOREU(lanes[0], a0), STOREU(lanes[1], a1), STOREU(lanes[2], a2);
-    for (size_t j = 0; j < LANES; j++)
-        for (int limb = 0; limb < 3; limb++) s[limb] += lanes[limb][j];
-    out[0] = (int64_t)(s[0] - i * LIMB_BITS_0);
-    out[1] = (int64_t)(s[1] - i * LIMB_BITS_1);
-    out[2] = (int64_t)(s[2] - i * LIMB_BITS_2);
+    NAME(total)(a0, a1, a2, i, out);
 }
 
 /* Writes n products times factors, rounded once but for 2^-50 of an ULP. */
@@ -315,7 +437,7 @@ TARGET static void NAME(multiply)(const products *p, const factors *f, size_t n,
         VU under = MASK((VI)e < -2000), over = MASK((VI)e > 2000);
         e = (e & ~under & ~over) | ((uint64_t)-2000 & under) | (2000 & over);
         VU half = ((e + 2000) >> 1) - 1000;
-        NAME(two_prod)(high, fh, &ph, &pl);
+        PRODUCT(high, fh, &ph, &pl);
         VD product = ph + (pl + (high * LOADD(f->low + i) + low * fh));
         product = product * FLOAT((half + 1023) << 52) * FLOAT((e - half + 1023) << 52);
         if (i + LANES <= n) {
@@ -356,7 +478,7 @@ TARGET static void NAME(widen)(const float *restrict x, size_t n, double *restri
 
 static const instruction_set NAME(set) = {
     STRING(SET), NAME(block_max), NAME(sum_near), NAME(sum_far), NAME(cut_each), NAME(own_terms), NAME(finish), NAME(widen),
-    NAME(weigh_near), NAME(weigh_any), NAME(sum_products), NAME(multiply),
+    NAME(weigh_near), NAME(weigh_any), NAME(sum_products), NAME(multiply), NAME(rows),
 };
 
 #undef VD
@@ -371,6 +493,7 @@ static const instruction_set NAME(set) = {
 #undef STOREU
 #undef MAX
 #undef FNMA
+#undef PRODUCT
 #undef LOOKUP
 #undef SPLAT
 #undef ABS
