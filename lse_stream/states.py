@@ -175,7 +175,7 @@ class StateArray:
             fixed[:, 2] = np.float64(self.scale.parameter).view(np.uint64)
         start = fixed.shape[1] - _TERM_WORDS * len(self.sums)
         for states in self.sums:
-            fixed[:, start : start + _TERM_WORDS] = states.view(np.uint64).reshape(n, -1)[:, 2:]
+            fixed[:, start : start + _TERM_WORDS] = states.view(np.uint64).reshape(n, _TERM_WORDS + 2)[:, 2:]
             start += _TERM_WORDS
         sizes = [(words[at] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) + 1 for words, at in self.exact]
         offsets = np.zeros(n + 1, np.int64)
@@ -223,7 +223,7 @@ class StateArray:
         for part in kind.sums:
             states = np.zeros(n, RECORD)
             states["version"] = VERSION
-            matrix = states.view(np.uint64).reshape(n, -1)
+            matrix = states.view(np.uint64).reshape(n, _TERM_WORDS + 2)
             matrix[:, 1] = words[begin + 1]
             matrix[:, 2:] = words[begin[:, None] + np.arange(start, start + _TERM_WORDS)]
             _kernel.check_states(states, scale.factor, has_signs=part.has_weights)

@@ -15,7 +15,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.typehints.decorators import TypeCheckError
 from contract import bits, check_accumulators, check_pipelines
 
-from lse_stream.accumulator import LogSumExpAccumulator, logsumexp
+from lse_stream import logsumexp
+from lse_stream.accumulator import LogSumExpAccumulator
 from lse_stream.coders import LogSumExpAccumulatorCoder
 from lse_stream.combine_fn import LogSumExpCombineFn
 

@@ -484,7 +484,7 @@ def check(states: States, scale: Floats, is_signed: bytes) -> tuple[int, int] | 
 
 def is_near_in(x: Floats, scale: Floats) -> npt.NDArray[np.bool_]:
     """Where abs(c x) < 2^60. NaN is False."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # a NaN may be of the kind that signals
         return np.abs(x * scale[0]) < HUGE
 
 
