@@ -25,7 +25,8 @@ _CACHED = 1 << 14
 def _real(a: object, name: str) -> Array:
     """An array of any shape, of a dtype that ``widen`` takes; masked values are -inf."""
     if isinstance(a, np.ma.MaskedArray):
-        data = a.data if a.dtype.kind == "f" else widen(np.asarray(a.data), name)
+        data = a.filled(0)
+        data = data if data.dtype.kind == "f" else widen(data, name)
         array = np.where(np.ma.getmaskarray(a), data.dtype.type(-np.inf), data)
     elif isinstance(a, np.ndarray):
         array = a
@@ -34,7 +35,7 @@ def _real(a: object, name: str) -> Array:
         array = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
     elif isinstance(a, Sequence) and not isinstance(a, str | bytes) and not any(_is_nested(x) for x in a):
         array = np.array([widen_scalar(x) for x in a], np.float64)
-    elif isinstance(a, Sequence | int | float | np.generic) or hasattr(a, "__array__"):
+    elif not isinstance(a, str | bytes) and (isinstance(a, Sequence | int | float) or hasattr(a, "__array__")):
         try:
             array = np.asarray(a)
         except ValueError as error:
@@ -79,7 +80,7 @@ def _blocks(rows: Array) -> Iterator[tuple[slice, Array]]:
 def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateArray:
     """One state per row; without the exact sum of the weights unless ``with_totals``."""
     if weights is None and rows.shape[0] == 1:
-        return LogSumExpAccumulator(rows[0]).states()
+        return LogSumExpAccumulator(rows[0] if rows.dtype.kind == "f" else widen(rows[0], "a")).states()
     codes = _codes(*rows.shape)
     values = widen(rows.ravel(), "a")
     if weights is None:
@@ -94,9 +95,9 @@ def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateAr
 
 def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]) -> tuple[Any, ...]:
     """Results of every row, in the shape and dtype that they shall have."""
-    array = _real(a, "a")
+    array = np.atleast_1d(_real(a, "a"))
     weights = None if b is None else _real(b, "b")
-    dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
+    dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
     if weights is not None:
         dtype = np.result_type(dtype, b if isinstance(b, int | float) else weights)
         if isinstance(a, np.ma.MaskedArray) or isinstance(b, np.ma.MaskedArray):
@@ -171,7 +172,7 @@ def logaddexp(x: object, y: object) -> Any:
 
 def _softmax(x: object, axis: Axis, log: bool) -> Any:
     array = _real(x, "x")
-    dtype = array.dtype if array.dtype.kind == "f" else np.exp(np.empty(0, array.dtype)).dtype
+    dtype = np.exp(np.empty(0, array.dtype)).dtype  # an integer's as NumPy's: of int16 it is float32
     axes = _axes(axis, array.ndim)
     rows = _to_rows(array, axes)
     out = np.empty(rows.shape, dtype)
@@ -189,7 +190,7 @@ def _softmax(x: object, axis: Axis, log: bool) -> Any:
     result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))
     if isinstance(x, np.ma.MaskedArray):
         return np.ma.array(result, mask=np.ma.getmaskarray(x))
-    return np.ascontiguousarray(result)[()]
+    return np.asarray(result, order="C")[()]
 
 
 def softmax(x: object, axis: Axis = None) -> Any:

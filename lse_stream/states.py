@@ -245,8 +245,9 @@ class StateArray:
     # --- results ------------------------------------------------------------------------------------------------------
 
     def result(self, name: str) -> Result:
-        """One of the kind's results (n,)."""
-        return self.kind.results[name](self)
+        """One of the kind's results (n,), with one NaN and no -0.0."""
+        values = self.kind.results[name](self)
+        return values if values.dtype == np.int64 else np.where(np.isnan(values), np.nan, values + 0.0)
 
     @property
     def counts(self) -> Ints:
@@ -425,7 +426,8 @@ def _weighted_means(states: StateArray) -> Floats:
         log_high, error = numpy_kernel.two_sum(log_high, -divisor[1])
         out = states.logs(np.array([log_high, np.where(np.isfinite(log_high), error + (log_low - divisor[2]), 0.0)]))
         # A mean that is negative or without weight has no logarithm.
-        return np.where(sign * divisor[0] > 0, out, np.where((sign == 0) & (divisor[0] != 0), out * 0 - np.inf, np.nan))
+        nothing = np.where((sign == 0) & (divisor[0] != 0), np.inf if states.scale.descends else -np.inf, np.nan)
+        return np.where(sign * divisor[0] > 0, out, nothing)
 
 
 def _averages(states: StateArray) -> Floats:

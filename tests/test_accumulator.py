@@ -350,7 +350,7 @@ def test_add_refuses_what_is_not_a_real_number(x: Any) -> None:
 
 def test_more_than_one_dimension_is_refused() -> None:
     with pytest.raises(ValueError, match=r"1 dimension, found 2 dimensions of shape \(2, 3\)"):
-        logsumexp(np.zeros((2, 3)))
+        LogSumExpAccumulator(np.zeros((2, 3)))
 
 
 def test_merge_refuses_what_is_no_state() -> None:

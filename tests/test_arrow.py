@@ -551,7 +551,7 @@ def test_columns_of_states_that_are_not_there_or_not_states() -> None:
             call("z")
         with pytest.raises(TypeError, match=r"^column 'k': expected states, as binary or large_binary, found int64$"):
             call("k")
-        with pytest.raises(TypeError, match=r"^column 'fixed': expected states, found fixed_size_binary\[80\]$"):
+        with pytest.raises(TypeError, match=r"^column 'fixed': expected states, as binary or large_binary, found fixed_size_binary\[80\]$"):
             call("fixed")
 
 

@@ -240,7 +240,7 @@ def test_kernels_agree_on_damaged_records() -> None:
 
 
 def _check(name: str, states: np.ndarray) -> tuple[int, int] | None:
-    return (numpy_kernel if name == "numpy" else _kernel._kernel()).check(states)  # type: ignore[no-any-return]
+    return (numpy_kernel if name == "numpy" else _kernel._kernel()).check(states, _kernel.NATURAL, b"\0")  # type: ignore[no-any-return]
 
 
 # --- which kernel -----------------------------------------------------------------------------------------------------

@@ -34,12 +34,16 @@ from apache_beam.transforms.window import (
 from apache_beam.typehints.decorators import TypeCheckError
 from contract import bits
 
-from lse_stream.accumulator import LogSumExpAccumulator, logsumexp
+from lse_stream.accumulator import LogSumExpAccumulator
 from lse_stream.arrow import finalise, group_states, sort_by_keys
 from lse_stream.keys import shard_of_keys
 from lse_stream.transforms import LogSumExp, _GroupBundle, _MergeShard
 
 THREADS = PipelineOptions(direct_running_mode="multi_threading", direct_num_workers=3)
+
+
+def logsumexp(values: Any) -> float:
+    return LogSumExpAccumulator(values).value()
 
 
 def check_bits(expected: Sequence[object]) -> Any:
@@ -377,7 +381,7 @@ def rows_sent(outputs: list[Any]) -> int:
 
 @pytest.mark.parametrize("rows", [10, 60, 200])
 def test_a_bundle_of_many_keys_flushes_and_goes_on(rows: int) -> None:
-    fn = _GroupBundle(["key"], "x", 2, 100, skip_nulls=True)
+    fn = _GroupBundle(["key"], {"value": "x"}, 2, 100)
     fn.start_bundle()
     sent: list[Any] = []
     for start in range(0, 1200, rows):
@@ -390,7 +394,7 @@ def test_a_bundle_of_many_keys_flushes_and_goes_on(rows: int) -> None:
 
 
 def test_a_bundle_of_few_keys_is_sent_once() -> None:
-    fn = _GroupBundle(["key"], "x", 1, 100, skip_nulls=True)
+    fn = _GroupBundle(["key"], {"value": "x"}, 1, 100)
     fn.start_bundle()
     windows = [IntervalWindow(0, 10), IntervalWindow(10, 20)]
     for number in range(100):
@@ -402,7 +406,7 @@ def test_a_bundle_of_few_keys_is_sent_once() -> None:
 
 
 def test_a_bundle_that_is_tried_again_starts_empty() -> None:
-    fn = _GroupBundle(["key"], "x", 1, 100, skip_nulls=True)
+    fn = _GroupBundle(["key"], {"value": "x"}, 1, 100)
     for _ in range(2):
         fn.start_bundle()
         assert not list(fn.process(counted(0, 15), GlobalWindow()))
@@ -454,7 +458,7 @@ def test_shards_arrive_in_a_dofn_of_batches() -> None:
 def test_a_shard_is_shuffled_without_the_rest_of_its_table(keys: pa.Array) -> None:
     table = pa.table({"key": keys, "x": np.zeros(50_000)})
     for piece, largest in ((table.slice(500, 10), 4000), (table, 10_000)):
-        fn = _GroupBundle(["key"], "x", 500, 1 << 20, skip_nulls=True)
+        fn = _GroupBundle(["key"], {"value": "x"}, 500, 1 << 20)
         fn.start_bundle()
         assert not list(fn.process(piece, GlobalWindow()))
         sent = list(fn.finish_bundle())

@@ -662,6 +662,7 @@ def quotients_of(states: States, counts: Ints, scale: Floats, out: Floats) -> No
     apart = np.clip(apart, -3000, 3000).astype(np.int32)
     with np.errstate(over="ignore"):
         qh, ql = np.ldexp(qh, apart), np.ldexp(ql, apart)
+    yh[none] = yl[none] = 0.0
     high, low = log1p_pair(*quick_two_sum(yh, yl))
     high, error = two_sum(power * c.LN2_HIGH, high)
     high, low = quick_two_sum(high, low + (error + power * c.LN2_LOW))
