@@ -1,7 +1,8 @@
 """One state: add, update, merge, value, bytes."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -139,14 +140,15 @@ class LogSumExpAccumulator(_kernel.State):
         Raises:
           KeyError: another name.
         """
-        return self.states().result(name)[0].item()
+        value: float = self.states().result(name)[0].item()
+        return value
 
     def mean(self) -> float:
         """``ln(sum(exp(x)) / count)``, rounded once: exactly x for equal values x. -inf for none."""
         return self.result("logmeanexp")
 
     def bonus(self) -> float:
-        """What the others add to the largest: ``value - max``, accurate also where it is tiny. NaN without a finite max."""
+        """What the others add to the largest, ``value - max``, accurate even if tiny. NaN without a finite max."""
         return self.result("bonus")
 
     def effective_number(self) -> float:
@@ -204,7 +206,7 @@ class StateAccumulator:
         self._states = StateArray.concat([self._states, states]).merge(np.zeros(2, np.int32), 1)
 
     def update(self, *columns: object) -> None:
-        """Adds rows, given as columns (n,) in the order of ``kind.inputs``; rows with a null or masked value are left out.
+        """Adds rows, given as columns (n,) in the order of ``kind.inputs``, but for those with a null or masked value.
 
         Args and errors are those of ``LogSumExpAccumulator.update``; and:
 
@@ -242,7 +244,8 @@ class StateAccumulator:
         Raises:
           KeyError: another name.
         """
-        return self.states().result(name)[0].item()
+        value: float = self.states().result(name)[0].item()
+        return value
 
     @property
     def count(self) -> int:
@@ -263,7 +266,7 @@ class StateAccumulator:
         """The state of a record that ``to_bytes`` gave.
 
         Raises:
-          StateError: not such a record: truncated, of another version or kind, or not canonical; with expected and found.
+          StateError: not such a record: truncated, of another version or kind, or not canonical.
         """
         if len(record) % 8:
             raise _kernel.StateError(0, f"state: expected a multiple of 8 bytes, found {len(record)}")
@@ -324,8 +327,8 @@ class WeightedLogSumExpAccumulator(StateAccumulator):
 
     A weight of 0 adds nothing whatever x is, NaN included, but counts as a term. +inf with weights of both signs gives
     NaN. Terms that cancel in pairs (w, x), (-w, x) give -inf and sign 0. Where abs(x) reaches 2^60, the largest x alone
-    decides. With positive weights the error is that of ``LogSumExpAccumulator``; under cancellation that of the sum is at
-    most (2^-58 + n 2^-97) times the largest sum of magnitudes.
+    decides. With positive weights the error is that of ``LogSumExpAccumulator``, but 2^-58 in place of 2^-59. Under
+    cancellation the sum's error is at most 2^-58 of the sum of magnitudes.
 
     Args:
       values, weights: as for ``update``.
@@ -352,7 +355,8 @@ class WeightedLogSumExpAccumulator(StateAccumulator):
         return self.result("logmeanexp")
 
 
-class LogLikelihoodSummary(NamedTuple):
+@dataclass(frozen=True)
+class LogLikelihoodSummary:
     """Totals of log-likelihoods; every one depends on the multiset of values alone, and the sums are rounded once.
 
     Attributes:
@@ -383,7 +387,8 @@ class LogLikelihoodAccumulator(StateAccumulator):
 
     def value(self) -> LogLikelihoodSummary:
         """All of them."""
-        return LogLikelihoodSummary(self.count, *(self.result(name) for name in LogLikelihoodSummary._fields[1:]))
+        names = ("log_likelihood", "logsumexp", "max", "mean", "variance")
+        return LogLikelihoodSummary(self.count, *(self.result(name) for name in names))
 
     def variance(self, ddof: int = 1) -> float:
         """The variance, rounded once; NaN for ``ddof`` values or fewer, and where a value is not finite."""
@@ -412,7 +417,7 @@ class EffectiveSampleSizeAccumulator(StateAccumulator):
 class CrossEntropyAccumulator(StateAccumulator):
     """Cross-entropy of one example, in nats, whose classes may lie in shards: ``LSE(logits) - sum(target * logit)``.
 
-    Rows are (logit, target): the target is the probability of that class, 1 (or True) for the label and 0 for the others.
+    Rows are (logit, target): the target is the probability of that class, 1 (or True) for the label, 0 for the others.
     """
 
     __slots__ = ()

@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ._kernel import StateError
+from ._kernel import StateError, weights_of
 from ._kernel.record import VERSION
 from .keys import encode_keys, sort_keys
 from .scales import NATURAL, Scale
-from ._kernel import weights_of
 from .states import KINDS, LOGSUMEXP, Kind, StateArray, check_same, log_weights
 from .values import check_widenable, widen, widen_arrow
 
@@ -82,7 +81,8 @@ def states_to_arrow(states: StateArray, null: Mask | None = None) -> pa.ChunkedA
         states = StateArray.concat([states, nothing]).take(np.where(null, len(states), np.arange(len(states))))
     state_type = StateType(VERSION, states.kind.name, states.scale.name)
     words, offsets = states.to_words()
-    chunks, start = [], 0
+    chunks: list[pa.Array] = []
+    start = 0
     while start < len(states) or not chunks:
         end = int(np.searchsorted(offsets, offsets[start] + _CHUNK_WORDS, side="right")) - 1
         part = ((offsets[start : end + 1] - offsets[start]) * 8).astype(np.int32)
@@ -223,7 +223,8 @@ def group_states(
     for name in keys:
         _column(table, name)
     columns = [
-        _numbers(_column(table, name), f"column {name!r}", role) for role, name in zip(found_kind.inputs, names, strict=True)
+        _numbers(_column(table, name), f"column {name!r}", role)
+        for role, name in zip(found_kind.inputs, names, strict=True)
     ]
     codes, key_table = encode_keys(table, keys)
     groups = key_table.num_rows if keys else 1

@@ -73,7 +73,7 @@ class _PairCombineFn(StateCombineFn):
         try:
             accumulator.add(*element)
         except TypeError as error:
-            if not isinstance(element, tuple) or None in element:
+            if not isinstance(element, tuple) or len(element) != 2 or None in element:
                 raise TypeError(f"expected a pair of numbers, found {element!r}") from error
             raise
         return accumulator
@@ -101,7 +101,7 @@ class LogSumExpCombineFn(StateCombineFn):
 
 
 class LogMeanExpCombineFn(LogSumExpCombineFn):
-    """Combines numbers to ``ln(sum(exp(x)) / n)``, a float: exactly x for equal values x. Nothing combines to ``-inf``."""
+    """Combines numbers to ``ln(sum(exp(x)) / n)``, a float: exactly x for equal values x; ``-inf`` for none."""
 
     def extract_output(self, accumulator: LogSumExpAccumulator | ScaledLogSumExpAccumulator) -> float:
         return accumulator.mean()

@@ -14,7 +14,8 @@ from .scales import NATURAL
 from .states import LOGSUMEXP, StateArray, log_weights
 from .values import check_widenable, widen, widen_arrow
 
-Column = pa.Array | pa.ChunkedArray
+# A pa.Array or a pa.ChunkedArray, which comes back as the same.
+Column = Any
 
 
 def _chunks(column: Any, name: str) -> list[Any]:
@@ -32,7 +33,9 @@ def _like(column: Any, chunks: list[Any], data_type: pa.DataType) -> Any:
     return pa.chunked_array(chunks, data_type) if isinstance(column, pa.ChunkedArray) else chunks[0]
 
 
-def _items(lists: Any, name: str) -> tuple[Any, np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.float64]]]:
+def _items(
+    lists: Any, name: str
+) -> tuple[Any, np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.float64]]]:
     """The items of a list array, those of null lists left out; of the items that are not null, row and number."""
     items = lists.flatten()
     rows = pc.list_parent_indices(lists).to_numpy().astype(np.int32)

@@ -1,4 +1,4 @@
-"""Log-sum-exp, log-mean-exp and softmax along the axes of arrays, as in ``scipy.special``: same arguments and shapes."""
+"""Log-sum-exp, log-mean-exp and softmax along axes of arrays, as in ``scipy.special``: same arguments and shapes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -105,7 +105,9 @@ def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[
         try:
             array, weights = np.broadcast_arrays(array, weights)
         except ValueError as error:
-            raise ValueError(f"b: expected a shape that broadcasts with {array.shape}, found {weights.shape}") from error
+            raise ValueError(
+                f"b: expected a shape that broadcasts with {array.shape}, found {weights.shape}"
+            ) from error
     axes = _axes(axis, array.ndim)
     rows = _to_rows(array, axes)
     columns = None if weights is None else _to_rows(weights, axes)

@@ -118,9 +118,7 @@ class StateArray:
     exact: tuple[tuple[Words, Ints], ...]
 
     @classmethod
-    def group(
-        cls, kind: Kind, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int
-    ) -> "StateArray":
+    def group(cls, kind: Kind, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> "StateArray":
         """The states (groups,) of the rows (n,) with each code. ``inputs`` are in the kind's order, and checked."""
         sums = tuple(part.group(codes, inputs, groups, scale) for part in kind.sums)
         return cls(kind, scale, sums, tuple(part.group(codes, inputs, groups) for part in kind.exact))
@@ -264,7 +262,7 @@ class StateArray:
                 high, low = product, np.where(np.isfinite(high), error + (high * rest + low * unit), 0.0)
             total, error = numpy_kernel.two_sum(maximum, high)
             out = np.where(np.isfinite(maximum) & np.isfinite(high), total + (error + low), maximum + high)
-        return -out if self.scale.descends else out
+        return np.asarray(-out if self.scale.descends else out)
 
     def quotients(self, *, per_term: bool = False) -> Floats:
         """As ``_kernel.quotients_of``, (5, n): of the sum over the max's term, or of the mean over it."""
@@ -329,13 +327,15 @@ def _header(words: Words, offsets: Ints) -> tuple[Kind, Scale]:
 def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     """How many words each stored sum takes, head included; raises StateError for one that is not canonical."""
     expected = "expected an exact sum in its one form"
-    _require(place < end, lambda i: f"{expected}, found no bytes of it")
+    _require(place < end, lambda _: f"{expected}, found no bytes of it")
     head = words[place]
     low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
     special = head >> np.uint64(32)
     fits = (special <= 3) & (low + n <= _MOST_WORDS) & (place + n < end)
     fits &= np.where(n > 0, special == 0, low == 0)
-    _require(fits, lambda i: f"{expected}, found low {low[i]}, words {n[i]}, special {special[i]} in {(end - place)[i]}")
+    _require(
+        fits, lambda i: f"{expected}, found low {low[i]}, words {n[i]}, special {special[i]} in {(end - place)[i]}"
+    )
     some = np.flatnonzero(n > 0)
     first, top = words[place[some] + 1], words[place[some] + n[some]].view(np.int64)
     below = words[place[some] + np.maximum(n[some] - 1, 1)].view(np.int64)
@@ -351,8 +351,9 @@ def log_weights(states: StateArray, codes: Codes, x: Floats) -> Floats:
     _, high, low, _, _ = states.quotients()
     maximum = states.sums[0]["max"][codes]
     with np.errstate(invalid="ignore"):
-        finite = np.isfinite(maximum) & np.isfinite(x)
-        return np.where(finite, less_log(x, maximum, high[codes], low[codes]), x - maximum)
+        out = less_log(x, maximum, high[codes], low[codes])
+        out = np.where(np.isfinite(maximum) & np.isfinite(x), out, x - maximum)
+        return np.where(np.isnan(out), np.nan, out)  # the one NaN
 
 
 def less_log(x: Any, maximum: Any, high: Any, low: Any) -> Any:
@@ -383,7 +384,7 @@ def _values(states: StateArray) -> Floats:
 
 
 def _signs(states: StateArray) -> Floats:
-    return states.quotients()[0]
+    return np.asarray(states.quotients()[0])
 
 
 def _maxima(states: StateArray) -> Floats:
@@ -491,7 +492,7 @@ def _cross_entropies(states: StateArray) -> Floats:
         total, error2 = numpy_kernel.two_sum(total, bonus)
         out = total + (error + error2 + (product_low + bonus_low + targets * low - np.array(rest)))
         exact = np.isfinite(maximum) & np.isfinite(chosen) & (np.abs(maximum) < 1e290)
-        return np.where(exact, out, targets * maximum - chosen)
+        return np.asarray(np.where(exact, out, targets * maximum - chosen))
 
 
 def _counts(states: StateArray) -> Ints:
@@ -575,5 +576,7 @@ CROSS_ENTROPY = Kind(
     {"cross_entropy": _cross_entropies, "count": _counts, "max": _maxima, "logsumexp": _values},
     ("cross_entropy", "count", "max"),
 )
-KINDS = {kind.name: kind for kind in (LOGSUMEXP, WEIGHTED_LOGSUMEXP, LOG_LIKELIHOOD, EFFECTIVE_SAMPLE_SIZE, CROSS_ENTROPY)}
+KINDS = {
+    kind.name: kind for kind in (LOGSUMEXP, WEIGHTED_LOGSUMEXP, LOG_LIKELIHOOD, EFFECTIVE_SAMPLE_SIZE, CROSS_ENTROPY)
+}
 KINDS_BY_CODE = {kind.code: kind for kind in KINDS.values()}

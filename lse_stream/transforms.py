@@ -8,6 +8,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PCollection
+from apache_beam.transforms.combiners import Count
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -216,8 +217,8 @@ class EffectiveSampleSize:
 class CrossEntropy:
     """Transforms that compute the cross-entropy of examples whose classes lie in shards, in nats.
 
-    An element is one class of an example, (logit, target): the target is 1 (or True) for the label, 0 for the others, or
-    a probability. The mean over examples, exact: ``... | CrossEntropy.PerKey() | beam.Values() |
+    An element is one class of an example, (logit, target): the target is 1 (or True) for the label, 0 for the others,
+    or a probability. The mean over examples, exact: ``... | CrossEntropy.PerKey() | beam.Values() |
     LogLikelihood.Globally()``.
     """
 
@@ -253,7 +254,7 @@ class LogSoftmax:
     """Transforms that give every row its logarithm of a softmax, ``x - LSE`` over all rows of its key.
 
     The sums of up to ``max_broadcast`` keys (of a window) are sent to every worker, which looks them up. Of more keys,
-    rows and sums are shuffled to each other. Both give the same bits; the number of keys decides when the pipeline runs.
+    rows and sums are shuffled to each other. The number of keys decides while the pipeline runs; the bits are the same.
     """
 
     class PerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, tuple[Any, float]]]]):
@@ -278,7 +279,7 @@ class LogSoftmax:
             value, limit = self._value, self._max_broadcast
             numbers = pcoll | "Value" >> beam.MapTuple(lambda key, row: (key, widen_scalar(value(row))))
             logs = numbers | "Sum" >> beam.CombinePerKey(_LogCombineFn())
-            keys = AsSingleton(logs | "Count" >> beam.combiners.Count.Globally().without_defaults(), default_value=0)
+            keys = AsSingleton(logs | "Count" >> Count.Globally().without_defaults(), default_value=0)
             few, looked_up_rows = (
                 part | f"Few{name}" >> beam.Filter(lambda _, keys, limit: keys <= limit, keys, limit)
                 for name, part in (("Logs", logs), ("Rows", pcoll))
@@ -288,7 +289,7 @@ class LogSoftmax:
                 for name, part in (("Logs", logs), ("Rows", pcoll))
             )
             looked_up = looked_up_rows | "Broadcast" >> beam.Map(
-                lambda element, few: _with_log_softmax(*element, value, few[element[0]]), AsDict(few)
+                lambda element, few: _with_log_softmax(element, value, few[element[0]]), AsDict(few)
             )
             shuffled = (
                 {"rows": joined_rows, "log": many}
@@ -345,7 +346,10 @@ class LogSoftmax:
                 | "Split" >> beam.FlatMap(_split_to_ipc, keys, self._num_shards).with_output_types(tuple[int, bytes])
             )
             shuffled = (
-                {"rows": joined, "states": many | "ToIpc" >> beam.MapTuple(lambda shard, table: (shard, _to_ipc(table)))}
+                {
+                    "rows": joined,
+                    "states": many | "ToIpc" >> beam.MapTuple(lambda shard, table: (shard, _to_ipc(table))),
+                }
                 | beam.CoGroupByKey()
                 | "Shuffled" >> beam.FlatMap(_log_softmax_of_shard, keys, value)
             )
@@ -360,11 +364,13 @@ def _check_broadcast(max_broadcast: int) -> int:
 
 
 def _with_log_softmax(
-    key: Any, row: Any, value: Callable[[Any], float], log: tuple[float, float, float]
+    element: tuple[Any, Any], value: Callable[[Any], float], log: tuple[float, float, float]
 ) -> tuple[Any, tuple[Any, float]]:
+    key, row = element
     x, maximum = widen_scalar(value(row)), log[0]
-    finite = math.isfinite(x) and math.isfinite(maximum)
-    return key, (row, less_log(x, *log) if finite else x - maximum)
+    if math.isfinite(x) and math.isfinite(maximum):
+        return key, (row, less_log(x, *log))
+    return key, (row, -math.inf if x < maximum else math.nan)
 
 
 def _log_softmax_of_group(
@@ -373,7 +379,7 @@ def _log_softmax_of_group(
     key, group = element
     for log in group["log"]:
         for row in group["rows"]:
-            yield _with_log_softmax(key, row, value, log)
+            yield _with_log_softmax((key, row), value, log)
 
 
 def _split_to_ipc(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[tuple[int, bytes]]:

@@ -94,13 +94,18 @@ def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
 
 def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
     """A 1-D array of the values and where they are null or masked."""
+    mask: npt.NDArray[np.bool_] | None = None
     if isinstance(values, np.ma.MaskedArray):
         array, mask = np.asarray(values.data), np.ma.getmaskarray(values)
     elif hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
         import pyarrow as pa
 
         is_stream = hasattr(values, "__arrow_c_stream__")
-        column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array(values if is_stream else [pa.array(values)])
+        column = (
+            values
+            if isinstance(values, pa.ChunkedArray)
+            else pa.chunked_array(values if is_stream else [pa.array(values)])
+        )
         check_widenable(column.type, name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -114,7 +119,7 @@ def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np
         is_sequence = isinstance(values, Sequence) and not isinstance(values, str | bytes)
         if not (is_sequence or hasattr(values, "__array__") or isinstance(values, memoryview)):
             raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(values).__name__}")
-        array, mask = np.array([widen_scalar(x) for x in values]) if is_sequence else np.asarray(values), None
+        array = np.array([widen_scalar(x) for x in values]) if is_sequence else np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name}: expected an array of 1 dimension, found shape {array.shape}")
     return array, mask

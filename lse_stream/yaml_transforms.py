@@ -38,9 +38,13 @@ from .transforms import LogSoftmax as LogSoftmaxOfElements
 Rows = PCollection[Any]
 
 
+def _row_type(rows: Rows) -> Any:
+    return rows.element_type
+
+
 def _field_types(rows: Rows, names: Iterable[str], what: str) -> list[tuple[str, Any]]:
     """The fields of those names, in their order; raises ValueError for one that is not there."""
-    fields = dict(named_fields_from_element_type(rows.element_type))
+    fields = dict(named_fields_from_element_type(_row_type(rows)))
     for name in names:
         if name not in fields:
             raise ValueError(f"{what}: expected some of the fields {', '.join(fields)}, found {name!r}")
@@ -148,7 +152,9 @@ class _OnRows(beam.PTransform[Rows, Rows]):
                 raise ValueError(f"results: expected some of {', '.join(self.KIND.results)}, found {name!r}")
         names = [*keys, *results]
         if isinstance(keys, str) or len(set(names)) < len(names):
-            raise ValueError(f"keys: expected a list of names that differ from each other and the results, found {keys}")
+            raise ValueError(
+                f"keys: expected a list of names that differ from each other and the results, found {keys}"
+            )
         self._fn = _ResultsCombineFn(fn, results)
         self._inputs, self._keys, self._results = list(inputs), list(keys), list(results)
 
@@ -173,7 +179,9 @@ class _OnRows(beam.PTransform[Rows, Rows]):
             if not pcoll.windowing.is_default():
                 total = total.without_defaults()
             combined = values | "Combine" >> total | "Total" >> beam.Map(lambda values: ((), values))
-        rows: Rows = combined | "ToRow" >> beam.MapTuple(to_row).with_output_types(RowTypeConstraint.from_fields(fields))
+        rows: Rows = combined | "ToRow" >> beam.MapTuple(to_row).with_output_types(
+            RowTypeConstraint.from_fields(fields)
+        )
         return rows
 
 
@@ -244,9 +252,7 @@ class LogLikelihood(_OnRows):
 
     KIND = LOG_LIKELIHOOD
 
-    def __init__(
-        self, value: str, keys: Sequence[str] = (), results: Sequence[str] = LOG_LIKELIHOOD.columns
-    ) -> None:
+    def __init__(self, value: str, keys: Sequence[str] = (), results: Sequence[str] = LOG_LIKELIHOOD.columns) -> None:
         super().__init__(LogLikelihoodCombineFn(), [value], keys, results)
 
 
@@ -299,7 +305,7 @@ class LogSoftmax(beam.PTransform[Rows, Rows]):
         value, keys = self._value, self._keys
         _field_types(pcoll, [value], "value")
         _field_types(pcoll, keys, "keys")
-        fields = [*named_fields_from_element_type(pcoll.element_type), ("log_softmax", float)]
+        fields = [*named_fields_from_element_type(_row_type(pcoll)), ("log_softmax", float)]
 
         def to_row(_: Any, pair: tuple[Any, float]) -> Row:
             row, log_softmax = pair

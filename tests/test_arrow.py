@@ -551,7 +551,10 @@ def test_columns_of_states_that_are_not_there_or_not_states() -> None:
             call("z")
         with pytest.raises(TypeError, match=r"^column 'k': expected states, as binary or large_binary, found int64$"):
             call("k")
-        with pytest.raises(TypeError, match=r"^column 'fixed': expected states, as binary or large_binary, found fixed_size_binary\[80\]$"):
+        with pytest.raises(
+            TypeError,
+            match=r"^column 'fixed': expected states, as binary or large_binary, found fixed_size_binary\[80\]$",
+        ):
             call("fixed")
 
 
@@ -805,9 +808,7 @@ def test_columns_of_another_version_load_and_are_refused_in_use(change: dict[str
             lambda table: records_from_arrow(table["state"]),
         ]
         for call in calls:
-            with pytest.raises(
-                StateError, match=f"^column 'state': expected states of .*found .*{name} {value}"
-            ):
+            with pytest.raises(StateError, match=f"^column 'state': expected states of .*found .*{name} {value}"):
                 call(table)
 
 
@@ -835,5 +836,7 @@ def test_columns_of_different_versions_do_not_become_one(change: dict[str, Any])
     assert ours.schema != other.schema
     with pytest.raises(pa.ArrowInvalid, match="Schema at index 1 was different"):
         pa.concat_tables([ours, other])
-    with pytest.raises(StateError, match="^table 1, (column 'state': expected states|states of two scales do not merge)"):
+    with pytest.raises(
+        StateError, match=r"^table 1, (column 'state': expected states|states of two scales do not merge)"
+    ):
         merge_states([ours, other], [])

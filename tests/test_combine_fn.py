@@ -15,10 +15,23 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.typehints.decorators import TypeCheckError
 from contract import bits, check_accumulators, check_pipelines
 
-from lse_stream.accumulator import LogSumExpAccumulator
+from lse_stream.accumulator import (
+    CrossEntropyAccumulator,
+    EffectiveSampleSizeAccumulator,
+    LogLikelihoodAccumulator,
+    LogSumExpAccumulator,
+    ScaledLogSumExpAccumulator,
+    WeightedLogSumExpAccumulator,
+)
 from lse_stream.coders import LogSumExpAccumulatorCoder
-from lse_stream.combine_fn import LogSumExpCombineFn
-
+from lse_stream.combine_fn import (
+    CrossEntropyCombineFn,
+    EffectiveSampleSizeCombineFn,
+    LogLikelihoodCombineFn,
+    LogMeanExpCombineFn,
+    LogSumExpCombineFn,
+    WeightedLogSumExpCombineFn,
+)
 
 
 def logsumexp(values: Any) -> float:
@@ -169,3 +182,79 @@ def test_the_contract_of_pipelines_catches() -> None:
 def test_the_contract_catches(name: str, method: Callable[..., Any]) -> None:
     with pytest.raises((AssertionError, TypeError, ValueError)):
         check_accumulators(_Changed(name, method), [element / 100 for element in SPREAD[:30]])
+
+
+# --- the other kinds --------------------------------------------------------------------------------------------------
+
+PAIRS = [(x, w) for x, w in zip(SPREAD, np.random.default_rng(8).normal(size=200).tolist(), strict=True)]
+CLASSES = [(x, float(i == 7)) for i, x in enumerate(SPREAD)]
+OF_NUMBERS: list[tuple[beam.CombineFn, Callable[[list[float]], Any]]] = [
+    (LogMeanExpCombineFn(), lambda x: LogSumExpAccumulator(x).mean()),
+    (LogSumExpCombineFn("decibel"), lambda x: ScaledLogSumExpAccumulator(x, scale="decibel").value()),
+    (LogMeanExpCombineFn("base 4"), lambda x: ScaledLogSumExpAccumulator(x, scale="base 4").mean()),
+    (LogLikelihoodCombineFn(), lambda x: LogLikelihoodAccumulator(x).value()),
+    (EffectiveSampleSizeCombineFn(), lambda x: EffectiveSampleSizeAccumulator(x).value()),
+]
+OF_PAIRS: list[tuple[beam.CombineFn, list[tuple[float, float]], Callable[..., Any]]] = [
+    (
+        WeightedLogSumExpCombineFn(return_sign=True),
+        PAIRS,
+        lambda x, w: (WeightedLogSumExpAccumulator(x, w).value(), WeightedLogSumExpAccumulator(x, w).sign()),
+    ),
+    (
+        WeightedLogSumExpCombineFn("magnitude"),
+        [(x, abs(w)) for x, w in PAIRS],
+        lambda x, w: WeightedLogSumExpAccumulator(x, w, scale="magnitude").value(),
+    ),
+    (CrossEntropyCombineFn(), CLASSES, lambda x, t: CrossEntropyAccumulator(x, t).value()),
+]
+
+
+def fn_id(value: object) -> str:
+    return type(value).__name__ if isinstance(value, beam.CombineFn) else ""
+
+
+@pytest.mark.parametrize(("fn", "expected"), OF_NUMBERS, ids=fn_id)
+@pytest.mark.parametrize("elements", [[], [1.5], SPREAD, [*SPREAD, math.inf, -math.inf], [*SPREAD, math.nan]])
+def test_other_kinds_of_numbers_give_the_same_bits_in_every_order(
+    fn: beam.CombineFn, expected: Callable[[list[float]], Any], elements: list[float]
+) -> None:
+    assert bits(check_accumulators(fn, elements, rounds=15)) == bits(expected(elements))
+
+
+@pytest.mark.parametrize(("fn", "elements", "expected"), OF_PAIRS, ids=fn_id)
+def test_kinds_of_pairs_give_the_same_bits_in_every_order(
+    fn: beam.CombineFn, elements: list[tuple[float, float]], expected: Callable[..., Any]
+) -> None:
+    assert bits(check_accumulators(fn, elements, rounds=15)) == bits(expected(*zip(*elements, strict=True)))
+
+
+@pytest.mark.parametrize("kind", range(len(OF_NUMBERS) + len(OF_PAIRS)))
+def test_other_kinds_give_the_same_bits_in_every_shape_of_combine(kind: int) -> None:
+    if kind < len(OF_NUMBERS):
+        fn, of_numbers = OF_NUMBERS[kind]
+        check_pipelines(fn, SPREAD, of_numbers(SPREAD))
+    else:
+        fn, pairs, of_pairs = OF_PAIRS[kind - len(OF_NUMBERS)]
+        check_pipelines(fn, pairs, of_pairs(*zip(*pairs, strict=True)))
+
+
+def test_a_negative_sum_is_nan_without_its_sign() -> None:
+    fn = WeightedLogSumExpCombineFn()
+    found = fn.extract_output(fn.add_input(fn.create_accumulator(), (1.0, -1.0)))
+    assert bits(found) == bits(math.nan)
+    assert fn.extract_output(fn.add_input(fn.create_accumulator(), (1.0, 2))) == pytest.approx(1 + math.log(2))
+
+
+@pytest.mark.parametrize("element", [None, 1.0, (1.0, None), (1.0, "2"), (1.0, 2.0, 3.0), (1.0, math.nan)])
+def test_what_is_no_pair_is_an_error(element: Any) -> None:
+    fn = WeightedLogSumExpCombineFn()
+    with pytest.raises(
+        (TypeError, ValueError), match=r"expected a pair of numbers|expected a real number|finite weights"
+    ):
+        fn.add_input(fn.create_accumulator(), element)
+
+
+def test_a_scale_that_is_none_is_refused_before_the_run() -> None:
+    with pytest.raises(ValueError, match="scale: expected 'natural'"):
+        LogSumExpCombineFn("furlong")

@@ -93,7 +93,7 @@ def test_special_values(scale: str, values: list[float]) -> None:
 
 def test_what_the_scales_are_for() -> None:
     def combined(values: list[float], scale: str) -> float:
-        return ScaledLogSumExpAccumulator(values, scale=scale).value()
+        return float(ScaledLogSumExpAccumulator(values, scale=scale).value())
 
     assert combined([60.0, 60.0], "decibel") == 63.01029995663981  # twice the power: 3 dB more
     assert combined([5.0, 5.0], "magnitude") == pytest.approx(5 - 2.5 * math.log10(2), abs=1e-15)
@@ -116,7 +116,9 @@ def test_gradient_is_the_derivative(scale: str) -> None:
     x = np.random.default_rng(1).normal(size=5) / min(abs(c), 1e6) * 2
     state = ScaledLogSumExpAccumulator(x, scale=scale)
     expected = [exp(mpf(v) * UNITS[scale]) for v in x.tolist()]
-    np.testing.assert_allclose(gradient(x, state), [float(e / sum(expected)) for e in expected], rtol=4e-16, atol=1e-300)
+    np.testing.assert_allclose(
+        gradient(x, state), [float(e / sum(expected)) for e in expected], rtol=4e-16, atol=1e-300
+    )
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ def test_equal_scales_are_equal_however_they_were_made() -> None:
 
 @pytest.mark.parametrize("b", [1.0, 0.0, -2.0, 0.5, INF, NAN, 1e101])
 def test_a_base_that_is_none_is_refused(b: float) -> None:
-    with pytest.raises(ValueError, match="^base: expected a number above 1, of at most 1e"):
+    with pytest.raises(ValueError, match=r"^base: expected a number above 1, of at most 1e"):
         Scale.base(b)
     with pytest.raises(ValueError, match="base: expected a number above 1"):
         Scale.of(f"base {b!r}")
@@ -149,7 +151,7 @@ def test_a_base_that_is_none_is_refused(b: float) -> None:
 
 @pytest.mark.parametrize("t", [0.0, -1.0, INF, NAN, 1e-101, 1e101])
 def test_a_temperature_that_is_none_is_refused(t: float) -> None:
-    with pytest.raises(ValueError, match="^temperature: expected a number above 0"):
+    with pytest.raises(ValueError, match=r"^temperature: expected a number above 0"):
         Scale.temperature(t)
 
 
@@ -159,5 +161,5 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
         Scale.of(name)
     make: list[Callable[[Any], object]] = [Scale.of, lambda scale: ScaledLogSumExpAccumulator(scale=scale)]
     for call in make:
-        with pytest.raises(TypeError, match="^scale: expected a name or a Scale, found int$"):
+        with pytest.raises(TypeError, match=r"^scale: expected a name or a Scale, found int$"):
             call(2)

@@ -34,10 +34,28 @@ from apache_beam.transforms.window import (
 from apache_beam.typehints.decorators import TypeCheckError
 from contract import bits
 
-from lse_stream.accumulator import LogSumExpAccumulator
+from lse_stream.accumulator import (
+    CrossEntropyAccumulator,
+    EffectiveSampleSizeAccumulator,
+    LogLikelihoodAccumulator,
+    LogSumExpAccumulator,
+    WeightedLogSumExpAccumulator,
+)
 from lse_stream.arrow import finalise, group_states, sort_by_keys
 from lse_stream.keys import shard_of_keys
-from lse_stream.transforms import LogSumExp, _GroupBundle, _MergeShard
+from lse_stream.rows import log_softmax, softmax
+from lse_stream.states import KINDS
+from lse_stream.transforms import (
+    CrossEntropy,
+    EffectiveSampleSize,
+    LogLikelihood,
+    LogMeanExp,
+    LogSoftmax,
+    LogSumExp,
+    WeightedLogSumExp,
+    _GroupBundle,
+    _MergeShard,
+)
 
 THREADS = PipelineOptions(direct_running_mode="multi_threading", direct_num_workers=3)
 
@@ -510,3 +528,138 @@ def test_record_batches_are_refused_before_the_run() -> None:
     batches = pipeline | beam.Create(READINGS.to_batches())
     with pytest.raises(TypeCheckError, match="Table"):
         batches | LogSumExp.PerKeyOfTables(KEYS, "level")
+
+
+# --- the other kinds --------------------------------------------------------------------------------------------------
+
+KEYED = [(key, float(x)) for key, x in zip("abc" * 30, np.random.default_rng(6).normal(size=90) * 9, strict=True)]
+
+
+def of_key(key: str) -> list[float]:
+    return [x for k, x in KEYED if k == key]
+
+
+def test_every_family_has_globally_and_per_key() -> None:
+    def accumulated(make: Any, weigh: bool = False) -> list[tuple[str, Any]]:
+        return [(key, make(of_key(key), [1.0] + [0.0] * 29) if weigh else make(of_key(key))) for key in "abc"]
+
+    pairs = [(key, (x, float(i < 3))) for i, (key, x) in enumerate(KEYED)]
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        numbers, weighted = pipeline | beam.Create(KEYED), pipeline | "Pairs" >> beam.Create(pairs)
+        families: list[tuple[Any, Any, list[tuple[str, Any]]]] = [
+            (LogMeanExp, numbers, accumulated(lambda x: LogSumExpAccumulator(x).mean())),
+            (LogLikelihood, numbers, accumulated(lambda x: LogLikelihoodAccumulator(x).value())),
+            (EffectiveSampleSize, numbers, accumulated(lambda x: EffectiveSampleSizeAccumulator(x).value())),
+            (WeightedLogSumExp, weighted, accumulated(lambda x, w: WeightedLogSumExpAccumulator(x, w).value(), True)),
+            (CrossEntropy, weighted, accumulated(lambda x, t: CrossEntropyAccumulator(x, t).value(), True)),
+        ]
+        for family, elements, expected in families:
+            name = family.__name__
+            found = elements | f"{name} per key" >> family.PerKey()
+            assert_that(found, check_bits(expected), label=f"{name} per key, checked")
+            of_a = (
+                elements | f"{name} a" >> beam.Filter(lambda element: element[0] == "a") | f"{name} v" >> beam.Values()
+            )
+            total = of_a | f"{name} globally" >> family.Globally()
+            assert_that(total, check_bits([expected[0][1]]), label=f"{name} globally, checked")
+
+
+@pytest.mark.parametrize("family", [WeightedLogSumExp, LogLikelihood, EffectiveSampleSize, CrossEntropy])
+def test_tables_of_every_kind_are_as_grouped_at_once(family: Any) -> None:
+    kind = KINDS[family.PerKeyOfTables.KIND]
+    names = ["x", "t"][: len(kind.inputs)]
+    x = np.random.default_rng(2).normal(size=300)
+    table = pa.table({"k": np.arange(300) % 37, "x": x, "t": (np.arange(300) < 37) * 1.0})
+    expected = sort_by_keys(group_states(table, ["k"], names, kind=kind.name), ["k"])
+    tables = [table.slice(i, 70) for i in range(0, 300, 70)]
+
+    def check(found: list[tuple[int, pa.Table]]) -> None:
+        merged = sort_by_keys(pa.concat_tables([part for _, part in found]), ["k"])
+        assert merged.combine_chunks().equals(expected.combine_chunks())
+        assert finalise(merged).equals(finalise(expected))
+
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        assert_that(
+            pipeline | beam.Create(tables) | family.PerKeyOfTables(["k"], names, num_shards=3, max_states=20), check
+        )
+
+
+# --- log-softmax ------------------------------------------------------------------------------------------------------
+
+ROWS = [*KEYED, ("a", math.inf), ("c", -math.inf), ("d", -math.inf), ("e", 2.5)]
+
+
+def expected_rows() -> list[tuple[str, tuple[float, float]]]:
+    expected = []
+    for key in "abcde":
+        x = [v for k, v in ROWS if k == key]
+        expected += [(key, (v, float(log))) for v, log in zip(x, log_softmax(x), strict=True)]
+    return expected
+
+
+@pytest.mark.parametrize("max_broadcast", [5, 4, 0])
+def test_log_softmax_per_key(max_broadcast: int) -> None:
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        rows = pipeline | beam.Create(ROWS)
+        assert_that(rows | LogSoftmax.PerKey(max_broadcast), check_bits(expected_rows()))
+        named = rows | beam.MapTuple(lambda key, x: (key, {"logit": x}))
+        found = named | "Named" >> LogSoftmax.PerKey(max_broadcast, value=lambda row: row["logit"])
+        expected = [(key, ({"logit": x}, log)) for key, (x, log) in expected_rows()]
+        assert_that(found, check_bits(expected), label="of rows")
+
+
+@pytest.mark.parametrize("max_broadcast", [5, 0])
+def test_log_softmax_goes_by_window(max_broadcast: int) -> None:
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        stamped = pipeline | beam.Create([("a", 1.0, 0), ("a", 2.0, 5), ("a", 7.0, 15)])
+        rows = stamped | beam.Map(lambda row: TimestampedValue(row[:2], row[2])) | beam.WindowInto(FixedWindows(10))
+        first, second = log_softmax([1.0, 2.0]).tolist()
+        expected = [("a", (1.0, first)), ("a", (2.0, second)), ("a", (7.0, 0.0))]
+        assert_that(rows | LogSoftmax.PerKey(max_broadcast), check_bits(expected))
+
+
+def test_log_softmax_of_nothing_is_nothing() -> None:
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        nothing = pipeline | beam.Create([]).with_output_types(tuple[str, float])
+        assert_that(nothing | LogSoftmax.PerKey(), equal_to([]))
+
+
+@pytest.mark.parametrize("max_broadcast", [10, 0])
+@pytest.mark.parametrize("keys", [["k", "s"], []], ids=["keys", "total"])
+def test_log_softmax_of_tables(max_broadcast: int, keys: list[str]) -> None:
+    n = 200
+    rng = np.random.default_rng(1)
+    x = pa.array(rng.normal(size=n) * 20, mask=rng.random(n) < 0.1)
+    table = pa.table({"id": range(n), "k": np.arange(n) % 3, "s": ["p", None] * (n // 2), "x": x})
+    tables = [table.slice(0, 0), table.slice(0, 120), table.slice(120)]
+    groups: dict[Any, list[int]] = {}
+    for row in table.to_pylist():
+        if row["x"] is not None:
+            groups.setdefault(tuple(row[key] for key in keys), []).append(row["id"])
+    logs: list[float | None] = [None] * n
+    shares: list[float | None] = [None] * n
+    for ids in groups.values():
+        values = [x[i].as_py() for i in ids]
+        for i, log, share in zip(ids, log_softmax(values).tolist(), softmax(values).tolist(), strict=True):
+            logs[i], shares[i] = log, share
+
+    def check(found: list[pa.Table]) -> None:
+        for part in found:
+            assert part.column_names == [*table.column_names, "log_softmax", "softmax"]
+            ids = part["id"].to_pylist()
+            assert ids == sorted(ids)
+        if max_broadcast:
+            assert sorted(part.num_rows for part in found) == [0, 80, 120]
+        rows = pa.concat_tables(found).sort_by("id")
+        assert rows.select(table.column_names).equals(table)
+        assert bits(rows["log_softmax"].to_pylist()) == bits(logs)
+        assert bits(rows["softmax"].to_pylist()) == bits(shares)
+
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        transform = LogSoftmax.PerKeyOfTables(keys, "x", num_shards=2, max_broadcast=max_broadcast)
+        assert_that(pipeline | beam.Create(tables) | transform, check)
+
+
+def test_a_broadcast_of_less_than_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_broadcast: expected 0 or more, found -1"):
+        LogSoftmax.PerKey(-1)

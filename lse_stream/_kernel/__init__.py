@@ -134,7 +134,7 @@ def weights_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL)
 
 
 def sum_products(codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> Sums:
-    """The exact sum of a b (nothing where b is 0; b is 1 if None) for each code, and where each begins (n_groups + 1,)."""
+    """The exact sum of a b of each code, and where each begins (n_groups + 1,). None for b is 1; 0 adds nothing."""
     begins = np.empty(n_groups + 1, np.int64)
     arrays = (np.ascontiguousarray(v, np.float64) for v in (a, np.empty(0) if b is None else b))
     words = _kernel().sum_products(np.ascontiguousarray(codes, np.int32), *arrays, begins)

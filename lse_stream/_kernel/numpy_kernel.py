@@ -139,7 +139,7 @@ def is_near(maximum: Floats) -> npt.NDArray[np.bool_]:
 
 
 def is_near_base(base: Ints) -> npt.NDArray[np.bool_]:
-    return (base != NO_BASE) & (base < FAR_BASE // 2)
+    return np.asarray((base != NO_BASE) & (base < FAR_BASE // 2))
 
 
 # --- int128 columns ---------------------------------------------------------------------------------------------
@@ -485,7 +485,7 @@ def check(states: States, scale: Floats, is_signed: bytes) -> tuple[int, int] | 
 def is_near_in(x: Floats, scale: Floats) -> npt.NDArray[np.bool_]:
     """Where abs(c x) < 2^60. NaN is False."""
     with np.errstate(over="ignore", invalid="ignore"):  # a NaN may be of the kind that signals
-        return np.abs(x * scale[0]) < HUGE
+        return np.asarray(np.abs(x * scale[0]) < HUGE)
 
 
 def scaled(x: Floats, scale: Floats) -> tuple[Floats, Floats]:
