@@ -182,7 +182,7 @@ class StateAccumulator:
 
     def _add(self, *row: object) -> None:
         values = tuple([x if type(x) is float else widen_scalar(x) for x in row])
-        if len(values) > 1:
+        if len(values) > 1 and not 0.0 <= values[1] < np.inf:  # most weights need no closer look
             self.kind.check_inputs([np.array([x]) for x in values], self.kind.inputs)
         self._pending.append(values)
         if len(self._pending) == _PENDING:
@@ -203,6 +203,9 @@ class StateAccumulator:
             self._merge_states(StateArray.group(self.kind, self.scale, codes, part, 1))
 
     def _merge_states(self, states: StateArray) -> None:
+        if self._states is StateArray.empty(self.kind, self.scale, 1):
+            self._states = states
+            return
         self._states = StateArray.concat([self._states, states]).merge(np.zeros(2, np.int32), 1)
 
     def update(self, *columns: object) -> None:

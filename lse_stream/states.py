@@ -16,7 +16,7 @@ The record of log-sum-exp on the natural scale is that of ``_kernel.record``. Eq
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int32]
 Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+Ratio = tuple[Any, int]
 
 _TERM_WORDS = RECORD.itemsize // 8 - 2
 _MOST_WORDS = 70
@@ -124,6 +125,7 @@ class StateArray:
         return cls(kind, scale, sums, tuple(part.group(codes, inputs, groups) for part in kind.exact))
 
     @classmethod
+    @lru_cache(maxsize=64)  # of one state: every new accumulator has it
     def empty(cls, kind: Kind, scale: Scale, n: int) -> "StateArray":
         """n states of nothing."""
         return cls.group(kind, scale, np.empty(0, np.int32), [np.empty(0)] * len(kind.inputs), n)
@@ -269,12 +271,17 @@ class StateArray:
         counts = self.counts if per_term else np.ones(len(self), np.int64)
         return _kernel.quotients_of(self.sums[0], counts, self.scale.factor).T
 
-    def exact_sums(self, position: int) -> list[Fraction | float]:
-        """An exact sum: a fraction, or the NaN or infinity that it is."""
+    def exact_sums(self, position: int) -> list[Ratio]:
+        """An exact sum as (numerator, denominator); beside a denominator of 0 the NaN or infinity that it is."""
         words, at = self.exact[position]
-        specials = (Fraction(0), np.inf, -np.inf, np.nan)
-        found = (numpy_kernel.decode_sum(words, int(place)) for place in at)
-        return [specials[special] if special else Fraction(units, 1 << -numpy_kernel.UNIT) for units, special in found]
+        found = (numpy_kernel.decode_sum(words, place) for place in at.tolist())
+        specials = (0.0, np.inf, -np.inf, np.nan)
+        return [(specials[special], 0) if special else _ratio(units, low) for units, low, special in found]
+
+
+def _ratio(units: int, low: int) -> Ratio:
+    bits = -numpy_kernel.UNIT - 64 * low
+    return (units, 1 << bits) if bits >= 0 else (units << -bits, 1)
 
 
 def check_same(expected: StateArray, found: StateArray) -> None:
@@ -366,12 +373,28 @@ def less_log(x: Any, maximum: Any, high: Any, low: Any) -> Any:
 # --- results of the kinds ---------------------------------------------------------------------------------------------
 
 
-def _rounded(value: Fraction | float) -> float:
-    """Rounded once; infinite where it is beyond the floats."""
+def _rounded(numerator: float, denominator: int) -> float:
+    """A ratio of integers, rounded once; infinite where it is beyond the floats."""
+    if not denominator:
+        return numerator
     try:
-        return float(value)
+        return numerator / denominator
     except OverflowError:
-        return np.inf if value > 0 else -np.inf
+        return np.inf if numerator > 0 else -np.inf
+
+
+def _pairs(ratios: Sequence[Ratio]) -> tuple[Floats, Floats]:
+    """Ratios as double-doubles; the low part is 0 where the high one is not finite."""
+    pairs = []
+    for numerator, denominator in ratios:
+        high = _rounded(numerator, denominator)
+        low = 0.0
+        if denominator and abs(high) < np.inf:
+            above, below = high.as_integer_ratio()
+            low = (numerator * below - above * denominator) / (denominator * below)
+        pairs.append((high, low))
+    high_part, low_part = np.array(pairs, np.float64).reshape(-1, 2).T
+    return high_part, low_part
 
 
 def _values(states: StateArray) -> Floats:
@@ -409,18 +432,16 @@ def _effective_numbers(states: StateArray) -> Floats:
 
 
 def _exact(position: int) -> Callable[[StateArray], Floats]:
-    return lambda states: np.array([_rounded(total) for total in states.exact_sums(position)], np.float64)
+    return lambda states: np.array([_rounded(*total) for total in states.exact_sums(position)], np.float64)
 
 
 def _weighted_means(states: StateArray) -> Floats:
     """ln(S / W) from the pairs of both: W as the state of its two parts at x = 0."""
-    totals = [total if isinstance(total, Fraction) else Fraction(0) for total in states.exact_sums(0)]
-    high = np.array([_rounded(total) for total in totals], np.float64)
-    finite = np.isfinite(high)
-    low = [_rounded(t - Fraction(h)) if ok else 0.0 for t, h, ok in zip(totals, high.tolist(), finite, strict=True)]
+    high, low = _pairs(states.exact_sums(0))
     n = len(states)
     rows = np.tile(np.arange(n, dtype=np.int32), 2)
-    weights = _kernel.group_terms(rows, np.zeros(2 * n), np.concatenate([np.where(finite, high, 0.0), low]), n)
+    finite = np.where(np.isfinite(high), high, 0.0)
+    weights = _kernel.group_terms(rows, np.zeros(2 * n), np.concatenate([finite, low]), n)
     divisor = _kernel.quotients_of(weights, np.ones(n, np.int64)).T
     sign, log_high, log_low, _, _ = states.quotients()
     with np.errstate(invalid="ignore"):
@@ -433,18 +454,17 @@ def _weighted_means(states: StateArray) -> Floats:
 
 def _averages(states: StateArray) -> Floats:
     rows = zip(states.counts.tolist(), states.exact_sums(0), strict=True)
-    return np.array([_rounded(total / n) if n else np.nan for n, total in rows], np.float64)
+    return np.array([_rounded(s, n * d) if n else np.nan for n, (s, d) in rows], np.float64)
 
 
 def variances(states: StateArray, ddof: int = 1) -> Floats:
     """The variance of the values, correctly rounded; NaN for ``ddof`` values or fewer, or one that is not finite."""
     rows = zip(states.counts.tolist(), states.exact_sums(0), states.exact_sums(1), strict=True)
+    # (q / e - s^2 / (n d^2)) / (n - ddof), with denominators that are powers of 2
     return np.array(
         [
-            _rounded((q - s * s / n) / (n - ddof))
-            if n > ddof and isinstance(s, Fraction) and isinstance(q, Fraction)
-            else np.nan
-            for n, s, q in rows
+            _rounded(q * n * d * d - s * s * e, e * d * d * n * (n - ddof)) if n > ddof and d and e else np.nan
+            for n, (s, d), (q, e) in rows
         ],
         np.float64,
     )
@@ -475,14 +495,12 @@ def _cross_entropies(states: StateArray) -> Floats:
     Raises:
       ValueError: the targets of a state do not sum to 1.
     """
-    targets = np.array([_rounded(total) for total in states.exact_sums(1)], np.float64)
+    targets = _exact(1)(states)
     wrong = ~(np.abs(targets - 1.0) <= 1e-6)
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(f"state {row}: expected targets that sum to 1, such as one label, found {targets[row]}")
-    found = states.exact_sums(0)
-    chosen = np.array([_rounded(total) for total in found], np.float64)
-    rest = [_rounded(t - Fraction(h)) if isinstance(t, Fraction) else 0.0 for t, h in zip(found, chosen, strict=True)]
+    chosen, rest = _pairs(states.exact_sums(0))
     _, high, low, _, _ = states.quotients()
     maximum = states.sums[0]["max"]
     with np.errstate(invalid="ignore"):
@@ -490,7 +508,7 @@ def _cross_entropies(states: StateArray) -> Floats:
         total, error = numpy_kernel.two_sum(product, -chosen)
         bonus, bonus_low = numpy_kernel.two_prod(targets, high)
         total, error2 = numpy_kernel.two_sum(total, bonus)
-        out = total + (error + error2 + (product_low + bonus_low + targets * low - np.array(rest)))
+        out = total + (error + error2 + (product_low + bonus_low + targets * low - rest))
         exact = np.isfinite(maximum) & np.isfinite(chosen) & (np.abs(maximum) < 1e290)
         return np.asarray(np.where(exact, out, targets * maximum - chosen))
 

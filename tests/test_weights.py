@@ -282,7 +282,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 
 def rounded(value: Fraction) -> float:
     try:
-        return float(value)
+        return float(value) + 0.0
     except OverflowError:
         return INF if value > 0 else -INF
 

@@ -722,11 +722,11 @@ def encode_sum(units: int, special: int) -> Words:
     )
 
 
-def decode_sum(words: Words, at: int) -> tuple[int, int]:
-    """(units of 2^UNIT, special) of the stored sum at a place."""
+def decode_sum(words: Words, at: int) -> tuple[int, int, int]:
+    """(units of 2^(UNIT + 64 low), low, special) of the stored sum at a place."""
     head = int(words[at])
     low, n, special = head & 0xFFFF, head >> 16 & 0xFFFF, head >> 32
-    return int.from_bytes(words[at + 1 : at + 1 + n].tobytes(), "little", signed=True) << 64 * low, special
+    return int.from_bytes(words[at + 1 : at + 1 + n].tobytes(), "little", signed=True), low, special
 
 
 def join_sums(sums: list[tuple[int, int]], begins: Ints) -> bytes:
@@ -761,8 +761,8 @@ def merge_sums(codes: npt.NDArray[np.int32], words: Words, at: Ints, begins: Int
     check_codes(codes, groups)
     sums = [[0, 0] for _ in range(groups)]
     for code, place in zip(codes.tolist(), at.tolist(), strict=True):
-        units, special = decode_sum(words, place)
-        sums[code][0] += units
+        units, low, special = decode_sum(words, place)
+        sums[code][0] += units << 64 * low
         sums[code][1] |= special
     return join_sums([(units, special) for units, special in sums], begins)
 
