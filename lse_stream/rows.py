@@ -1,6 +1,7 @@
 """Log-sum-exp, log-mean-exp and softmax along axes of arrays, as in ``scipy.special``: same arguments and shapes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ Axis = int | Sequence[int] | None
 _BLOCK = 1 << 20
 # Values whose weights are written at a time: they stay in the cache.
 _CACHED = 1 << 14
+# Weighted values of one row that are summed at a time.
+_LONG = 1 << 16
 
 
 def _real(a: object, name: str) -> Array:
@@ -67,7 +70,7 @@ def _to_rows(array: Array, axes: tuple[int, ...]) -> Array:
 
 
 def _codes(rows: int, columns: int) -> npt.NDArray[np.int32]:
-    return np.repeat(np.arange(rows, dtype=np.int32), columns) if rows > 1 else np.zeros(rows * columns, np.int32)
+    return np.repeat(np.arange(rows, dtype=np.int32), columns)
 
 
 def _blocks(rows: Array) -> Iterator[tuple[slice, Array]]:
@@ -81,16 +84,17 @@ def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateAr
     """One state per row; without the exact sum of the weights unless ``with_totals``."""
     if weights is None and rows.shape[0] == 1:
         return LogSumExpAccumulator(rows[0] if rows.dtype.kind == "f" else widen(rows[0], "a")).states()
-    codes = _codes(*rows.shape)
-    values = widen(rows.ravel(), "a")
-    if weights is None:
-        return StateArray.group(LOGSUMEXP, NATURAL, codes, [values], rows.shape[0])
-    inputs = [values, widen(weights.ravel(), "b")]
-    WEIGHTED_LOGSUMEXP.check_inputs(inputs, ("a", "b"))
-    if with_totals:
-        return StateArray.group(WEIGHTED_LOGSUMEXP, NATURAL, codes, inputs, rows.shape[0])
-    sums = tuple(part.group(codes, inputs, rows.shape[0], NATURAL) for part in WEIGHTED_LOGSUMEXP.sums)
-    return StateArray(WEIGHTED_LOGSUMEXP, NATURAL, sums, ())
+    kind = LOGSUMEXP if weights is None else WEIGHTED_LOGSUMEXP
+    kind = kind if with_totals else replace(kind, exact=())
+    columns = [rows.ravel()] if weights is None else [rows.ravel(), weights.ravel()]
+    codes = _codes(*rows.shape) if rows.shape[0] > 1 else np.zeros(_LONG, np.int32)
+    step = codes.size if rows.shape[0] > 1 else _LONG  # the codes of one long row need not be as long
+    parts = []
+    for i in range(0, max(rows.size, 1), max(step, 1)):
+        inputs = [widen(column[i : i + step], name) for column, name in zip(columns, ("a", "b"), strict=False)]
+        kind.check_inputs(inputs, ("a", "b")[: len(inputs)])
+        parts.append(StateArray.group(kind, NATURAL, codes[: inputs[0].size], inputs, rows.shape[0]))
+    return parts[0] if len(parts) == 1 else StateArray.concat(parts).merge(np.zeros(len(parts), np.int32), 1)
 
 
 def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]) -> tuple[Any, ...]:

@@ -75,14 +75,14 @@ typedef struct {
 
 static const scale NATURAL = {1.0, 0.0};
 
-/* Rows as w e^(c x) = (high + low) 2^exponent with 1 <= |high| < 4. Where nothing is added (w = 0, x = -inf), or x is not
+/* Rows as w e^(c x) = (high + low) 2^exponent. Where nothing is added (w = 0, x = -inf), or x is not
    for the loop, high and low are 0 and the exponent is NOTHING. */
 typedef struct {
     double high[ROWS], low[ROWS];
     int64_t exponent[ROWS];
     double max;  /* largest x that counts */
     int64_t top; /* exponent of the largest rounded product */
-    int odd;     /* whether an x was not for the loop: NaN, +inf, or too far from 0 */
+    int odd;     /* whether a row was not for the loop: x NaN, +inf, or too far from 0 */
 } products;
 
 typedef struct {

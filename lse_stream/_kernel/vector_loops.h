@@ -354,7 +354,8 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
 #undef DIGIT
 #undef CARRY
 
-/* The products w e^(c x) of n <= ROWS rows, filled up with empty ones to a multiple of 8. Without general, c is 1. */
+/* The products w e^(c x) of n <= ROWS rows, filled up with empty ones to a multiple of 8. Without general, c is 1 and
+   weights are within 2^-400 and 2^400, so that they need not be taken apart. */
 TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale c, int general, products *p) {
     VD max = SPLAT(-INFINITY);
     VU top = (VU){0} + (uint64_t)NOTHING, odd = (VU){0};
@@ -371,28 +372,31 @@ TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale
         __builtin_prefetch((const char *)xs + 8 * BLOCK);
         __builtin_prefetch((const char *)ws + 8 * BLOCK);
         VD v = LOADD(xs), weight = LOADD(ws), y = v, below = SPLAT(0.0), high, low, ph, pl;
-        VU steps, turns, none = MASK(weight == 0.0) | MASK(v == -INFINITY);
+        VU steps, turns, exponent = (VU){0}, none = MASK(weight == 0.0) | MASK(v == -INFINITY);
         if (general) {
             NAME(two_prod)(v, SPLAT(c.high), &y, &below);
             below = below + v * c.low;
         }
-        VU beyond = ~MASK(ABS(y) < (general ? TOO_FAR : FAR)) & ~none;
-        odd |= beyond, none |= beyond;
+        VU fits = MASK(ABS(y) < (general ? TOO_FAR : FAR));
+        if (!general) fits &= MASK(ABS(weight) > 0x1p-400) & MASK(ABS(weight) < 0x1p400);
+        odd |= ~fits & ~none, none |= ~fits;
         max = MAX(SELECT(none, SPLAT(-INFINITY), v), max);
         NAME(term)(FLOAT(BITS(y) & ~none), FLOAT(BITS(below) & ~none), general, &high, &low, &steps, &turns);
-        /* The weight is a number in [1, 2) times a power of 2: no product of it underflows. */
-        VU tiny = MASK(ABS(weight) < 0x1p-1022);
-        weight = SELECT(tiny, weight * 0x1p64, weight);
-        VU exponent = ((BITS(weight) >> 52) & 0x7ff) - 1023 - (tiny & 64);
-        weight = FLOAT((BITS(weight) & 0x800fffffffffffffULL) | 0x3ff0000000000000ULL);
+        if (general) { /* The weight is a number in [1, 2) times a power of 2: no product of it underflows. */
+            VU tiny = MASK(ABS(weight) < 0x1p-1022);
+            weight = SELECT(tiny, weight * 0x1p64, weight);
+            exponent = ((BITS(weight) >> 52) & 0x7ff) - 1023 - (tiny & 64) + (turns << 22);
+            weight = FLOAT((BITS(weight) & 0x800fffffffffffffULL) | 0x3ff0000000000000ULL);
+        }
+        weight = FLOAT(BITS(weight) & ~none);
         PRODUCT(weight, high, &ph, &pl);
         low = pl + weight * low;
         /* an arithmetic shift, of numbers well within 2^50 */
-        exponent = exponent + ((steps + (1ULL << 50)) >> 7) - (1ULL << 43) + (turns << 22);
+        exponent = exponent + ((steps + (1ULL << 50)) >> 7) - (1ULL << 43);
         VU upper = exponent + ((BITS(ph) >> 52) & 0x7ff) - 1023, raised = MASK((VI)upper > (VI)top) & ~none;
         top = (upper & raised) | (top & ~raised);
-        STORED(p->high + i, FLOAT(BITS(ph) & ~none));
-        STORED(p->low + i, FLOAT(BITS(low) & ~none));
+        STORED(p->high + i, ph);
+        STORED(p->low + i, low);
         STOREU((uint64_t *)p->exponent + i, (exponent & ~none) | ((uint64_t)NOTHING & none));
     }
     double maxima[LANES];

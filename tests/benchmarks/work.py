@@ -1,6 +1,7 @@
 """What is measured: ours and the peers', each doing the same work to the same result."""
 
 import inspect
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from apache_beam.transforms.combiners import Mean
 from cores import AVAILABLE, cores
 from measure import Check, Measurement, Result, in_turn, processes_in_turn, ratio
 
-from lse_stream import LogSumExp, _kernel, logsumexp
+from lse_stream import LogSumExp, _kernel, logsumexp, softmax
 from lse_stream._kernel import numpy_kernel
 from lse_stream.arrow import finalise, group_states
 
@@ -109,6 +110,76 @@ def twin(settings: Settings) -> Iterator[Result]:
     }
     figures = in_turn(ways, partial(same, tolerance=1e-9), settings.rounds, n * 1e-9, "ns per value")
     yield Result(f"{n:,} float64, the NumPy twin", figures, [ratio(figures, 1.0)])
+
+
+def rows(settings: Settings) -> Iterator[Result]:
+    """rows of matrices, from few columns to many, one core"""
+    compiled = jax.jit(partial(jax.nn.logsumexp, axis=1))
+
+    def compute(device: Any) -> Floats:
+        return np.asarray(compiled(device))
+
+    for columns in (4, 8, 64, 1000):
+        n = settings.size(4e6) // columns
+        x = values(n * columns).reshape(n, columns)
+        tensor, device = torch.from_numpy(x), jax.device_put(x)
+        ways: dict[str, Callable[[], Any]] = {
+            "lse_stream": partial(logsumexp, x, axis=1),
+            "jax (jit)": partial(compute, device),
+            "torch": partial(torch.logsumexp, tensor, 1),
+            "scipy": partial(scipy.special.logsumexp, x, axis=1),
+        }
+        figures = in_turn(ways, same, settings.rounds, n * columns * 1e-9, "ns per value")
+        limit = 1.0 if columns >= 64 else 1.2
+        yield Result(f"{n:,} rows of {columns:,} columns, one core", figures, [ratio(figures, limit, ["jax (jit)"])])
+
+
+def weighted(settings: Settings) -> Iterator[Result]:
+    """weighted sums beside plain ones, one core"""
+    n = settings.size(1e7)
+    x, w = values(n), np.random.default_rng(2).uniform(0.5, 2.0, n)
+    # So that all results agree: the weights as they are, and as part of the values.
+    shifted = x + np.log(w)
+    ways: dict[str, Callable[[], float]] = {
+        "lse_stream, weighted": lambda: float(logsumexp(x, b=w)),
+        "lse_stream, plain": lambda: float(logsumexp(shifted)),
+        "scipy, weighted": lambda: float(scipy.special.logsumexp(x, b=w)),
+    }
+    figures = in_turn(ways, same, settings.rounds, n * 1e-9, "ns per value")
+    yield Result(f"{n:,} float64 with weights, one core", figures, [ratio(figures, 1.6, ["lse_stream, plain"])])
+
+
+def exact(settings: Settings) -> Iterator[Result]:
+    """exact sums, one core"""
+    n = settings.size(1e7)
+    x, codes = values(n), np.zeros(n, np.int32)
+
+    def ours() -> float:
+        words, begins = _kernel.sum_products(codes, x, None, 1)
+        units, low, _ = numpy_kernel.decode_sum(words, int(begins[0]))
+        return units * 2.0 ** (64 * low + numpy_kernel.UNIT)
+
+    ways: dict[str, Callable[[], float]] = {
+        "lse_stream": ours,
+        "math.fsum": lambda: math.fsum(x),
+        "np.sum (not exact)": lambda: float(np.sum(x)),
+    }
+    figures = in_turn(ways, same, settings.rounds, n * 1e-9, "ns per value")
+    yield Result(f"exact sum of {n:,} float64, one core", figures, [ratio(figures, 0.3, ["math.fsum"])])
+
+
+def weights_of_all(settings: Settings) -> Iterator[Result]:
+    """softmax of one long row, one core"""
+    n = settings.size(1e7)
+    x = values(n)
+    tensor = torch.from_numpy(x)
+    ways: dict[str, Callable[[], Any]] = {
+        "lse_stream": partial(softmax, x),
+        "torch": partial(torch.softmax, tensor, 0),
+        "scipy": partial(scipy.special.softmax, x),
+    }
+    figures = in_turn(ways, partial(same, tolerance=1e-10), settings.rounds, n * 1e-9, "ns per value")
+    yield Result(f"softmax of {n:,} float64, one core", figures, [ratio(figures, 1.0, ["torch"])])
 
 
 # Of a group: its maximum, and the sum of what is left when that is taken off.
@@ -369,6 +440,10 @@ def shuffle(settings: Settings) -> Iterator[Result]:
 WORK: dict[str, Callable[[Settings], Iterator[Result]]] = {
     "global": everything,
     "twin": twin,
+    "rows": rows,
+    "weighted": weighted,
+    "exact": exact,
+    "softmax": weights_of_all,
     "grouped": grouped,
     "dense": dense,
     "parquet": parquet,
