@@ -141,6 +141,88 @@ def test_encode_int64() -> None:
         assert (uniques[codes] == keys).all()
 
 
+# --- weights, scales, exact sums --------------------------------------------------------------------------------------
+
+SCALES = [
+    _kernel.NATURAL,
+    *(np.array(pair) for pair in ((np.log(2), 2.3e-17), (1e-3, 1e-20), (1e40, -1e20), (1e-90, 0))),
+]
+STRANGE_WEIGHTS = [0.0, -0.0, 1.0, -1.0, 5e-324, 1e-310, -1.7e308, 2.0**400, 2.0**-400, 3.0]
+
+
+def with_every_kernel(call: Any) -> Any:
+    """What ``call`` gives, which all kernels agree on to the last bit."""
+    before = kernel_name()
+    results = []
+    for name in _kernel.available():
+        _kernel.select(name)
+        results.append(call())
+    _kernel.select(before)
+    expected = results[-1]
+    parts = [result if isinstance(result, tuple) else (result,) for result in results]
+    for found in parts:
+        assert [part.tobytes() for part in found] == [part.tobytes() for part in parts[-1]]
+    return expected
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_products_and_sums_have_the_twins_bits(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, groups = int(rng.integers(0, 1500)), int(rng.integers(1, 40))
+    x, scale = random_values(rng, n), SCALES[rng.integers(len(SCALES))]
+    if n:
+        x[rng.random(n) < 0.05] = rng.choice([np.nan, np.inf, -np.inf, 1e300, -1e300])
+    codes = rng.integers(0, groups, n).astype(np.int32)
+    codes = np.sort(codes) if rng.random() < 0.3 else codes
+    weights = [
+        None,
+        rng.choice(STRANGE_WEIGHTS, n),
+        rng.normal(size=n),
+        rng.normal(size=n) * np.exp(rng.normal(size=n) * 100),
+    ][rng.integers(4)]
+    coarse = rng.integers(0, 3, groups).astype(np.int32)
+    states = with_every_kernel(lambda: _kernel.group_terms(codes, x, weights, groups, scale))
+    for name in _kernel.available():
+        _kernel.select(name)
+        _kernel.check_states(states, scale, has_signs=weights is not None)
+    _kernel.select(_kernel.available()[0])
+    merged = with_every_kernel(lambda: _kernel.merge_groups(coarse, states, 3))
+    assert_equal_states(merged, _kernel.group_terms(coarse[codes], x, weights, 3, scale))
+    counts = rng.integers(1, 2**62, groups)
+    with_every_kernel(lambda: _kernel.quotients_of(states, states["count"], scale))
+    with_every_kernel(lambda: _kernel.quotients_of(states, counts, scale))
+    with_every_kernel(lambda: _kernel.weights_of(states, codes, x, scale))
+    words, begins = with_every_kernel(lambda: _kernel.sum_products(codes, x, weights, groups))
+    whole = with_every_kernel(lambda: _kernel.merge_sums(coarse, words, begins[:-1], 3))
+    again = _kernel.sum_products(coarse[codes], x, weights, 3)
+    assert [part.tobytes() for part in whole] == [part.tobytes() for part in again]
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(1000, 3000))
+def test_products_and_sums_have_the_twins_bits_at_length(seed: int) -> None:
+    test_products_and_sums_have_the_twins_bits(seed)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_products_of_one_group_have_the_bits_of_many_blocks() -> None:
+    rng = np.random.default_rng(9)
+    x, w = rng.normal(size=5000) * 40, rng.normal(size=5000)
+    whole = _kernel.group_terms(np.zeros(5000, np.int32), x, w, 1)
+    assert_equal_states(_kernel.group_terms(np.zeros(5000, np.int32), x[::-1], w[::-1], 1), whole)
+    each = _kernel.group_terms(np.arange(5000, dtype=np.int32), x, w, 5000)
+    assert_equal_states(_kernel.merge_groups(np.zeros(5000, np.int32), each, 1), whole)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_count_may_be_any_when_a_mean_is_taken() -> None:
+    states = _kernel.group_values(np.zeros(4, np.int32), np.full(4, 0.5), 1)
+    for n in (1, 4, 2**53 + 1, 2**62 + 1, 2**63 - 1):
+        _, high, _, q, _ = _kernel.quotients_of(states, np.array([n]))[0]
+        assert q == 4 / n
+        assert high == pytest.approx(np.log(4 / n), rel=1e-15, abs=1e-300)
+
+
 # --- wrong calls ------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +234,14 @@ def test_a_code_out_of_range_is_refused(code: int) -> None:
         _kernel.group_values(codes, np.zeros(2), 2)
     with pytest.raises(IndexError):
         _kernel.merge_groups(codes, _kernel.empty_states(2), 2)
+    with pytest.raises(IndexError):
+        _kernel.group_terms(codes, np.zeros(2), np.ones(2), 2)
+    with pytest.raises(IndexError):
+        _kernel.weights_of(_kernel.empty_states(2), codes, np.zeros(2))
+    with pytest.raises(IndexError):
+        _kernel.sum_products(codes, np.zeros(2), None, 2)
+    with pytest.raises(IndexError):
+        _kernel.merge_sums(codes, np.zeros(2, np.uint64), np.arange(2), 2)
 
 
 @pytest.mark.usefixtures("kernel")

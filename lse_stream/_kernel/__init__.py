@@ -37,7 +37,7 @@ Sums = tuple[Words, Ints]
 NATURAL = np.array([1.0, 0.0])
 
 # What ``known_answers`` must give on every machine.
-KNOWN_ANSWERS = "fe7188f913814bbdd69bf9c78740c738e509eaa8640b60dda495b4cc5fcb7972"
+KNOWN_ANSWERS = "c23bd44542a5b4dc71348db54b749460ebe3bc1a5e66657b53a1e55db3f8945d"
 
 
 def available() -> tuple[str, ...]:
@@ -172,7 +172,17 @@ def known_answers() -> str:
         state = _kernel().State()
         state._update(row)
         states[len(rows) + i] = np.frombuffer(state.to_bytes(), RECORD)[0]
-    return hashlib.sha256(states.tobytes() + state_values(states).tobytes()).hexdigest()
+    digest = hashlib.sha256(states.tobytes() + state_values(states).tobytes())
+    digest.update(row_values(np.stack([rows[0][:64], rows[4][:64]]).reshape(-1, 4)).tobytes())
+    digest.update(row_values(np.stack(rows)).tobytes())
+    x, w = np.concatenate(rows), np.tile((7.0 - ramp % 13) * 2.0 ** (ramp - 48), len(rows))
+    for weights, scale in ((w, NATURAL), (w[::-1], np.array([1.75, 2.0**-54])), (None, np.array([0.375, -(2.0**-56)]))):
+        products = group_terms(codes, x, weights, len(rows), scale)
+        digest.update(products.tobytes() + quotients_of(products, products["count"], scale).tobytes())
+        digest.update(weights_of(products, codes, x, scale).tobytes())
+    words, begins = sum_products(codes, x, w, len(rows))
+    digest.update(words.tobytes() + merge_sums(np.zeros(len(rows), np.int32), words, begins[:-1], 1)[0].tobytes())
+    return digest.hexdigest()
 
 
 _selected = "numpy"
