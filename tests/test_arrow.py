@@ -840,3 +840,35 @@ def test_columns_of_different_versions_do_not_become_one(change: dict[str, Any])
         StateError, match=r"^table 1, (column 'state': expected states|states of two scales do not merge)"
     ):
         merge_states([ours, other], [])
+
+
+def stored_as(data_type: pa.DataType, metadata: bytes) -> pa.Table:
+    """A table as another program may write it: our extension's name over another storage type."""
+    field = pa.field("state", data_type, metadata={
+        "ARROW:extension:name": "lse_stream.state", "ARROW:extension:metadata": metadata,
+    })  # fmt: skip
+    column = pa.array([record(1.0), None, record(2.0, 3.0)], pa.binary()).cast(data_type)
+    table = pa.table([pa.array([1, 2, 3]), column], schema=pa.schema([("k", pa.int64()), field]))
+    return pa.ipc.open_stream(ipc(table)).read_all()
+
+
+def test_states_load_from_the_storage_types_that_others_write() -> None:
+    ours = pa.table({"k": [1, 2, 3], "state": [record(1.0), None, record(2.0, 3.0)]})
+    large = stored_as(pa.large_binary(), StateType().__arrow_ext_serialize__())
+    assert large["state"].type.storage_type == pa.large_binary()
+    assert finalise(large).equals(finalise(ours))
+    assert found(merge_states([large, ours], ["k"]), ["k"]) == found(merge_states([ours, ours], ["k"]), ["k"])
+    for data_type in (pa.binary_view(), pa.string()):
+        table = stored_as(pa.binary(), StateType().__arrow_ext_serialize__())
+        other = pa.ExtensionArray.from_storage(StateType(storage_type=data_type), pa.nulls(3, data_type))
+        table = table.set_column(1, "state", other)
+        with pytest.raises(TypeError, match=rf"^column 'state': expected states, as binary .* of {data_type}$"):
+            finalise(table)
+
+
+@pytest.mark.parametrize("metadata", [b"", b"{}", b"[1]", b'{"version": "new", "kind": 1, "scale": 2}', b"\xff"])
+def test_a_column_of_damaged_metadata_loads_and_is_refused_in_use(metadata: bytes) -> None:
+    table = stored_as(pa.binary(), metadata)
+    assert table.num_rows == 3
+    with pytest.raises(StateError, match=r"^column 'state': expected states .* found version 0, kind unknown"):
+        finalise(table)
