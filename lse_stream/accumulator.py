@@ -20,7 +20,7 @@ from .states import (
     check_same,
     variances,
 )
-from .values import widen, widen_arrow, widen_rows, widen_scalar
+from .values import is_arrow, widen, widen_arrow, widen_rows, widen_scalar
 
 # Values widened at a time: bounds the memory of a conversion.
 BLOCK = 1 << 16
@@ -44,7 +44,7 @@ def _arrays(values: object) -> Iterator[Values]:
         yield from _blocks(values.compressed())
     elif isinstance(values, np.ndarray):
         yield from _blocks(values)
-    elif hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
+    elif is_arrow(values):
         for array in widen_arrow(values):
             yield from _blocks(array)
     elif hasattr(values, "__array__") or isinstance(values, memoryview):

@@ -371,6 +371,8 @@ def finalise(
         raise ValueError(f"min_count: expected 0 or more, found {min_count}")
     states, null = states_from_arrow(_column(table, state), state)
     names = states.kind.columns if results is None else results
+    if isinstance(names, str) or len(set(names)) < len(names):
+        raise ValueError(f"results: expected a sequence of names, each once, found {names!r}")
     for name in names:
         if name not in states.kind.results:
             raise ValueError(f"results: expected some of {', '.join(states.kind.results)}, found {name!r}")

@@ -121,6 +121,9 @@ def logaddexp(x: Column, y: Column) -> Column:
       TypeError: a column that is not of numbers, named.
       ValueError: columns of different lengths, or an integer beyond +-2^53.
     """
+    for name, column in (("x", x), ("y", y)):
+        if not isinstance(column, pa.Array | pa.ChunkedArray):
+            raise TypeError(f"{name}: expected a pyarrow array, found {type(column).__name__}")
     if len(x) != len(y):
         raise ValueError(f"y: expected {len(x)} values as in x, found {len(y)}")
     null = np.zeros(len(x), np.bool_)

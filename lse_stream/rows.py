@@ -12,7 +12,7 @@ from . import _kernel
 from .accumulator import LogSumExpAccumulator, StateAccumulator
 from .scales import NATURAL
 from .states import LOGSUMEXP, WEIGHTED_LOGSUMEXP, StateArray, log_weights
-from .values import widen, widen_arrow, widen_scalar
+from .values import is_arrow, widen, widen_arrow, widen_scalar
 
 Array = npt.NDArray[Any]
 Axis = int | Sequence[int] | None
@@ -25,17 +25,19 @@ _CACHED = 1 << 14
 _LONG = 1 << 16
 
 
-def _real(a: object, name: str) -> Array:
-    """An array of any shape, of a dtype that ``widen`` takes; masked values are -inf."""
+def _real(a: object, name: str, *, drop_nulls: bool = False) -> Array:
+    """An array of any shape, of a dtype that ``widen`` takes; masked values are -inf, nulls left out if they may be."""
     if isinstance(a, np.ma.MaskedArray):
         data = a.filled(0)
         data = data if data.dtype.kind == "f" else widen(data, name)
         array = np.where(np.ma.getmaskarray(a), data.dtype.type(-np.inf), data)
     elif isinstance(a, np.ndarray):
         array = a
-    elif hasattr(a, "__arrow_c_stream__") or hasattr(a, "__arrow_c_array__"):
+    elif is_arrow(a):
         parts = [widen(part, name) for part in widen_arrow(a, name)]
         array = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
+        if not drop_nulls and array.size < len(a):  # type: ignore[arg-type]
+            raise ValueError(f"{name}: expected no nulls, found some: fill them first, or use lse_stream.compute")
     elif isinstance(a, Sequence) and not isinstance(a, str | bytes) and not any(_is_nested(x) for x in a):
         array = np.array([widen_scalar(x) for x in a], np.float64)
     elif not isinstance(a, str | bytes) and (isinstance(a, Sequence | int | float) or hasattr(a, "__array__")):
@@ -57,7 +59,10 @@ def _is_nested(x: object) -> bool:
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
-    axes: tuple[int, ...] = normalize_axis_tuple(axis, ndim, "axis")
+    try:
+        axes: tuple[int, ...] = normalize_axis_tuple(axis, ndim, "axis")
+    except TypeError as error:
+        raise TypeError(f"axis: expected an integer or several, found {axis!r}") from error
     return axes
 
 
@@ -99,7 +104,7 @@ def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateAr
 
 def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]) -> tuple[Any, ...]:
     """Results of every row, in the shape and dtype that they shall have."""
-    array = np.atleast_1d(_real(a, "a"))
+    array = np.atleast_1d(_real(a, "a", drop_nulls=b is None))
     weights = None if b is None else _real(b, "b")
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
     if weights is not None:
@@ -135,8 +140,8 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
     In place of ``scipy.special.logsumexp`` for real input: same arguments, shapes and dtypes.
 
     Args:
-      a: numbers of any shape: an array, nested sequences, or a column with the Arrow C data interface, whose nulls are
-        left out, as masked values are. Integers give float64, floats their own dtype.
+      a: numbers of any shape: an array, nested sequences, or a column with the Arrow C data interface. Nulls are left
+        out where there are no weights, and masked values too. Integers give float64, floats their own dtype.
       axis: an axis or several to sum over; None for all.
       b: finite weights of either sign, of a shape that broadcasts with ``a``. A weight of 0 adds nothing, whatever
         ``a`` is there.
@@ -145,7 +150,8 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
 
     Raises:
       TypeError: a dtype that does not widen to float64 exactly, named.
-      ValueError: an integer beyond +-2^53; ragged rows; a weight that is not finite, or weights of another shape.
+      ValueError: an integer beyond +-2^53; ragged rows; a weight that is not finite, or weights of another shape;
+        nulls beside weights.
       numpy.exceptions.AxisError: an axis out of range.
     """
     if b is None:
@@ -234,6 +240,8 @@ def gradient(x: object, state: LogSumExpAccumulator | StateAccumulator) -> Any:
     """
     array = _real(x, "x")
     values = widen(array.ravel(), "x")
+    if not isinstance(state, LogSumExpAccumulator | StateAccumulator):
+        raise TypeError(f"state: expected an accumulator, found {type(state).__name__}")
     states = state.states()
     if states.scale.descends:
         values = -values

@@ -7,6 +7,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from .values import widen_scalar
+
 # Digits of the constants: far more than a double-double holds. Decimal's logarithm is the same on every machine.
 _PRECISION = Context(prec=80)
 # Within these, no product of a value that matters and its factor overflows or underflows.
@@ -70,7 +72,7 @@ class Scale:
         Raises:
           ValueError: b is not a number above 1, of at most 1e100.
         """
-        b = float(b)
+        b = widen_scalar(b)
         if not 1.0 < b <= _MOST:
             raise ValueError(f"base: expected a number above 1, of at most {_MOST:g}, found {b!r}")
         return cls(1, b)
@@ -82,7 +84,7 @@ class Scale:
         Raises:
           ValueError: t is not a number from 1e-100 to 1e100.
         """
-        t = float(t)
+        t = widen_scalar(t)
         if not _LEAST <= t <= _MOST:
             raise ValueError(f"temperature: expected a number above 0, from {_LEAST:g} to {_MOST:g}, found {t!r}")
         return cls(0) if t == 1.0 else cls(2, t)

@@ -55,6 +55,16 @@ def widen(array: npt.NDArray[Any], name: str = "input") -> Floats:
     return np.ascontiguousarray(array, np.float64)
 
 
+def is_arrow(values: object) -> bool:
+    """Whether it is a column with the Arrow C data interface.
+
+    Not what holds a NumPy array: pandas would hand over its NaN as nulls. Nor what has rows and columns.
+    """
+    if isinstance(getattr(values, "dtype", None), np.dtype) or len(getattr(values, "shape", ())) > 1:
+        return False
+    return hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")
+
+
 def is_widenable(data_type: Any) -> bool:
     """Whether an Arrow type is of numbers that ``widen_arrow`` takes, or of nulls."""
     import pyarrow as pa
@@ -97,7 +107,7 @@ def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np
     mask: npt.NDArray[np.bool_] | None = None
     if isinstance(values, np.ma.MaskedArray):
         array, mask = np.asarray(values.data), np.ma.getmaskarray(values)
-    elif hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
+    elif is_arrow(values):
         import pyarrow as pa
 
         is_stream = hasattr(values, "__arrow_c_stream__")

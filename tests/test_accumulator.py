@@ -320,7 +320,6 @@ def test_an_integer_that_float64_may_not_hold_is_named(x: Any) -> None:
         (pa.array([True]), "bool"),
         (pa.array([[1.0]]), "list"),
         (pl.Series(["a"]), "string"),
-        (pd.DataFrame({"a": [1.0]}), "struct"),
         ([1.0, None], "null"),
         ([1.0, "2"], "str"),
         ([True], "bool"),
@@ -351,6 +350,8 @@ def test_add_refuses_what_is_not_a_real_number(x: Any) -> None:
 def test_more_than_one_dimension_is_refused() -> None:
     with pytest.raises(ValueError, match=r"1 dimension, found 2 dimensions of shape \(2, 3\)"):
         LogSumExpAccumulator(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"1 dimension, found 2 dimensions of shape \(1, 1\)"):
+        LogSumExpAccumulator(pd.DataFrame({"a": [1.0]}))
 
 
 def test_merge_refuses_what_is_no_state() -> None:

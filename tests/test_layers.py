@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"pyarrow", "apache_beam"}
 LAYERS: dict[str, set[str]] = {
     "lse_stream._kernel": set(),
+    "lse_stream.values": {"pyarrow"},  # once it is handed Arrow data, and not before: see the last test
     "lse_stream.scales": set(),
     "lse_stream.states": set(),
-    "lse_stream.values": {"pyarrow"},  # once it is handed Arrow data, and not before: see the last test
     "lse_stream.accumulator": set(),
     "lse_stream.rows": set(),
     "lse_stream.keys": {"pyarrow"},

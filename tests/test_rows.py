@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.special
@@ -283,6 +285,10 @@ def test_what_users_reported(call: Callable[[], float], expected: float) -> None
     assert np.float64(found).tobytes() == np.float64(expected).tobytes() or abs(found - expected) < 1e-16
 
 
+HALF: Any = 0.5
+NO_STATE: Any = b"state"
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -314,6 +320,12 @@ def test_what_users_reported(call: Callable[[], float], expected: float) -> None
         (lambda: softmax(np.zeros(2, complex)), TypeError, "^x: expected integers, .* found complex128$"),
         (lambda: logaddexp([1.0, 2.0], [1.0, 2.0, 3.0]), ValueError, r"^y: expected a shape .*\(2,\), found \(3,\)$"),
         (lambda: logaddexp([1.0], ["a"]), TypeError, "expected a real number, found str"),
+        (lambda: logsumexp([1.0], axis=HALF), TypeError, r"^axis: expected an integer or several, found 0\.5$"),
+        (lambda: softmax(pa.array([1.0, None])), ValueError, "^x: expected no nulls, found some"),
+        (lambda: logsumexp(pa.array([1.0, None]), b=[1.0]), ValueError, "^a: expected no nulls, found some"),
+        (lambda: logaddexp([1.0], pl.Series([None], dtype=pl.Float64)), ValueError, "^y: expected no nulls"),
+        (lambda: gradient([1.0], NO_STATE), TypeError, "^state: expected an accumulator, found bytes$"),
+        (lambda: compute.logaddexp([1.0], [1.0]), TypeError, "^x: expected a pyarrow array, found list$"),
         (lambda: compute.logsumexp([[1.0]]), TypeError, "^lists: expected a pyarrow array of lists, found list$"),
         (lambda: compute.logsumexp(pa.array([1.0])), TypeError, "^lists: expected lists of numbers, found .* double$"),
         (lambda: compute.softmax(pa.array([["a"]])), TypeError, "^lists, items: expected .* found Arrow type string$"),
@@ -324,6 +336,17 @@ def test_what_users_reported(call: Callable[[], float], expected: float) -> None
 def test_bad_input_is_named(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_pandas_data_are_as_the_arrays_that_they_hold() -> None:
+    """With NaN, as in scipy, and not null."""
+    assert math.isnan(logsumexp(pd.Series([1.0, NAN])))
+    assert math.isnan(LogSumExpAccumulator(pd.Series([1.0, NAN])).value())
+    assert math.isnan(WeightedLogSumExpAccumulator(pd.Series([1.0, NAN]), [1.0, 1.0]).value())
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    for table in (frame, pl.from_pandas(frame), pa.Table.from_pandas(frame)):
+        assert logsumexp(table, axis=1).tolist() == logsumexp(frame.to_numpy(), axis=1).tolist()
+    assert softmax(frame["a"]).tolist() == softmax([1.0, 2.0]).tolist()
 
 
 def test_a_masked_array_is_honoured() -> None:

@@ -159,6 +159,8 @@ def test_a_temperature_that_is_none_is_refused(t: float) -> None:
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="scale"):
         Scale.of(name)
+    with pytest.raises(TypeError, match=r"expected a real number, found str"):
+        Scale.base("2")  # type: ignore[arg-type]
     make: list[Callable[[Any], object]] = [Scale.of, lambda scale: ScaledLogSumExpAccumulator(scale=scale)]
     for call in make:
         with pytest.raises(TypeError, match=r"^scale: expected a name or a Scale, found int$"):
