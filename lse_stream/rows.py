@@ -191,12 +191,17 @@ def _softmax(x: object, axis: Axis, log: bool) -> Any:
     with np.errstate(over="ignore", under="ignore"):
         for block, part in _blocks(rows):
             states = _states(part, None, with_totals=False)
-            codes, target = _codes(*part.shape), out[block].reshape(-1)
-            values = part.ravel()
+            target, values = out[block].reshape(-1), part.ravel()
+            codes = _codes(*part.shape) if part.shape[0] > 1 else np.zeros(_CACHED, np.int32)
             for i in range(0, values.size, _CACHED):
-                some, of_some = widen(values[i : i + _CACHED], "x"), codes[i : i + _CACHED]
-                found = log_weights(states, of_some, some) if log else _kernel.weights_of(states.sums[0], of_some, some)
-                target[i : i + _CACHED] = found
+                some, into = widen(values[i : i + _CACHED], "x"), target[i : i + _CACHED]
+                of_some = codes[i : i + _CACHED] if part.shape[0] > 1 else codes[: some.size]
+                if log:
+                    into[:] = log_weights(states, of_some, some)
+                elif dtype == np.float64:
+                    _kernel.weights_of(states.sums[0], of_some, some, out=into)
+                else:
+                    into[:] = _kernel.weights_of(states.sums[0], of_some, some)
     kept = [i for i in range(array.ndim) if i not in axes]
     order = [*kept, *axes]
     result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))

@@ -125,9 +125,9 @@ def quotients_of(states: States, counts: Ints, scale: Floats = NATURAL) -> Float
     return out
 
 
-def weights_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL) -> Floats:
-    """e^(c x) over the sum of the state of each row's code (n,)."""
-    out = np.empty(codes.size)
+def weights_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None) -> Floats:
+    """e^(c x) over the sum of the state of each row's code (n,), written to ``out`` if there is one."""
+    out = np.empty(codes.size) if out is None else out
     rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(x, np.float64))
     _kernel().weights_of(np.ascontiguousarray(states), *rows, scale, out)
     return out

@@ -45,7 +45,7 @@ typedef __int128 wide;
 #define FLUSH 4096   /* limbs of a term are below 2^50: so many fit an int64 */
 #define BLOCK 2048   /* values of one pass over the cache, at most FLUSH */
 #define BATCH 64     /* states finished together, a multiple of 8 */
-#define FEW 64       /* rows of a matrix finished together, a multiple of 8 */
+#define FEW 64       /* most rows of a matrix finished together, a multiple of 8 */
 #define LONG 24      /* columns from which on the values of a row share a vector */
 #define NO_BASE INT64_MIN
 #define FAR_BASE (50LL << 56) /* added to the base of a sum of weights where |max| >= 2^60 */

@@ -291,14 +291,16 @@ TARGET INLINE VD NAME(max_across)(const double *const *row, size_t columns) {
 TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double *out) {
     double max[FEW], term[FEW], term_low[FEW], values[FEW];
     uint64_t bias[FEW], sums[3][FEW];
-    for (size_t i = 0; i < n; i += FEW) {
-        size_t size = n - i < FEW ? n - i : FEW;
+    /* So many rows at a time that they stay in the first-level cache, or nearly. */
+    size_t few = columns <= 64 ? FEW : columns >= 512 ? 8 : 4096 / columns / 8 * 8;
+    for (size_t i = 0; i < n; i += few) {
+        size_t size = n - i < few ? n - i : few;
         const double *row[FEW];
-        for (size_t r = 0; r < FEW; r++) row[r] = x + (r < size ? i + r : n - 1) * columns;
+        for (size_t r = 0; r < few; r++) row[r] = x + (r < size ? i + r : n - 1) * columns;
         int across = columns < LONG;
         for (size_t r = 0; !across && r < size; r++) max[r] = NAME(max_along)(row[r], columns);
-        for (size_t r = across ? 0 : size; r < FEW; r++) max[r] = 0.0;
-        for (size_t r = 0; r < FEW; r += LANES) {
+        for (size_t r = across ? 0 : size; r < few; r++) max[r] = 0.0;
+        for (size_t r = 0; r < few; r += LANES) {
             VD top = LOADD(max + r), high, low;
             if (across) top = NAME(max_across)(row + r, columns);
             VU bad = ~MASK(ABS(top) < FAR - SPAN), steps, turns, v0, v1, v2;
@@ -333,7 +335,7 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
             NAME(sum)(row[r], columns, max[r] - SPAN, 1023 - (int64_t)(bias[r] >> 7), 0, sum);
             for (int l = 0; l < 3; l++) sums[l][r] += (uint64_t)sum[l];
         }
-        for (size_t r = 0; r < FEW; r += LANES) {
+        for (size_t r = 0; r < few; r += LANES) {
             VD digits[5];
             VU a0 = LOADU(sums[0] + r), a1 = LOADU(sums[1] + r), a2 = LOADU(sums[2] + r);
             VD top = LOADD(max + r);
