@@ -50,8 +50,8 @@ class Scale:
             return scale
         if not isinstance(scale, str):
             raise TypeError(f"scale: expected a name or a Scale, found {type(scale).__name__}")
-        if scale in ("natural", "decibel", "magnitude"):
-            return cls(cls.CODES.index(scale))
+        if scale in _PLAIN:
+            return _PLAIN[scale]
         if scale in ("log2", "log10"):
             return cls.base(float(scale.removeprefix("log")))
         kind, _, number = scale.partition(" ")
@@ -134,4 +134,5 @@ class Scale:
         return f"Scale.of({self.name!r})"
 
 
-NATURAL = Scale(0)
+_PLAIN = {Scale.CODES[code]: Scale(code) for code in (0, 3, 4)}
+NATURAL = _PLAIN["natural"]

@@ -178,6 +178,10 @@ class StateArray:
             fixed[:, start : start + _TERM_WORDS] = states.view(np.uint64).reshape(n, _TERM_WORDS + 2)[:, 2:]
             start += _TERM_WORDS
         sizes = [(words[at] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) + 1 for words, at in self.exact]
+        if n == 1:  # most often so, and quicker than the general way
+            stored = [words[at[0] : at[0] + size[0]] for (words, at), size in zip(self.exact, sizes, strict=True)]
+            out = np.concatenate([fixed[0], *stored])
+            return out, np.array([0, out.size])
         offsets = np.zeros(n + 1, np.int64)
         np.cumsum(fixed.shape[1] + sum(sizes, np.zeros(n, np.int64)), out=offsets[1:])
         out = np.empty(offsets[-1], np.uint64)
@@ -286,6 +290,8 @@ def _ratio(units: int, low: int) -> Ratio:
 
 def check_same(expected: StateArray, found: StateArray) -> None:
     """Raises StateError for two kinds or scales; both named."""
+    if expected.kind is found.kind and expected.scale == found.scale:
+        return
     for what, one, other in (
         ("kind", expected.kind.name, found.kind.name),
         ("scale", expected.scale.name, found.scale.name),
@@ -319,7 +325,7 @@ def _header(words: Words, offsets: Ints) -> tuple[Kind, Scale]:
     if head & 0xFF != VERSION or kind is None or code >= len(Scale.CODES) or head >> 32:
         raise StateError(0, f"state 0: expected version {VERSION}, a known kind and scale, found {_describe(head)}")
     if Scale.CODES[code] not in ("base", "temperature"):
-        scale = Scale(code)
+        scale = Scale.of(Scale.CODES[code])
     else:
         parameter = float(words[offsets[0] + 2].view(np.float64)) if offsets[1] - offsets[0] > 2 else np.nan
         try:
@@ -334,6 +340,15 @@ def _header(words: Words, offsets: Ints) -> tuple[Kind, Scale]:
 def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     """How many words each stored sum takes, head included; raises StateError for one that is not canonical."""
     expected = "expected an exact sum in its one form"
+    if place.size == 1:  # most often so, and quicker than the general way
+        at, held = int(place[0]), int(end[0] - place[0])
+        units, low_word, special_sum = numpy_kernel.decode_sum(words, at) if held > 0 else (0, 0, 4)
+        one = numpy_kernel.encode_sum(units << 64 * low_word, special_sum) if special_sum <= 3 else words[:0]
+        fits_one = 0 < one.size <= min(held, _MOST_WORDS + 1 - low_word) and np.array_equal(
+            one, words[at : at + one.size]
+        )
+        _require(np.array([fits_one]), lambda _: f"{expected}, found another in {held} words")
+        return np.array([one.size])
     _require(place < end, lambda _: f"{expected}, found no bytes of it")
     head = words[place]
     low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
