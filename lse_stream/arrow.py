@@ -388,6 +388,10 @@ def finalise(
     return table
 
 
+def _plain(data_type: pa.DataType) -> pa.DataType:
+    return data_type.value_type if pa.types.is_dictionary(data_type) else data_type
+
+
 def log_softmax_of_keys(
     table: pa.Table, states: pa.Table, keys: Sequence[str], value: str, *, state: str = STATE
 ) -> pa.Table:
@@ -406,27 +410,42 @@ def log_softmax_of_keys(
       KeyError: a column is not there, or a row's key has no state.
       TypeError, ValueError, StateError: as ``group_states`` and ``merge_states``.
     """
-    check_names(keys, others=["log_softmax", "softmax"])
+    check_names(keys, others=())
+    for name in ("log_softmax", "softmax"):
+        if name in table.column_names:
+            raise ValueError(f"column {name!r}: expected a name other than those of the results")
     kind, scale, _ = check_kind(LOGSUMEXP.name, NATURAL, value)
     column = _numbers(_column(table, value), f"column {value!r}", kind.inputs[0])
     records, absent = states_from_arrow(_column(states, state), state)
     check_same(StateArray.empty(kind, scale, 0), records)
     if keys:
-        both = [t.select(list(keys)).cast(states.select(list(keys)).schema) for t in (states, table)]
+        schema = pa.schema([(name, _column(states, name).type) for name in keys])
+        for name in keys:
+            if _plain(_column(table, name).type) != _plain(schema.field(name).type):
+                raise TypeError(
+                    f"key column {name!r}: expected {schema.field(name).type} as in the states, "
+                    f"found {table.schema.field(name).type}"
+                )
+        both = [t.select(list(keys)).cast(schema) for t in (states, table)]
         codes, _ = encode_keys(pa.concat_tables(both), keys)
-        if len(set(codes[: states.num_rows].tolist())) < states.num_rows:
-            raise ValueError("states: expected each key once")
         # Codes go in order of first appearance, and so are the row numbers of the states.
+        if (codes[: states.num_rows] != np.arange(states.num_rows)).any():
+            raise ValueError("states: expected each key once")
         codes = codes[states.num_rows :]
         if codes.size and codes.max() >= states.num_rows:
             missing = {name: table[name][int(codes.argmax())].as_py() for name in keys}
             raise KeyError(f"states: expected a state for every key, found none for {missing}")
+    elif states.num_rows != 1:
+        raise ValueError(f"states: expected one state where there are no keys, found {states.num_rows}")
     else:
         codes = np.zeros(table.num_rows, np.int32)
     null = column.is_null().to_numpy() | absent[codes] if table.num_rows else np.zeros(0, np.bool_)
     values = np.zeros(table.num_rows)
     found = [widen(part, f"column {value!r}") for part in widen_arrow(column, f"column {value!r}")]
     values[column.is_valid().to_numpy()] = np.concatenate([np.zeros(0), *found])
+    if table.num_rows < states.num_rows:  # there may be far more states than are asked for
+        used, rank = np.unique(codes, return_inverse=True)
+        records, codes = records.take(used.astype(np.int64)), rank.astype(np.int32)
     logs, weights = log_weights(records, codes, values), weights_of(records.sums[0], codes, values)
     return table.append_column("log_softmax", pa.array(logs, mask=null)).append_column(
         "softmax", pa.array(weights, mask=null)

@@ -25,7 +25,7 @@ from lse_stream.accumulator import (
     StateAccumulator,
     WeightedLogSumExpAccumulator,
 )
-from lse_stream.arrow import finalise, group_states, merge_states, sort_by_keys, states_from_arrow
+from lse_stream.arrow import finalise, group_states, log_softmax_of_keys, merge_states, sort_by_keys, states_from_arrow
 from lse_stream.states import KINDS, StateArray
 
 Row = tuple[float, ...]
@@ -337,6 +337,43 @@ def test_every_kind_finalises_its_columns_and_all_its_results(kind: str) -> None
     empty = finalise(group_states(table.slice(0, 0), ["k"], names, kind=kind))
     assert empty.num_rows == 0
     assert empty.column_names == ["k", *KINDS[kind].columns]
+
+
+def test_log_softmax_against_states_from_elsewhere() -> None:
+    table = pa.table({"k": [1, 2, 1, None], "x": [1.0, 2.0, None, 4.0]})
+    states = group_states(pa.table({"k": [None, 3, 2, 1, 1], "x": [4.0, 0.0, 2.0, 1.0, 1.0]}), ["k"], "x")
+    found = log_softmax_of_keys(table, states, ["k"], "x")
+    assert found["softmax"].to_pylist() == [0.5, 1.0, None, 1.0]
+    assert found["log_softmax"].to_pylist() == [-math.log(2), 0.0, None, 0.0]
+    encoded = table.set_column(0, "k", table["k"].dictionary_encode())
+    assert log_softmax_of_keys(encoded, states, ["k"], "x")["softmax"].equals(found["softmax"])
+    assert log_softmax_of_keys(table.slice(0, 0), states, ["k"], "x").num_rows == 0
+    text = table.set_column(0, "k", pa.array(["1"] * 4))
+    total, some = group_states(table, [], "x"), group_states(table.slice(0, 2), ["k"], "x")
+    mistakes: list[tuple[Callable[[], object], type[Exception], str]] = [
+        (lambda: log_softmax_of_keys(table, some, ["k"], "x"), KeyError, "found none for {'k': None}"),
+        (lambda: log_softmax_of_keys(table, pa.concat_tables([states] * 2), ["k"], "x"), ValueError, "each key once"),
+        (
+            lambda: log_softmax_of_keys(text, states, ["k"], "x"),
+            TypeError,
+            "expected int64 as in the states, found string",
+        ),
+        (
+            lambda: log_softmax_of_keys(found, states, ["k"], "x"),
+            ValueError,
+            "column 'log_softmax': expected a name other",
+        ),
+        (lambda: log_softmax_of_keys(table, states, [], "x"), ValueError, "expected one state where there are no keys"),
+        (lambda: log_softmax_of_keys(table, total, ["k"], "x"), KeyError, "column 'k': expected once"),
+        (
+            lambda: log_softmax_of_keys(table, group_states(table, ["k"], "x", scale="log2"), ["k"], "x"),
+            StateError,
+            "two scales do not merge: natural and base 2.0",
+        ),
+    ]
+    for call, error, message in mistakes:
+        with pytest.raises(error, match=message):
+            call()
 
 
 def test_an_array_of_no_states_has_no_records() -> None:
