@@ -330,8 +330,8 @@ class WeightedLogSumExpAccumulator(StateAccumulator):
 
     A weight of 0 adds nothing whatever x is, NaN included, but counts as a term. +inf with weights of both signs gives
     NaN. Terms that cancel in pairs (w, x), (-w, x) give -inf and sign 0. Where abs(x) reaches 2^60, the largest x alone
-    decides. With positive weights the error is that of ``LogSumExpAccumulator``. Under cancellation that of the sum is at
-    most 2^-59 + n 2^-99 of the sum of magnitudes.
+    decides. With positive weights the error is that of ``LogSumExpAccumulator``. Under cancellation the error of the
+    sum is at most 2^-59 + n 2^-99 of the sum of magnitudes.
 
     Args:
       values, weights: as for ``update``.
