@@ -148,7 +148,7 @@ class LogSumExpAccumulator(_kernel.State):
         return self.result("logmeanexp")
 
     def bonus(self) -> float:
-        """What the others add to the largest, ``value - max``, accurate even if tiny. NaN without a finite max."""
+        """What the others add to the largest, ``value - max``, even if tiny: to 2^-99. NaN without a finite max."""
         return self.result("bonus")
 
     def effective_number(self) -> float:

@@ -290,6 +290,8 @@ OTHER_NAN = np.array([0xFFF8000000000001], np.uint64).view(np.float64)[0]
         (damaged(INFINITE, "base", 0), "base"),
         (damaged(NORMAL, "max", 3.5), "limbs"),
         (damaged(NORMAL, "limbs", 0), "limbs"),
+        (damaged(NORMAL, "count", 1), "limbs"),
+        (damaged(state_record(1.0), "limbs", NORMAL["limbs"]), "limbs"),
         (damaged(NORMAL, "limbs", [[0, 1], [0, 0], [0, 0]]), "limbs"),
         (damaged(NORMAL, "limbs", [[0, 2**63], [0, 0], [0, 0]]), "limbs"),
         (damaged(INFINITE, "limbs", 1), "limbs"),

@@ -542,6 +542,7 @@ static int fault_of(const record *r, scale c, int is_signed) {
         if (s.base != base) return 6;
         if (!fits) return 7;
         for (int j = 0; j < 3; j++) s.limb[j] -= own[j];
+        if (s.count == 1 && (s.limb[0] || s.limb[1] || s.limb[2])) return 7; /* the max is all there is */
         return s.limb[0] + ((s.limb[1] + (s.limb[2] >> LIMB_WIDTH)) >> LIMB_WIDTH) < 0 ? 7 : -1;
     }
     if (s.base != NO_BASE) return 6;

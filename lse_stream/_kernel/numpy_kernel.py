@@ -462,7 +462,8 @@ def check(states: States, scale: Floats, is_signed: bytes) -> tuple[int, int] | 
         bad_base = states["base"] != base
         rows = np.flatnonzero(near & ~bad_base & ~bad_limbs)
         rest = less_terms(get_limbs(states[rows]), limbs_of(high[rows], low[rows]))
-        bad_limbs[rows] |= is_negative(rest)
+        more = np.logical_or.reduce([(low != 0) | (high != 0) for low, high in rest])
+        bad_limbs[rows] |= is_negative(rest) | ((count[rows] == 1) & more)  # of one term the max is all there is
     faults = np.array(
         [
             states["version"] != 1,
