@@ -518,7 +518,7 @@ def _cross_entropies(states: StateArray) -> Floats:
     chosen, rest = _pairs(states.exact_sums(0))
     _, high, low, _, _ = states.quotients()
     maximum = states.sums[0]["max"]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         product, product_low = numpy_kernel.two_prod(targets, maximum)
         total, error = numpy_kernel.two_sum(product, -chosen)
         bonus, bonus_low = numpy_kernel.two_prod(targets, high)

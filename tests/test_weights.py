@@ -269,6 +269,8 @@ def test_cross_entropy_of_probabilities() -> None:
         ([1.0, INF], [1.0, 0.0], INF),
         ([1e300, 0.0], [1.0, 0.0], 0.0),
         ([1e300, 0.0], [0.0, 1.0], 1e300),
+        ([1.7e308, 0.0], [0.0, 1.0], 1.7e308),
+        ([1.7e308, -1.7e308], [0.0, 1.0], INF),
     ],
 )
 def test_special_cross_entropies(x: list[float], t: list[float], value: float) -> None:
