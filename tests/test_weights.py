@@ -161,6 +161,19 @@ def test_weighted_means(x: list[float], w: list[float], mean: float) -> None:
     assert WeightedLogSumExpAccumulator(x, w).mean() == pytest.approx(mean, rel=3e-16, nan_ok=True)
 
 
+@pytest.mark.usefixtures("kernel")
+def test_a_nan_of_any_bits_is_the_one_nan_without_a_warning() -> None:
+    for word in (0x7FF0000000000001, 0xFFF8000000000000, 0x7FFFFFFFFFFFFFFF):
+        strange = np.array([word, 0x3FF0000000000000], np.uint64).view(np.float64)
+        plain = np.array([NAN, 1.0])
+        assert LogSumExpAccumulator(strange).to_bytes() == LogSumExpAccumulator(plain).to_bytes()
+        assert LogLikelihoodAccumulator(strange).to_bytes() == LogLikelihoodAccumulator(plain).to_bytes()
+        ones = np.ones(2)
+        found = WeightedLogSumExpAccumulator(strange, ones)
+        assert found.to_bytes() == WeightedLogSumExpAccumulator(plain, ones).to_bytes()
+        assert same(logsumexp(np.stack([strange, strange]), axis=1)[0], NAN)
+
+
 # --- means and bonus --------------------------------------------------------------------------------------------------
 
 

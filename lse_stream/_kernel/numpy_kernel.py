@@ -198,8 +198,7 @@ def get_limbs(states: States) -> list[Wide]:
 @tiny
 def set_max(states: States, maximum: Floats) -> None:
     """Writes max, in its one form, and base."""
-    maximum = maximum + 0.0
-    maximum[np.isnan(maximum)] = np.nan
+    maximum = np.where(np.isnan(maximum), np.nan, maximum) + 0.0  # first the NaN: it may be of the kind that signals
     states["max"] = maximum
     near = is_near(maximum)
     states["base"] = NO_BASE
