@@ -347,7 +347,12 @@ def sort_by_keys(table: pa.Table, keys: Sequence[str]) -> pa.Table:
 
 
 def finalise(
-    table: pa.Table, *, results: Sequence[str] | None = None, min_count: int = 0, state: str = STATE
+    table: pa.Table,
+    *,
+    results: Sequence[str] | None = None,
+    min_count: int = 0,
+    state: str = STATE,
+    keep_state: bool = False,
 ) -> pa.Table:
     """The results of a table of states: they stand in place of the state column.
 
@@ -357,6 +362,7 @@ def finalise(
         has logsumexp, count, max, logmeanexp, bonus and effective_number.
       min_count: with fewer terms the results are null, but for count and max. 0 gives -inf for nothing.
       state: name of the column of states.
+      keep_state: keep that column too, as the last.
 
     Returns:
       The other columns as they are, and the results: float64, and ``count`` (the terms: -inf included, nulls not)
@@ -381,11 +387,12 @@ def finalise(
         if name != state and name in names:
             raise ValueError(f"column {name!r}: expected a name other than the results {', '.join(names)}")
     few = states.counts < min_count
+    field, column = table.schema.field(state), table.column(state)
     table = table.remove_column(position)
     for i, name in enumerate(names):
         mask = null if name in ("count", "max") else null | few
         table = table.add_column(position + i, name, pa.array(states.result(name), mask=mask))
-    return table
+    return table.append_column(field, column) if keep_state else table
 
 
 def _plain(data_type: pa.DataType) -> pa.DataType:

@@ -4,11 +4,12 @@ import glob
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,7 +21,6 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection
 
-from .arrow import STATE, finalise
 from .keys import check_key_type
 from .values import is_widenable, widen, widen_arrow
 
@@ -34,6 +34,8 @@ BUFFER_BYTES = 1 << 20
 OUTPUT_ROW_GROUP = 1 << 20
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+Check = Callable[[pa.Table], None]
 
 
 class InputError(ValueError):
@@ -95,14 +97,16 @@ class Dataset:
       row_groups: of all files, in the order of their paths.
       file_columns: the columns to read from files.
       partition: the fields that come from ``name=value`` directories, in the order of ``RowGroup.partition``.
-      value: which column holds the numbers.
+      values: which columns hold the numbers.
+      schema: of the tables that are read, without metadata.
       num_files, num_rows: what the footers say.
     """
 
     row_groups: tuple[RowGroup, ...]
     file_columns: tuple[str, ...]
     partition: tuple[pa.Field, ...]
-    value: str
+    values: tuple[str, ...]
+    schema: pa.Schema
     num_files: int
     num_rows: int
 
@@ -185,14 +189,23 @@ def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
         raise InputError(f"{path}: expected a readable Parquet file, found {one_line(error)}") from error
 
 
-def scan(patterns: Sequence[str], keys: Sequence[str], value: str) -> Dataset:
+def scan(
+    patterns: Sequence[str],
+    keys: Sequence[str],
+    values: Sequence[str],
+    others: Mapping[str, Callable[[pa.DataType], str | None]] = MappingProxyType({}),
+    *,
+    all_columns: bool = False,
+) -> Dataset:
     """Reads all footers and checks that every file can give the columns, of one type.
 
     Args:
       patterns: files, directories or globs, local or of any Beam filesystem. ``name=value`` directories give columns:
         int64 where all values are integers, else string.
       keys: names of the key columns.
-      value: name of the column of numbers.
+      values: names of the columns of numbers.
+      others: names of further columns, and for each what tells of a type that does not serve which one is expected.
+      all_columns: read all columns, those of the directories as well, in the order of the files.
 
     Raises:
       InputError: a file that cannot be read, a column that is missing, of a type that does not serve, or of different
@@ -203,45 +216,52 @@ def scan(patterns: Sequence[str], keys: Sequence[str], value: str) -> Dataset:
         footers = list(pool.map(_read_footer, paths))
     hive = [_hive_partition(path) for path in paths]
     schemas = [schema for _, schema in footers]
-    wanted = [*keys, value]
+    first = schemas[0]
+    # Those of the directories can be keys, and are read as such where all are.
+    in_path = list(dict.fromkeys([*keys, *(hive[0] if all_columns else ())]))
+    wanted = list(dict.fromkeys([*(first.names if all_columns else ()), *in_path, *values, *others]))
     partition = [
         _partition_field(name, paths, hive)
-        for name in keys
+        for name in in_path
         if any(name in values for values in hive) and not all(name in schema.names for schema in schemas)
     ]
     file_columns = [name for name in wanted if name not in {field.name for field in partition}]
     for path, schema in zip(paths, schemas, strict=True):
         for name in file_columns:
-            _check_column(path, schema, name, paths[0], schemas[0])
+            _check_column(path, schema, name, paths[0], first)
             if name in _hive_partition(path) and name in keys:
                 raise InputError(f"{path}: column {name!r}: expected in the file or in the path, found in both")
         for field in partition:
             if field.name in schema.names:
                 raise InputError(f"{path}: column {field.name!r}: expected in the path as elsewhere, found in the file")
-    first = schemas[0]
+        if all_columns and (more := set(schema.names) - set(file_columns)):
+            raise InputError(f"{path}: expected the columns of {paths[0]}, found more: {', '.join(sorted(more))}")
     for name in keys:
         if name in file_columns:
             try:
                 check_key_type(name, first.field(name).type)
             except TypeError as error:
                 raise InputError(f"{paths[0]}: {error}") from None
-    if not is_widenable(first.field(value).type):
-        raise InputError(
-            f"{paths[0]}: value column {value!r}: expected integers, float16, float32 or float64, "
-            f"found {first.field(value).type}"
-        )
+    for name in values:
+        if not is_widenable(first.field(name).type):
+            raise InputError(
+                f"{paths[0]}: value column {name!r}: expected integers, float16, float32 or float64, "
+                f"found {first.field(name).type}"
+            )
+    for name, expected in others.items():
+        if what := expected(first.field(name).type):
+            raise InputError(f"{paths[0]}: column {name!r}: expected {what}, found {first.field(name).type}")
     row_groups = []
-    for path, (metadata, _), values in zip(paths, footers, hive, strict=True):
-        constants = tuple(_constant(values[field.name], field) for field in partition)
-        filled = [
-            RowGroup(path, i, constants) for i in range(metadata.num_row_groups) if metadata.row_group(i).num_rows
-        ]
-        row_groups += filled or [RowGroup(path, None, constants)]
+    for path, (metadata, _), constants in zip(paths, footers, hive, strict=True):
+        held = tuple(_constant(constants[field.name], field) for field in partition)
+        filled = [RowGroup(path, i, held) for i in range(metadata.num_row_groups) if metadata.row_group(i).num_rows]
+        row_groups += filled or [RowGroup(path, None, held)]
     return Dataset(
         tuple(row_groups),
         tuple(file_columns),
         tuple(partition),
-        value,
+        tuple(values),
+        pa.schema([*(first.field(name) for name in file_columns), *partition]).remove_metadata(),
         len(paths),
         sum(metadata.num_rows for metadata, _ in footers),
     )
@@ -283,36 +303,42 @@ def _constant(text: str | None, field: pa.Field) -> int | str | None:
 class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
     """The needed columns of all rows of a ``Dataset``, as tables of at most ``TABLE_ROWS`` rows.
 
-    Work is spread by row groups. A damaged page raises ``DataError`` with file, row group and column.
+    Work is spread by row groups. A damaged page raises ``DataError`` with file, row group and column, and so does a
+    table in which ``check`` finds a fault.
+
+    Args:
+      check: raises ValueError for a table with a fault; the message names the column.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, check: Check | None = None) -> None:
         super().__init__()
         self._dataset = dataset
+        self._check = check
 
     def expand(self, pbegin: PBegin) -> PCollection[pa.Table]:
         tables: PCollection[pa.Table] = (
             pbegin
             | "RowGroups" >> beam.Create(self._dataset.row_groups)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(_ReadRowGroup(self._dataset))
+            | "Read" >> beam.ParDo(_ReadRowGroup(self._dataset, self._check))
         )
         return tables
 
 
-class _ReadRowGroup(beam.DoFn):
-    """A RowGroup to tables."""
+class RowGroupReader:
+    """Reads row groups of a ``Dataset``, checked; ``check`` is as of ``ReadTables``. Close it in the end."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, check: Check | None = None) -> None:
         self._columns = list(dataset.file_columns)
         self._partition = dataset.partition
-        self._value = dataset.value
+        self._values = dataset.values
+        self._check = check
         self._opened: tuple[str, pq.ParquetFile] | None = None
 
     def _open(self, path: str) -> pq.ParquetFile:
         # The row groups of a file often follow each other: its footer is read once then.
         if self._opened is None or self._opened[0] != path:
-            self.teardown()
+            self.close()
             # Reading ahead, which is the default, would bring whole columns of a row group of any size into memory.
             file = pq.ParquetFile(
                 open_file(path), pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True
@@ -320,12 +346,17 @@ class _ReadRowGroup(beam.DoFn):
             self._opened = path, file
         return self._opened[1]
 
-    def teardown(self) -> None:
+    def close(self) -> None:
         if self._opened:
             self._opened[1].close(force=True)
             self._opened = None
 
-    def process(self, row_group: RowGroup) -> Iterator[pa.Table]:
+    def tables(self, row_group: RowGroup) -> Iterator[pa.Table]:
+        """The rows in order, as tables of at most ``TABLE_ROWS`` rows.
+
+        Raises:
+          DataError: they cannot be read, or there is a fault in them; file, row group and column named.
+        """
         place = row_group.path if row_group.index is None else f"{row_group.path}, row group {row_group.index}"
         tables = self._read(row_group)
         while True:
@@ -336,7 +367,12 @@ class _ReadRowGroup(beam.DoFn):
                 raise DataError(f"{place}{column}: expected to read all rows, found {one_line(error)}") from error
             if table is None:
                 return
-            self._check_values(table, place)
+            try:
+                self._check_integers(table)
+                if self._check is not None:
+                    self._check(table)
+            except ValueError as error:
+                raise DataError(f"{place}, {error}") from None
             rows_read.add(table.num_rows)
             Metrics.counter("lse_stream", ROWS_READ).inc(table.num_rows)
             yield table
@@ -364,22 +400,38 @@ class _ReadRowGroup(beam.DoFn):
                 return f", column {column!r}"
         return ""
 
-    def _check_values(self, table: pa.Table, place: str) -> None:
+    def _check_integers(self, table: pa.Table) -> None:
         """An integer that float64 does not hold is found here, where its file and row group are known."""
-        column = table.column(self._value)
-        if pa.types.is_integer(column.type) and column.type.bit_width == 64:
-            try:
+        for name in self._values:
+            column = table.column(name)
+            held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+            if pa.types.is_integer(held) and held.bit_width == 64:
                 for array in widen_arrow(column):
-                    widen(array, f"{place}, column {self._value!r}")
-            except ValueError as error:
-                raise DataError(str(error)) from None
+                    widen(array, f"column {name!r}")
+
+
+class _ReadRowGroup(beam.DoFn):
+    """A RowGroup to tables."""
+
+    def __init__(self, dataset: Dataset, check: Check | None) -> None:
+        self._dataset = dataset
+        self._check = check
+
+    def setup(self) -> None:
+        self._reader = RowGroupReader(self._dataset, self._check)
+
+    def process(self, row_group: RowGroup) -> Iterator[pa.Table]:
+        yield from self._reader.tables(row_group)
+
+    def teardown(self) -> None:
+        self._reader.close()
 
 
 # --- sink -------------------------------------------------------------------------------------------------------------
 
 
 class WriteShards(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[str]]):
-    """(shard, table of keys and states) to one Parquet file of results each; gives the paths.
+    """(shard, table) to one Parquet file each; gives the paths.
 
     Files are named ``part-00000-of-0000N.parquet``. Equal tables give equal bytes with one version of pyarrow. A bundle
     that is tried again writes the same file again, and a file has its name only when it is whole.
@@ -387,31 +439,51 @@ class WriteShards(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection
     Args:
       directory: where to, on any Beam filesystem; it must exist.
       num_shards: N.
-      min_count: as of ``finalise``.
-      state: keep the column of states too, as the last.
     """
 
-    def __init__(self, directory: str, num_shards: int, *, min_count: int = 0, state: bool = False) -> None:
+    def __init__(self, directory: str, num_shards: int) -> None:
         super().__init__()
-        self._write = partial(_write_shard, directory, num_shards, min_count, keep_state=state)
+        self._write = partial(write_shard, directory, num_shards)
 
     def expand(self, shards: PCollection[tuple[int, pa.Table]]) -> PCollection[str]:
-        paths: PCollection[str] = shards | "Write" >> beam.MapTuple(self._write)
+        write = self._write
+        paths: PCollection[str] = shards | "Write" >> beam.MapTuple(
+            lambda shard, table: write(shard, table.schema, [table])
+        )
         return paths
 
 
-def _write_shard(
-    directory: str, num_shards: int, min_count: int, shard: int, table: pa.Table, *, keep_state: bool
-) -> str:
-    results = finalise(table, min_count=min_count)
-    if keep_state:
-        results = results.append_column(table.schema.field(STATE), table.column(STATE))
+def write_shard(directory: str, num_shards: int, shard: int, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
+    """Writes the rows of ``tables`` to the file of a shard, and gives its path.
+
+    The bytes depend on the rows alone, not on how they are spread over tables.
+    """
     name = f"part-{shard:05d}-of-{num_shards:05d}.parquet"
     path = FileSystems.join(directory, name)
     # An object appears whole when its writer is closed; a local file has to be renamed.
     written = FileSystems.join(directory, f".{name}.{os.urandom(8).hex()}") if is_local(directory) else path
-    with FileSystems.create(written, compression_type=CompressionTypes.UNCOMPRESSED) as sink:
-        pq.write_table(results, pa.PythonFile(sink, mode="w"), row_group_size=OUTPUT_ROW_GROUP, compression="zstd")
+    with (
+        FileSystems.create(written, compression_type=CompressionTypes.UNCOMPRESSED) as sink,
+        pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd") as writer,
+    ):
+        for rows in _row_groups(tables):
+            writer.write_table(rows, row_group_size=OUTPUT_ROW_GROUP)
     if written != path:
         os.replace(written, path)
     return path
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows in tables of one chunk, each of ``OUTPUT_ROW_GROUP`` rows but the last."""
+    held: list[pa.Table] = []
+    num_rows = 0
+    for table in tables:
+        held.append(table)
+        num_rows += table.num_rows
+        while num_rows >= OUTPUT_ROW_GROUP:
+            rows = pa.concat_tables(held)
+            yield rows.slice(0, OUTPUT_ROW_GROUP).combine_chunks()
+            held = [rows.slice(OUTPUT_ROW_GROUP)]
+            num_rows -= OUTPUT_ROW_GROUP
+    if num_rows:
+        yield pa.concat_tables(held).combine_chunks()

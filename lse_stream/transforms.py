@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import apache_beam as beam
@@ -16,6 +17,7 @@ from .arrow import (
     STATE,
     check_kind,
     check_names,
+    finalise,
     group_states,
     log_softmax_of_keys,
     merge_states,
@@ -95,6 +97,25 @@ class _PerKeyOfTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple[i
             | "MergeShard" >> beam.ParDo(self._merge)
         )
         return shards
+
+
+class Finalise(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tuple[int, pa.Table]]]):
+    """(shard, table of states), as from ``PerKeyOfTables``, to (shard, table of results).
+
+    Args:
+      results, min_count, keep_state: as of ``lse_stream.arrow.finalise``.
+    """
+
+    def __init__(self, results: Sequence[str] | None = None, *, min_count: int = 0, keep_state: bool = False) -> None:
+        super().__init__()
+        self._finalise = partial(finalise, results=results, min_count=min_count, keep_state=keep_state)
+
+    def expand(self, shards: PCollection[tuple[int, pa.Table]]) -> PCollection[tuple[int, pa.Table]]:
+        finalise_shard = self._finalise
+        results: PCollection[tuple[int, pa.Table]] = shards | "Finalise" >> beam.MapTuple(
+            lambda shard, states: (shard, finalise_shard(states))
+        )
+        return results
 
 
 def _refuse_merging_windows(pcoll: PCollection[Any]) -> None:

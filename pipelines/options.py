@@ -14,62 +14,55 @@ EMBEDDED_RUNNER = "FnApiRunner"
 # How the programs are called, from the wheel and from a checkout.
 COMMAND = "python -m pipelines" if __package__ == "pipelines" else "lse-stream"
 
+# One word means one thing in every program that has it.
+_WORDS: dict[str, dict[str, Any]] = {
+    "input": {
+        "nargs": "+",
+        "action": "extend",
+        "default": [],
+        "metavar": "PATH",
+        "help": "Parquet files, directories (searched for *.parquet) or quoted globs, on any filesystem that Beam "
+        "knows. Directories named column=value give columns that can be keys.",
+    },
+    "key": {
+        "action": "append",
+        "default": [],
+        "metavar": "COLUMN",
+        "help": "key column; repeat it for a compound key; leave it out for one total over all rows",
+    },
+    "value": {"metavar": "COLUMN", "help": "column of numbers to total"},
+    "output": {"metavar": "DIR", "help": "directory to make; it appears when it is whole"},
+    "num_shards": {
+        "type": int,
+        "default": 1,
+        "metavar": "N",
+        "help": "files to spread the keys over (default 1; about one per 10 million keys)",
+    },
+    "state": {
+        "action": "store_true",
+        "help": "also write the column 'state', from which results can be merged with later ones",
+    },
+    "skip_nulls": {
+        "action": argparse.BooleanOptionalAction,
+        "default": True,
+        "help": "leave null values out (default); with --no-skip_nulls the result of a key with a null is null",
+    },
+    "min_count": {
+        "type": int,
+        "default": 0,
+        "metavar": "N",
+        "help": "with fewer terms than N the result is null (default 0: nothing gives -inf)",
+    },
+    "overwrite": {"action": "store_true", "help": "replace DIR if it exists"},
+    "quiet": {"action": "store_true", "help": "no progress and no summary"},
+    "traceback": {"action": "store_true", "help": "show the whole traceback of a fault"},
+}
+_REQUIRED = ("input", "value", "output")
+_LEAST = {"num_shards": 1, "min_count": 0}
+
 
 class UsageError(ValueError):
     """An option that cannot be followed, found before any work."""
-
-
-class LogSumExpOptions(PipelineOptions):
-    """Options of every program that totals a column by key."""
-
-    @classmethod
-    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--input",
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="PATH",
-            help="Parquet files, directories (searched for *.parquet) or quoted globs, on any filesystem that Beam "
-            "knows. Directories named column=value give columns that can be keys.",
-        )
-        parser.add_argument(
-            "--key",
-            action="append",
-            default=[],
-            metavar="COLUMN",
-            help="key column; repeat it for a compound key; leave it out for one total over all rows",
-        )
-        parser.add_argument("--value", metavar="COLUMN", help="column of numbers to total")
-        parser.add_argument("--output", metavar="DIR", help="directory to make; it appears when it is whole")
-        parser.add_argument(
-            "--num_shards",
-            type=int,
-            default=1,
-            metavar="N",
-            help="files to spread the keys over (default 1; about one per 10 million keys)",
-        )
-        parser.add_argument(
-            "--state",
-            action="store_true",
-            help="also write the column 'state', from which results can be merged with later ones",
-        )
-        parser.add_argument(
-            "--skip_nulls",
-            action=argparse.BooleanOptionalAction,
-            default=True,
-            help="leave null values out (default); with --no-skip_nulls the result of a key with a null is null",
-        )
-        parser.add_argument(
-            "--min_count",
-            type=int,
-            default=0,
-            metavar="N",
-            help="with fewer terms than N the result is null (default 0: nothing gives -inf)",
-        )
-        parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
-        parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
-        parser.add_argument("--traceback", action="store_true", help="show the whole traceback of a fault")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,37 +70,53 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def parse(program: str, description: str, examples: str, argv: Sequence[str]) -> LogSumExpOptions:
-    """The options of a command line, ours and Beam's, with the embedded runner on all cores where none is named.
+class Parser(_Parser):
+    """Parses the options of a program: those of ``words``, which programs share, and what ``add_argument`` adds."""
 
-    Raises:
-      UsageError: an option that is unknown, incomplete or out of range.
-      SystemExit: for --help, which prints ours.
-    """
-    parser = _Parser(
-        prog=f"{COMMAND} {program}",
-        description=description,
-        epilog=examples.replace("PROGRAM", f"{COMMAND} {program}")
-        + "\nEvery option of Beam is taken too, such as --runner and --direct_num_workers.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    LogSumExpOptions._add_argparse_args(parser)
-    _, rest = parser.parse_known_args(argv)
-    options = PipelineOptions(list(argv))
-    _check_runner(options, rest)
-    ours = options.view_as(LogSumExpOptions)
-    for option in ("input", "value", "output"):
-        if not getattr(ours, option):
-            raise UsageError(f"--{option}: expected a value, found none")
-    if ours.num_shards < 1:
-        raise UsageError(f"--num_shards: expected 1 or more, found {ours.num_shards}")
-    if ours.min_count < 0:
-        raise UsageError(f"--min_count: expected 0 or more, found {ours.min_count}")
-    return ours
+    def __init__(self, program: str, description: str, examples: str, words: Sequence[str] = tuple(_WORDS)) -> None:
+        super().__init__(
+            prog=f"{COMMAND} {program}",
+            description=description,
+            epilog=examples.replace("PROGRAM", f"{COMMAND} {program}")
+            + "\nEvery option of Beam is taken too, such as --runner and --direct_num_workers.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self._words = words
+        for word in words:
+            self.add_argument(f"--{word}", **_WORDS[word])
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Our options, and as ``beam`` Beam's, with the embedded runner on all cores where none is named.
+
+        Raises:
+          UsageError: an option that is unknown, incomplete or out of range.
+          SystemExit: for --help, which prints ours.
+        """
+        options, rest = self.parse_known_args(argv)
+        options.beam = _beam_options(rest)
+        for word in self._words:
+            found = getattr(options, word)
+            if word in _REQUIRED and not found:
+                raise UsageError(f"--{word}: expected a value, found none")
+            if word in _LEAST and found < _LEAST[word]:
+                raise UsageError(f"--{word}: expected {_LEAST[word]} or more, found {found}")
+        return options
 
 
-def _check_runner(options: PipelineOptions, rest: list[str]) -> None:
+def check_keys(keys: Sequence[str], *, others: Sequence[str], results: Sequence[str], option: str = "key") -> None:
+    """Raises UsageError for a key column that is named twice, or has the name of another column."""
+    taken = {*others, *results}
+    for i, name in enumerate(keys):
+        if name in taken or name in keys[:i]:
+            raise UsageError(
+                f"--{option} {name}: expected a column, named once, other than "
+                f"{', '.join([*others, *results])}, which are in use"
+            )
+
+
+def _beam_options(rest: list[str]) -> PipelineOptions:
+    options = PipelineOptions(rest)
     standard = options.view_as(StandardOptions)
     runner = str(standard.runner or EMBEDDED_RUNNER)
     standard.runner = runner
@@ -121,11 +130,10 @@ def _check_runner(options: PipelineOptions, rest: list[str]) -> None:
     except Exception as error:  # also what a runner misses of its own requirements
         raise UsageError(f"--runner {runner}: {' '.join(str(error).split())}") from error
     if not runner.endswith(EMBEDDED_RUNNER):
-        return  # other runners may know options that only their own job server names
+        return options  # other runners may know options that only their own job server names
     beam: Any = _Parser(add_help=False, allow_abbrev=False)
     for group in PipelineOptions.__subclasses__():
-        if group is not LogSumExpOptions:
-            group._add_argparse_args(beam)
+        group._add_argparse_args(beam)
     _, unknown = beam.parse_known_args(rest)
     if unknown:
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
@@ -136,3 +144,4 @@ def _check_runner(options: PipelineOptions, rest: list[str]) -> None:
         direct.direct_running_mode = "multi_threading"
     if "--direct_num_workers" not in named:
         direct.direct_num_workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return options

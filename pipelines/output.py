@@ -13,8 +13,11 @@ from lse_stream.parquetio import InputError, is_local, one_line
 # Marks a directory of an object store as whole, as Hadoop's committers do. Local ones are renamed as a whole instead.
 SUCCESS = "_SUCCESS"
 
+# The directories inside the output of programs that write more than one table.
+TABLES = TOTALS, OVERALL, OBSERVATIONS, EXAMPLES = "totals", "overall", "observations", "examples"
+
 # What may stand at a place that is written to: results, which --overwrite replaces.
-_RESULT = re.compile(rf"part-\d{{5,}}-of-\d{{5,}}\.parquet|{SUCCESS}")
+_RESULT = re.compile(rf"(({'|'.join(TABLES)})/)?part-\d{{5,}}-of-\d{{5,}}\.parquet|{SUCCESS}")
 _INCOMPLETE = "_incomplete-"
 
 
@@ -88,8 +91,10 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
     # Sorted, so that _SUCCESS goes before what it vouches for.
     for name in sorted(_names_in(directory)):
         FileSystems.delete([FileSystems.join(directory, name)])
-    new = _files_below(staging)
-    FileSystems.rename(new, [FileSystems.join(directory, FileSystems.split(path)[1]) for path in new])
+    names = _names_below(staging)
+    FileSystems.rename(
+        [FileSystems.join(staging, name) for name in names], [FileSystems.join(directory, name) for name in names]
+    )
     FileSystems.create(FileSystems.join(directory, SUCCESS)).close()
 
 
@@ -97,8 +102,8 @@ def discard(staging: str) -> None:
     """Deletes what was written aside."""
     if is_local(staging):
         shutil.rmtree(staging, ignore_errors=True)
-    elif paths := _files_below(staging):
-        FileSystems.delete(paths)
+    elif names := _names_below(staging):
+        FileSystems.delete([FileSystems.join(staging, name) for name in names])
 
 
 def _names_in(directory: str) -> list[str]:
@@ -109,13 +114,22 @@ def _names_in(directory: str) -> list[str]:
     """
     try:
         if is_local(directory):
-            return os.listdir(directory) if os.path.exists(directory) else []
-        names = [path[len(directory.rstrip("/")) + 1 :] for path in _files_below(directory)]
-        return [name for name in names if not name.startswith(_INCOMPLETE)]
+            return _local_names_below(directory) if os.path.exists(directory) else []
+        return [name for name in _names_below(directory) if not name.startswith(_INCOMPLETE)]
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(f"--output {directory}: expected a directory to be made, found {one_line(error)}") from error
 
 
-def _files_below(directory: str) -> list[str]:
-    [result] = FileSystems.match([directory.rstrip("/") + "/**"])
-    return [file.path for file in result.metadata_list]
+def _local_names_below(directory: str) -> list[str]:
+    names = []
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        inside = os.listdir(path) if name in TABLES and os.path.isdir(path) else []
+        names += [f"{name}/{below}" for below in inside] or [name]
+    return names
+
+
+def _names_below(directory: str) -> list[str]:
+    directory = directory.rstrip("/") + "/"
+    [result] = FileSystems.match([f"{directory}**"])
+    return [file.path[len(directory) :] for file in result.metadata_list]

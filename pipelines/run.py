@@ -7,20 +7,21 @@ import re
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import Any, TextIO
 
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState, create_runner
 from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, python_sdk_capabilities
 
 from lse_stream.parquetio import ROWS_READ, DataError, InputError, rows_read
 
-from .options import EMBEDDED_RUNNER, LogSumExpOptions, UsageError
+from .options import EMBEDDED_RUNNER, UsageError
 from .output import check_apart, check_output, discard, publish, stage
 
 OK, FAULT, USAGE = 0, 1, 2
@@ -55,7 +56,7 @@ def guarded(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[
     return OK
 
 
-def run(options: LogSumExpOptions, build: Callable[[beam.Pipeline, str], Any], num_rows: int) -> float:
+def run(options: Namespace, build: Callable[[beam.Pipeline, str], Any], num_rows: int) -> float:
     """Runs the graph that ``build(pipeline, directory)`` makes, and puts the directory in place of --output.
 
     Returns the seconds it took.
@@ -69,7 +70,7 @@ def run(options: LogSumExpOptions, build: Callable[[beam.Pipeline, str], Any], n
     start = time.monotonic()
     staging = stage(options.output)
     try:
-        pipeline = beam.Pipeline(_runner(options), options)
+        pipeline = beam.Pipeline(_runner(options.beam), options.beam)
         build(pipeline, staging)
         with _hushed(options) as stderr, _progress(options, num_rows, stderr) as follow:
             result = pipeline.run()
@@ -89,7 +90,7 @@ def run(options: LogSumExpOptions, build: Callable[[beam.Pipeline, str], Any], n
     return time.monotonic() - start
 
 
-def _runner(options: LogSumExpOptions) -> PipelineRunner:
+def _runner(options: PipelineOptions) -> PipelineRunner:
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if not str(standard.runner).endswith(EMBEDDED_RUNNER) or direct.direct_running_mode != "multi_threading":
         return create_runner(standard.runner)
@@ -122,7 +123,7 @@ class _Nowhere(io.TextIOBase):
 
 
 @contextmanager
-def _hushed(options: LogSumExpOptions) -> Iterator[TextIO]:
+def _hushed(options: Namespace) -> Iterator[TextIO]:
     """Keeps stderr to ourselves: Beam's workers print there what comes back to us too. Gives the stream to print to."""
     stderr: TextIO = sys.stderr
     if options.traceback:
@@ -130,7 +131,7 @@ def _hushed(options: LogSumExpOptions) -> Iterator[TextIO]:
         return
     log, nothing = logging.getLogger(), logging.NullHandler()
     with ExitStack() as stack:
-        if stderr is sys.__stderr__ and options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+        if stderr is sys.__stderr__ and options.beam.view_as(DirectOptions).direct_running_mode == "multi_processing":
             # Worker processes inherit the file itself.
             stderr = stack.enter_context(os.fdopen(os.dup(2), "w"))
             stack.callback(os.dup2, stderr.fileno(), 2)
@@ -144,7 +145,7 @@ def _hushed(options: LogSumExpOptions) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _progress(options: LogSumExpOptions, num_rows: int, stderr: TextIO) -> Iterator[Callable[[PipelineResult], None]]:
+def _progress(options: Namespace, num_rows: int, stderr: TextIO) -> Iterator[Callable[[PipelineResult], None]]:
     """Reports rows until the block ends. What it gives takes the result of a runner that does not block."""
     if options.quiet:
         yield lambda _: None
@@ -152,8 +153,8 @@ def _progress(options: LogSumExpOptions, num_rows: int, stderr: TextIO) -> Itera
     results: list[PipelineResult] = []
     stop = threading.Event()
     threads = (
-        str(options.view_as(StandardOptions).runner).endswith(EMBEDDED_RUNNER)
-        and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
+        str(options.beam.view_as(StandardOptions).runner).endswith(EMBEDDED_RUNNER)
+        and options.beam.view_as(DirectOptions).direct_running_mode != "multi_processing"
     )
     first = rows_read.read()
 

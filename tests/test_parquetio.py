@@ -1,6 +1,6 @@
 """Which files are meant, what their footers must say, the tables that are read, and the files that are written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 
 from lse_stream import parquetio
-from lse_stream.arrow import StateType, finalise, group_states, sort_by_keys
+from lse_stream.arrow import StateType, group_states, sort_by_keys
 from lse_stream.parquetio import (
     DataError,
     Dataset,
     InputError,
     ReadTables,
+    RowGroupReader,
     WriteShards,
     find_files,
     open_file,
     rows_read,
     scan,
+    write_shard,
 )
 
 
@@ -123,8 +125,8 @@ def test_scan_counts_and_types(tmp_path: Path) -> None:
         write(tmp_path / "k=2" / "b.parquet", {"v": pa.nulls(0, pa.float64())}),
         write(tmp_path / "k=2" / "c.parquet", {"other": ["x"], "v": [4.0]}),
     ]
-    dataset = scan([str(tmp_path)], ["k"], "v")
-    assert (dataset.num_files, dataset.num_rows, dataset.value) == (3, 4, "v")
+    dataset = scan([str(tmp_path)], ["k"], ["v"])
+    assert (dataset.num_files, dataset.num_rows, dataset.values) == (3, 4, ("v",))
     assert dataset.file_columns == ("v",)
     assert dataset.partition == (pa.field("k", pa.int64()),)
     groups = [(group.path, group.index, group.partition) for group in dataset.row_groups]
@@ -133,14 +135,14 @@ def test_scan_counts_and_types(tmp_path: Path) -> None:
 
 def test_a_directory_above_counts_only_if_it_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "run=7" / "in" / "a.parquet", {"k": [1], "v": [1.0]})
-    assert scan([path], ["k"], "v").partition == ()
-    assert scan([path], ["run"], "v").row_groups[0].partition == (7,)
+    assert scan([path], ["k"], ["v"]).partition == ()
+    assert scan([path], ["run"], ["v"]).row_groups[0].partition == (7,)
 
 
 @pytest.mark.parametrize("value_type", [pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.null()], ids=str)
 def test_values_of_every_type_are_taken(tmp_path: Path, value_type: pa.DataType) -> None:
     path = write(tmp_path / "a.parquet", {"v": pa.nulls(1, value_type)})
-    assert scan([path], [], "v").num_rows == 1
+    assert scan([path], [], ["v"]).num_rows == 1
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_values_of_every_type_are_taken(tmp_path: Path, value_type: pa.DataType)
 def test_values_of_no_other_type_are(tmp_path: Path, value_type: pa.DataType) -> None:
     path = write(tmp_path / "a.parquet", {"v": pa.nulls(1, value_type)})
     with pytest.raises(InputError, match=r"a\.parquet: value column 'v': expected integers, .* found ") as raised:
-        scan([path], [], "v")
+        scan([path], [], ["v"])
     assert str(value_type).split("<")[0] in str(raised.value)
 
 
@@ -163,7 +165,7 @@ def test_the_first_fault_in_the_order_of_paths_is_told(tmp_path: Path) -> None:
         with pytest.raises(
             InputError, match=r"b\.parquet: column 'k': expected int64 as in .*a\.parquet, found string"
         ):
-            scan([str(tmp_path)], ["k"], "v")
+            scan([str(tmp_path)], ["k"], ["v"])
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ def test_tables_hold_all_rows_in_the_columns_asked_for(tmp_path: Path) -> None:
             "k": [f"{day}{i}" for i in range(5)],
         }
         write(tmp_path / f"day={day}" / "a.parquet", columns, row_group_size=2)
-    dataset = scan([str(tmp_path)], ["k", "day"], "v")
+    dataset = scan([str(tmp_path)], ["k", "day"], ["v"])
 
     def check(tables: list[pa.Table]) -> None:
         assert {table.num_rows for table in tables} == {1, 2}  # of 5 in row groups of 2
@@ -202,7 +204,7 @@ def test_a_row_group_larger_than_a_table_is_read_in_parts(tmp_path: Path, monkey
         assert max(table.num_rows for table in tables) == 64
         assert rows(tables) == [(float(i),) for i in range(1000)]
 
-    read(scan([path], [], "v"), check)
+    read(scan([path], [], ["v"]), check)
 
 
 def test_a_file_without_rows_gives_a_table_without_rows(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_a_file_without_rows_gives_a_table_without_rows(tmp_path: Path) -> None:
         assert table.num_rows == 0
         assert {field.name: field.type for field in table.schema} == {"k": pa.string(), "v": pa.float32()}
 
-    read(scan([path], ["k"], "v"), check)
+    read(scan([path], ["k"], ["v"]), check)
 
 
 def test_a_dictionary_column_is_read_as_one(tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_a_dictionary_column_is_read_as_one(tmp_path: Path) -> None:
         assert pa.types.is_dictionary(table.schema.field("k").type)
         assert table["k"].to_pylist() == ["x", "y", None, "x"]
 
-    read(scan([path], ["k"], "v"), check)
+    read(scan([path], ["k"], ["v"]), check)
 
 
 def damaged(tmp_path: Path, row_group: int, column: int) -> str:
@@ -242,18 +244,18 @@ def damaged(tmp_path: Path, row_group: int, column: int) -> str:
 
 @pytest.mark.parametrize(("row_group", "column", "name"), [(0, 0, "k"), (3, 1, "v"), (2, 0, "k")])
 def test_a_damaged_page_is_told_by_place(tmp_path: Path, row_group: int, column: int, name: str) -> None:
-    dataset = scan([damaged(tmp_path, row_group, column)], ["k"], "v")
-    reader = parquetio._ReadRowGroup(dataset)
+    dataset = scan([damaged(tmp_path, row_group, column)], ["k"], ["v"])
+    reader = RowGroupReader(dataset)
     group = dataset.row_groups[row_group]
     with pytest.raises(DataError, match=rf"a\.parquet, row group {row_group}, column '{name}': expected .*CRC"):
-        list(reader.process(group))
+        list(reader.tables(group))
     others = [other for other in dataset.row_groups if other is not group]
-    assert sum(table.num_rows for other in others for table in reader.process(other)) == 300
-    reader.teardown()
+    assert sum(table.num_rows for other in others for table in reader.tables(other)) == 300
+    reader.close()
 
 
 def test_a_damaged_page_of_a_column_that_is_not_needed_does_not_matter(tmp_path: Path) -> None:
-    dataset = scan([damaged(tmp_path, 1, 0)], [], "v")
+    dataset = scan([damaged(tmp_path, 1, 0)], [], ["v"])
     read(dataset, lambda tables: None if sum(table.num_rows for table in tables) == 400 else pytest.fail("rows lost"))
 
 
@@ -269,15 +271,15 @@ def test_a_damaged_page_of_a_column_that_is_not_needed_does_not_matter(tmp_path:
 )
 def test_an_integer_that_no_float_holds_is_told_by_place(tmp_path: Path, values: pa.Array, found: str) -> None:
     path = write(tmp_path / "a.parquet", {"v": values})
-    dataset = scan([path], [], "v")
+    dataset = scan([path], [], ["v"])
     [group] = dataset.row_groups
-    reader = parquetio._ReadRowGroup(dataset)
+    reader = RowGroupReader(dataset)
     with pytest.raises(
         DataError, match=r"a\.parquet, row group 0, column 'v': expected integers within \+-2\^53"
     ) as raised:
-        list(reader.process(group))
+        list(reader.tables(group))
     assert str(raised.value).endswith(found)
-    reader.teardown()
+    reader.close()
 
 
 def test_open_file_reads_anywhere(tmp_path: Path) -> None:
@@ -290,10 +292,10 @@ def test_open_file_reads_anywhere(tmp_path: Path) -> None:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_shards(folder: Path, shards: list[tuple[int, pa.Table]], **options: Any) -> None:
+def write_shards(folder: Path, shards: list[tuple[int, pa.Table]]) -> None:
     folder.mkdir()
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        paths = pipeline | beam.Create(shards) | WriteShards(str(folder), len(shards), **options)
+        paths = pipeline | beam.Create(shards) | WriteShards(str(folder), len(shards))
         expected = sorted(str(folder / f"part-{i:05}-of-{len(shards):05}.parquet") for i, _ in shards)
 
         def check(paths: list[str]) -> None:
@@ -303,46 +305,42 @@ def write_shards(folder: Path, shards: list[tuple[int, pa.Table]], **options: An
     assert sorted(map(str, folder.iterdir())) == expected
 
 
-def test_shards_are_written_with_results_and_states(tmp_path: Path) -> None:
+def test_shards_are_written(tmp_path: Path) -> None:
     table = pa.table({"k": ["b", "a", "b"], "v": [1.0, None, 1.0]})
     states = sort_by_keys(group_states(table, ["k"], "v"), ["k"])
-    write_shards(tmp_path / "plain", [(1, states), (0, states.slice(0, 0))], min_count=1)
-    empty, full = (pq.read_table(path) for path in sorted((tmp_path / "plain").iterdir()))
+    write_shards(tmp_path / "out", [(1, states), (0, states.slice(0, 0))])
+    empty, full = (pq.read_table(path) for path in sorted((tmp_path / "out").iterdir()))
     assert empty.schema == full.schema
     assert empty.num_rows == 0
-    assert full == finalise(states, min_count=1)
-    assert full["logsumexp"].to_pylist() == [None, 1.0 + np.log(2.0)]
-
-    write_shards(tmp_path / "states", [(0, states)], state=True)
-    [path] = (tmp_path / "states").iterdir()
-    found = pq.read_table(path)
-    assert found.schema.names == ["k", "logsumexp", "count", "max", "state"]
-    assert found.schema.field("state").type == StateType()
-    assert found.select(["k", "state"]).combine_chunks() == states.combine_chunks()
+    assert full.schema.field("state").type == StateType()
+    assert full.combine_chunks() == states.combine_chunks()
 
 
-def test_equal_tables_give_equal_files_again_and_again(tmp_path: Path) -> None:
+def test_equal_rows_give_equal_files_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = sort_by_keys(group_states(pa.table({"k": np.arange(100), "v": np.arange(100.0)}), ["k"], "v"), ["k"])
-    in_chunks = pa.concat_tables([states.slice(0, 31), states.slice(31)])
-    for name, table in (("one", states), ("two", in_chunks)):
-        write_shards(tmp_path / name, [(0, table)], state=True)
-    # A bundle that is tried again writes over what it wrote.
-    parquetio._write_shard(str(tmp_path / "two"), 1, 0, 0, states, keep_state=True)
-    one, two = ([path.read_bytes() for path in (tmp_path / name).iterdir()] for name in ("one", "two"))
-    assert one == two
+    monkeypatch.setattr(parquetio, "OUTPUT_ROW_GROUP", 40)
+    splits = {"one": [100], "two": [31, 69], "many": [1, 0, 39, 41, 19], "groups": [40, 40, 20]}
+    for name, sizes in splits.items():
+        (tmp_path / name).mkdir()
+        tables = [states.slice(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+        # A bundle that is tried again writes over what it wrote.
+        for _ in range(2):
+            path = write_shard(str(tmp_path / name), 1, 0, states.schema, tables)
+        file = pq.ParquetFile(path)
+        assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [40, 40, 20]
+        assert file.read().combine_chunks() == states.combine_chunks()
+    assert len({next((tmp_path / name).iterdir()).read_bytes() for name in splits}) == 1
 
 
-def test_a_write_that_fails_leaves_no_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_no_file_of_that_name(tmp_path: Path) -> None:
     states = group_states(pa.table({"v": [1.0]}), [], "v")
 
-    def fail(_: pa.Table, sink: Any, **options: Any) -> None:
-        assert options
-        sink.write(b"PAR1 and no more")
+    def fail() -> Iterator[pa.Table]:
+        yield states
         raise OSError("disk full")
 
-    monkeypatch.setattr("pyarrow.parquet.write_table", fail)
     with pytest.raises(OSError, match="disk full"):
-        parquetio._write_shard(str(tmp_path), 1, 0, 0, states, keep_state=False)
+        write_shard(str(tmp_path), 1, 0, states.schema, fail())
     assert list(tmp_path.glob("part-*")) == []
 
 
@@ -351,11 +349,11 @@ def test_a_huge_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     columns = {"k": np.arange(n), "x": np.random.default_rng(0).normal(size=n)}
     pq.write_table(pa.table(columns), path, row_group_size=n, use_dictionary=False, compression="none")
-    dataset = parquetio.scan([str(path)], ["k"], "x")
+    dataset = parquetio.scan([str(path)], ["k"], ["x"])
     [row_group] = dataset.row_groups
     before = pa.total_allocated_bytes()
-    reader = parquetio._ReadRowGroup(dataset)
-    held = [pa.total_allocated_bytes() - before for _ in reader.process(row_group)]
-    reader.teardown()
+    reader = RowGroupReader(dataset)
+    held = [pa.total_allocated_bytes() - before for _ in reader.tables(row_group)]
+    reader.close()
     assert len(held) > 1
     assert 0 < max(held) < path.stat().st_size
