@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ._kernel import StateError, weights_of
 from ._kernel.record import VERSION
-from .keys import encode_keys, sort_keys
+from .keys import describe_key, encode_keys, sort_keys
 from .scales import NATURAL, Scale
 from .states import KINDS, LOGSUMEXP, Kind, StateArray, check_same, log_weights
 from .values import check_widenable, widen, widen_arrow
@@ -440,7 +440,7 @@ def log_softmax_of_keys(
             raise ValueError("states: expected each key once")
         codes = codes[states.num_rows :]
         if codes.size and codes.max() >= states.num_rows:
-            missing = {name: table[name][int(codes.argmax())].as_py() for name in keys}
+            missing = describe_key(table, keys, int(codes.argmax()))
             raise KeyError(f"states: expected a state for every key, found none for {missing}")
     elif states.num_rows != 1:
         raise ValueError(f"states: expected one state where there are no keys, found {states.num_rows}")

@@ -117,6 +117,17 @@ def check_key_type(name: str, data_type: pa.DataType) -> None:
     _plain_type(name, data_type)
 
 
+def describe_key(table: pa.Table, keys: Sequence[str], row: int) -> str:
+    """The key of a row as an error tells it: ``model='a', fold=3``."""
+
+    def text(column: pa.ChunkedArray) -> str:
+        if pa.types.is_temporal(column.type):  # Python has no nanoseconds
+            column = column.cast(pa.string())
+        return repr(column[0].as_py())
+
+    return ", ".join(f"{name}={text(table.column(name).slice(row, 1))}" for name in keys)
+
+
 # --- one column -------------------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,31 @@ from .values import widen_scalar
 MAX_BROADCAST = 1_000_000
 
 
-class _PerKeyOfTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
+class _MergeByShard(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
+    """Tables to (shard, table of states): ``to_states`` makes states of one, with each key once."""
+
+    def __init__(
+        self, to_states: Callable[[pa.Table], pa.Table], keys: list[str], num_shards: int, max_states: int
+    ) -> None:
+        super().__init__()
+        for name, number in (("num_shards", num_shards), ("max_states", max_states)):
+            if number < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {number}")
+        self._group = _GroupBundle(to_states, keys, num_shards, max_states)
+        self._merge = _MergeShard(keys, max_states)
+
+    def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
+        _refuse_merging_windows(pcoll)
+        shards: PCollection[tuple[int, pa.Table]] = (
+            pcoll
+            | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
+            | "GroupByShard" >> beam.GroupByKey()
+            | "MergeShard" >> beam.ParDo(self._merge)
+        )
+        return shards
+
+
+class _PerKeyOfTables(_MergeByShard):
     """PCollection of ``pa.Table`` to (shard, ``pa.Table``), exactly one per window and shard.
 
     Each table that comes out holds the key columns and "state", one row per key, sorted by key, and is the same
@@ -78,25 +102,30 @@ class _PerKeyOfTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple[i
         skip_nulls: bool = True,
         max_states: int = 1 << 20,
     ) -> None:
-        super().__init__()
         kind, found, names = check_kind(self.KIND, scale, value)
         check_names(keys, others=[*names, STATE, *kind.columns])
-        for name, number in (("num_shards", num_shards), ("max_states", max_states)):
-            if number < 1:
-                raise ValueError(f"{name}: expected 1 or more, found {number}")
-        states = {"value": names, "kind": self.KIND, "scale": found, "skip_nulls": skip_nulls}
-        self._group = _GroupBundle(list(keys), states, num_shards, max_states)
-        self._merge = _MergeShard(list(keys), max_states)
+        group = partial(group_states, keys=list(keys), value=names, kind=self.KIND, scale=found, skip_nulls=skip_nulls)
+        super().__init__(group, list(keys), num_shards, max_states)
 
-    def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
-        _refuse_merging_windows(pcoll)
-        shards: PCollection[tuple[int, pa.Table]] = (
-            pcoll
-            | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
-            | "GroupByShard" >> beam.GroupByKey()
-            | "MergeShard" >> beam.ParDo(self._merge)
-        )
-        return shards
+
+class MergeStates:
+    """Transforms that merge states, of one kind and scale, exactly as if all rows behind them had been combined."""
+
+    class PerKeyOfTables(_MergeByShard):
+        """PCollection of ``pa.Table`` with key columns and "state" to (shard, ``pa.Table``), exactly one per shard.
+
+        Further columns are left out: name fewer keys to merge to coarser ones. What comes out is what
+        ``LogSumExp.PerKeyOfTables``, or that of the states' kind, would give for the rows.
+
+        Args:
+          keys, num_shards, max_states: as of ``LogSumExp.PerKeyOfTables``.
+
+        Raises: as ``LogSumExp.PerKeyOfTables``, and as ``merge_states`` when the pipeline runs.
+        """
+
+        def __init__(self, keys: Sequence[str], *, num_shards: int = 1, max_states: int = 1 << 20) -> None:
+            check_names(keys, others=[STATE])
+            super().__init__(partial(merge_states, keys=list(keys)), list(keys), num_shards, max_states)
 
 
 class Finalise(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tuple[int, pa.Table]]]):
@@ -436,9 +465,11 @@ class _GroupBundle(beam.DoFn):
     Beam loses what ``finish_bundle`` emits into a DoFn that has only ``process_batch``.
     """
 
-    def __init__(self, keys: list[str], states: dict[str, Any], num_shards: int, max_states: int) -> None:
+    def __init__(
+        self, to_states: Callable[[pa.Table], pa.Table], keys: list[str], num_shards: int, max_states: int
+    ) -> None:
+        self._to_states = to_states
         self._keys = keys
-        self._states = states
         self._num_shards = num_shards
         self._max_states = max_states
 
@@ -449,7 +480,7 @@ class _GroupBundle(beam.DoFn):
         self._merging_pays = True
 
     def process(self, table: pa.Table, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
-        states = group_states(table, self._keys, **self._states)
+        states = self._to_states(table)
         if states.num_rows > self._max_states // 2 and not self._merging_pays:
             yield from self._send(states, window)  # nearly all its keys would be new, and fill the buffer at once
             return

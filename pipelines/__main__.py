@@ -4,10 +4,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-PROGRAMS = {"parquet": "log-sum-exp per key over Parquet files"}
+PROGRAMS = {
+    "parquet": "log-sum-exp per key over Parquet files",
+    "loglik": "log-likelihood totals per key, of mixtures and of posterior draws (WAIC)",
+}
 
 USAGE = "usage: lse-stream PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help tells more):\n" + "".join(
-    f"  {name:10} {what}\n" for name, what in PROGRAMS.items()
+    f"  {name:14} {what}\n" for name, what in PROGRAMS.items()
 )
 
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
@@ -76,6 +76,7 @@ class Parser(_Parser):
     def __init__(self, program: str, description: str, examples: str, words: Sequence[str] = tuple(_WORDS)) -> None:
         super().__init__(
             prog=f"{COMMAND} {program}",
+            usage="%(prog)s --input PATH --output DIR [OPTION ...]",
             description=description,
             epilog=examples.replace("PROGRAM", f"{COMMAND} {program}")
             + "\nEvery option of Beam is taken too, such as --runner and --direct_num_workers.",
@@ -104,15 +105,24 @@ class Parser(_Parser):
         return options
 
 
-def check_keys(keys: Sequence[str], *, others: Sequence[str], results: Sequence[str], option: str = "key") -> None:
-    """Raises UsageError for a key column that is named twice, or has the name of another column."""
-    taken = {*others, *results}
-    for i, name in enumerate(keys):
-        if name in taken or name in keys[:i]:
-            raise UsageError(
-                f"--{option} {name}: expected a column, named once, other than "
-                f"{', '.join([*others, *results])}, which are in use"
-            )
+def check_columns(keys: Mapping[str, Sequence[str]], others: Mapping[str, str | None], results: Sequence[str]) -> None:
+    """Raises UsageError for a column that is named twice, or a key column with the name of a result.
+
+    Args:
+      keys: names of key columns, by the option that gave them; they come out beside the results.
+      others: further columns that are read, likewise; None for an option that was left out.
+      results: names of the columns that the program adds.
+    """
+    taken = {name: option for option, name in others.items() if name is not None}
+    for option, names in keys.items():
+        for name in names:
+            if name in taken:
+                raise UsageError(f"--{option} {name}: expected columns named once, found it as --{taken[name]} too")
+            if name in results:
+                raise UsageError(
+                    f"--{option} {name}: expected a name other than the columns of the result ({', '.join(results)})"
+                )
+            taken[name] = option
 
 
 def _beam_options(rest: list[str]) -> PipelineOptions:

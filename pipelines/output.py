@@ -69,6 +69,13 @@ def stage(directory: str) -> str:
         ) from error
 
 
+def make_directory(staging: str, name: str) -> str:
+    """Makes the directory of one of ``TABLES`` inside a staged one; gives its path."""
+    path: str = FileSystems.join(staging, name)
+    FileSystems.mkdirs(path)
+    return path
+
+
 def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
     """Puts what was written aside in place, as a whole.
 

@@ -11,7 +11,7 @@ from lse_stream.arrow import STATE
 from lse_stream.parquetio import Dataset, ReadTables, WriteShards, find_files, scan
 from lse_stream.transforms import Finalise, LogSumExp
 
-from .options import Parser, check_keys
+from .options import Parser, check_columns
 from .run import guarded, run
 from .summary import counted, head, preview, read_columns, with_bonus
 
@@ -72,7 +72,7 @@ def build(
 
 def _run(argv: Sequence[str]) -> None:
     options = Parser(PROGRAM, DESCRIPTION, EXAMPLES).parse(argv)
-    check_keys(options.key, others=[options.value], results=[*RESULTS, STATE])
+    check_columns({"key": options.key}, {"value": options.value}, [*RESULTS, STATE])
     dataset = scan(options.input, options.key, [options.value])
 
     def graph(pipeline: beam.Pipeline, directory: str) -> None:

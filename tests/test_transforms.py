@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -399,7 +400,7 @@ def rows_sent(outputs: list[Any]) -> int:
 
 @pytest.mark.parametrize("rows", [10, 60, 200])
 def test_a_bundle_of_many_keys_flushes_and_goes_on(rows: int) -> None:
-    fn = _GroupBundle(["key"], {"value": "x"}, 2, 100)
+    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], 2, 100)
     fn.start_bundle()
     sent: list[Any] = []
     for start in range(0, 1200, rows):
@@ -412,7 +413,7 @@ def test_a_bundle_of_many_keys_flushes_and_goes_on(rows: int) -> None:
 
 
 def test_a_bundle_of_few_keys_is_sent_once() -> None:
-    fn = _GroupBundle(["key"], {"value": "x"}, 1, 100)
+    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], 1, 100)
     fn.start_bundle()
     windows = [IntervalWindow(0, 10), IntervalWindow(10, 20)]
     for number in range(100):
@@ -424,7 +425,7 @@ def test_a_bundle_of_few_keys_is_sent_once() -> None:
 
 
 def test_a_bundle_that_is_tried_again_starts_empty() -> None:
-    fn = _GroupBundle(["key"], {"value": "x"}, 1, 100)
+    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], 1, 100)
     for _ in range(2):
         fn.start_bundle()
         assert not list(fn.process(counted(0, 15), GlobalWindow()))
@@ -476,7 +477,7 @@ def test_shards_arrive_in_a_dofn_of_batches() -> None:
 def test_a_shard_is_shuffled_without_the_rest_of_its_table(keys: pa.Array) -> None:
     table = pa.table({"key": keys, "x": np.zeros(50_000)})
     for piece, largest in ((table.slice(500, 10), 4000), (table, 10_000)):
-        fn = _GroupBundle(["key"], {"value": "x"}, 500, 1 << 20)
+        fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], 500, 1 << 20)
         fn.start_bundle()
         assert not list(fn.process(piece, GlobalWindow()))
         sent = list(fn.finish_bundle())

@@ -1,0 +1,122 @@
+"""What the tests of the programs share: files to read, command lines, and what must hold of every program."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).parent.parent
+
+Main = Callable[[Sequence[str]], int]
+
+
+def write(path: Path, table: pa.Table | dict[str, Any], **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), path, **options)
+    return path
+
+
+def place(files: dict[str, Any], folder: Path) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            write(path, content)
+
+
+def split(folder: Path, table: pa.Table, parts: int, **options: Any) -> Path:
+    """The rows spread over files: every ``parts``-th row to a file."""
+    for i in range(parts):
+        write(folder / f"{i}.parquet", table.take(np.arange(i, table.num_rows, parts)), **options)
+    return folder
+
+
+def damage(path: Path, row_group: int, column: int) -> None:
+    """Changes bytes in the middle of a column chunk."""
+    chunk = pq.read_metadata(path).row_group(row_group).column(column)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data = bytearray(path.read_bytes())
+    middle = start + chunk.total_compressed_size // 2
+    for i in range(middle, middle + 8):
+        data[i] ^= 0x55
+    path.write_bytes(data)
+
+
+def parts(folder: Path) -> list[pa.Table]:
+    return [pq.read_table(path, partitioning=None) for path in sorted(folder.iterdir())]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def cli(program: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"pipelines.{program}", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def check_fault(error: str, fragments: Sequence[str], program: str = "parquet") -> None:
+    """What a fault prints: one line, that says all of ``fragments``."""
+    assert error.startswith(f"{program}: error: ")
+    assert error.count("\n") == 1
+    assert error.endswith("\n")
+    assert "Traceback" not in error
+    for fragment in fragments:
+        assert fragment in error
+
+
+# Files to place, a command line, and what the message says.
+Bad = tuple[dict[str, Any], str, list[str]]
+
+
+def check_bad(main: Main, program: str, folder: Path, capsys: Any, bad: Bad, status: int = 2) -> None:
+    """A fault, in the current directory ``folder``: one line, no file; exit status 2 before any work, 1 in mid-run."""
+    files, arguments, fragments = bad
+    place(files, folder)
+    before = contents(folder), sorted(folder.rglob("*"))
+    assert main([*arguments.split(), "--quiet"]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    check_fault(captured.err, fragments, program)
+    assert (contents(folder), sorted(folder.rglob("*"))) == before
+
+
+def check_bytes(program: str, main: Main, folder: Path, table: pa.Table, arguments: Sequence[str]) -> dict[str, bytes]:
+    """Runs a program over the rows of a table, in many layouts and by many workers: always the same files."""
+    backwards = table.take(np.arange(table.num_rows)[::-1])
+    layouts = [
+        write(folder / "whole.parquet", table),
+        write(folder / "small.parquet", backwards, row_group_size=61),
+        split(folder / "seven", table, 7, row_group_size=100),
+    ]
+    output = folder / "out"
+    always = ["--output", str(output), "--overwrite", "--quiet", *arguments]
+    found = []
+    for source, workers in zip(
+        [*layouts, layouts[2], layouts[2]],
+        [[], [], ["--direct_num_workers=2"], ["--direct_num_workers=1"], ["--direct_running_mode=in_memory"]],
+        strict=True,
+    ):
+        assert main(["--input", str(source), *always, *workers]) == 0
+        found.append(contents(output))
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    process = cli(program, "--input", layouts[2], *always, *workers)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    found.append(contents(output))
+    assert found[0]
+    assert all(files == found[0] for files in found)
+    return found[0]
