@@ -395,6 +395,37 @@ def finalise(
     return table.append_column(field, column) if keep_state else table
 
 
+def rows_of_keys(states: pa.Table, table: pa.Table, keys: Sequence[str]) -> npt.NDArray[np.int32]:
+    """In which row of ``states``, which has each key once, the key of each row of a table is found.
+
+    Raises:
+      KeyError: a column is not there, or a row's key has no state.
+      TypeError: key columns of different types.
+      ValueError: ``states`` has a key twice.
+    """
+    if not keys:
+        if states.num_rows != 1:
+            raise ValueError(f"states: expected one state where there are no keys, found {states.num_rows}")
+        return np.zeros(table.num_rows, np.int32)
+    schema = pa.schema([(name, _column(states, name).type) for name in keys])
+    for name in keys:
+        if _plain(_column(table, name).type) != _plain(schema.field(name).type):
+            raise TypeError(
+                f"key column {name!r}: expected {schema.field(name).type} as in the states, "
+                f"found {table.schema.field(name).type}"
+            )
+    both = [t.select(list(keys)).cast(schema) for t in (states, table)]
+    codes, _ = encode_keys(pa.concat_tables(both), keys)
+    # Codes go in order of first appearance, and so are the row numbers of the states.
+    if (codes[: states.num_rows] != np.arange(states.num_rows)).any():
+        raise ValueError("states: expected each key once")
+    codes = codes[states.num_rows :]
+    if codes.size and codes.max() >= states.num_rows:
+        missing = describe_key(table, keys, int(codes.argmax()))
+        raise KeyError(f"states: expected a state for every key, found none for {missing}")
+    return codes
+
+
 def _plain(data_type: pa.DataType) -> pa.DataType:
     return data_type.value_type if pa.types.is_dictionary(data_type) else data_type
 
@@ -425,27 +456,7 @@ def log_softmax_of_keys(
     column = _numbers(_column(table, value), f"column {value!r}", kind.inputs[0])
     records, absent = states_from_arrow(_column(states, state), state)
     check_same(StateArray.empty(kind, scale, 0), records)
-    if keys:
-        schema = pa.schema([(name, _column(states, name).type) for name in keys])
-        for name in keys:
-            if _plain(_column(table, name).type) != _plain(schema.field(name).type):
-                raise TypeError(
-                    f"key column {name!r}: expected {schema.field(name).type} as in the states, "
-                    f"found {table.schema.field(name).type}"
-                )
-        both = [t.select(list(keys)).cast(schema) for t in (states, table)]
-        codes, _ = encode_keys(pa.concat_tables(both), keys)
-        # Codes go in order of first appearance, and so are the row numbers of the states.
-        if (codes[: states.num_rows] != np.arange(states.num_rows)).any():
-            raise ValueError("states: expected each key once")
-        codes = codes[states.num_rows :]
-        if codes.size and codes.max() >= states.num_rows:
-            missing = describe_key(table, keys, int(codes.argmax()))
-            raise KeyError(f"states: expected a state for every key, found none for {missing}")
-    elif states.num_rows != 1:
-        raise ValueError(f"states: expected one state where there are no keys, found {states.num_rows}")
-    else:
-        codes = np.zeros(table.num_rows, np.int32)
+    codes = rows_of_keys(states, table, keys)
     null = column.is_null().to_numpy() | absent[codes] if table.num_rows else np.zeros(0, np.bool_)
     values = np.zeros(table.num_rows)
     found = [widen(part, f"column {value!r}") for part in widen_arrow(column, f"column {value!r}")]

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -24,8 +24,9 @@ from apache_beam.pvalue import PBegin, PCollection
 from .keys import check_key_type
 from .values import is_widenable, widen, widen_arrow
 
-# Rows of one table: bounds the memory of a worker, whatever the size of a row group.
+# Rows and (roughly) bytes of one table: they bound the memory of a worker, whatever the size of a row group.
 TABLE_ROWS = 1 << 20
+TABLE_BYTES = 1 << 28
 
 # Bytes of a column that are read from a file at once.
 BUFFER_BYTES = 1 << 20
@@ -87,6 +88,7 @@ class RowGroup:
     path: str
     index: int | None
     partition: tuple[Any, ...]
+    num_rows: int
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Dataset:
       values: which columns hold the numbers.
       schema: of the tables that are read, without metadata.
       num_files, num_rows: what the footers say.
+      row_bytes: about how many bytes the columns of a row take.
     """
 
     row_groups: tuple[RowGroup, ...]
@@ -109,6 +112,19 @@ class Dataset:
     schema: pa.Schema
     num_files: int
     num_rows: int
+    row_bytes: int
+
+    @property
+    def table_rows(self) -> int:
+        """How many rows a table has at most."""
+        return max(1, min(TABLE_ROWS, TABLE_BYTES // self.row_bytes))
+
+    def select(self, columns: Sequence[str]) -> "Dataset":
+        """The same files with fewer columns read from them."""
+        kept = tuple(name for name in self.file_columns if name in columns)
+        schema = pa.schema([*(self.schema.field(name) for name in kept), *self.partition])
+        values = tuple(name for name in self.values if name in columns)
+        return replace(self, file_columns=kept, values=values, schema=schema)
 
 
 def find_files(patterns: Sequence[str]) -> list[str]:
@@ -254,8 +270,9 @@ def scan(
     row_groups = []
     for path, (metadata, _), constants in zip(paths, footers, hive, strict=True):
         held = tuple(_constant(constants[field.name], field) for field in partition)
-        filled = [RowGroup(path, i, held) for i in range(metadata.num_row_groups) if metadata.row_group(i).num_rows]
-        row_groups += filled or [RowGroup(path, None, held)]
+        rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        filled = [RowGroup(path, i, held, n) for i, n in enumerate(rows) if n]
+        row_groups += filled or [RowGroup(path, None, held, 0)]
     return Dataset(
         tuple(row_groups),
         tuple(file_columns),
@@ -264,7 +281,19 @@ def scan(
         pa.schema([*(first.field(name) for name in file_columns), *partition]).remove_metadata(),
         len(paths),
         sum(metadata.num_rows for metadata, _ in footers),
+        max(_row_bytes(metadata, set(file_columns)) for metadata, _ in footers),
     )
+
+
+def _row_bytes(metadata: pq.FileMetaData, columns: set[str]) -> int:
+    """What the columns of a row take, by the first row group: encoded, but not compressed."""
+    if not metadata.num_rows:
+        return 1
+    group = metadata.row_group(0)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    size: int = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
+    rows: int = group.num_rows
+    return size // max(rows, 1) + 1
 
 
 def _check_column(path: str, schema: pa.Schema, name: str, first_path: str, first: pa.Schema) -> None:
@@ -301,7 +330,7 @@ def _constant(text: str | None, field: pa.Field) -> int | str | None:
 
 
 class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
-    """The needed columns of all rows of a ``Dataset``, as tables of at most ``TABLE_ROWS`` rows.
+    """The needed columns of all rows of a ``Dataset``, as tables of at most ``dataset.table_rows`` rows.
 
     Work is spread by row groups. A damaged page raises ``DataError`` with file, row group and column, and so does a
     table in which ``check`` finds a fault.
@@ -332,6 +361,7 @@ class RowGroupReader:
         self._columns = list(dataset.file_columns)
         self._partition = dataset.partition
         self._values = dataset.values
+        self._table_rows = dataset.table_rows
         self._check = check
         self._opened: tuple[str, pq.ParquetFile] | None = None
 
@@ -352,7 +382,7 @@ class RowGroupReader:
             self._opened = None
 
     def tables(self, row_group: RowGroup) -> Iterator[pa.Table]:
-        """The rows in order, as tables of at most ``TABLE_ROWS`` rows.
+        """The rows in order, as tables of at most ``dataset.table_rows`` rows.
 
         Raises:
           DataError: they cannot be read, or there is a fault in them; file, row group and column named.
@@ -382,7 +412,9 @@ class RowGroupReader:
         if row_group.index is None:
             yield self._with_partition(file.schema_arrow.empty_table().select(self._columns), row_group)
             return
-        batches = file.iter_batches(TABLE_ROWS, row_groups=[row_group.index], columns=self._columns, use_threads=False)
+        batches = file.iter_batches(
+            self._table_rows, row_groups=[row_group.index], columns=self._columns, use_threads=False
+        )
         for batch in batches:
             yield self._with_partition(pa.Table.from_batches([batch]).select(self._columns), row_group)
 
@@ -394,7 +426,7 @@ class RowGroupReader:
     def _damaged_column(self, row_group: RowGroup) -> str:
         for column in self._columns if row_group.index is not None else ():
             try:
-                for _ in self._open(row_group.path).iter_batches(TABLE_ROWS, [row_group.index], [column]):
+                for _ in self._open(row_group.path).iter_batches(self._table_rows, [row_group.index], [column]):
                     pass
             except Exception:
                 return f", column {column!r}"
@@ -453,11 +485,19 @@ class WriteShards(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection
         return paths
 
 
-def write_shard(directory: str, num_shards: int, shard: int, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
+def write_shard(
+    directory: str,
+    num_shards: int,
+    shard: int,
+    schema: pa.Schema,
+    tables: Iterable[pa.Table],
+    row_group_rows: int | None = None,
+) -> str:
     """Writes the rows of ``tables`` to the file of a shard, and gives its path.
 
-    The bytes depend on the rows alone, not on how they are spread over tables.
+    The bytes depend on the rows and ``row_group_rows`` alone, not on how they are spread over tables.
     """
+    row_group_rows = row_group_rows or OUTPUT_ROW_GROUP
     name = f"part-{shard:05d}-of-{num_shards:05d}.parquet"
     path = FileSystems.join(directory, name)
     # An object appears whole when its writer is closed; a local file has to be renamed.
@@ -466,24 +506,24 @@ def write_shard(directory: str, num_shards: int, shard: int, schema: pa.Schema, 
         FileSystems.create(written, compression_type=CompressionTypes.UNCOMPRESSED) as sink,
         pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd") as writer,
     ):
-        for rows in _row_groups(tables):
-            writer.write_table(rows, row_group_size=OUTPUT_ROW_GROUP)
+        for rows in _row_groups(tables, row_group_rows):
+            writer.write_table(rows, row_group_size=row_group_rows)
     if written != path:
         os.replace(written, path)
     return path
 
 
-def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The rows in tables of one chunk, each of ``OUTPUT_ROW_GROUP`` rows but the last."""
+def _row_groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The rows in tables of one chunk, each of ``size`` rows but the last."""
     held: list[pa.Table] = []
     num_rows = 0
     for table in tables:
         held.append(table)
         num_rows += table.num_rows
-        while num_rows >= OUTPUT_ROW_GROUP:
+        while num_rows >= size:
             rows = pa.concat_tables(held)
-            yield rows.slice(0, OUTPUT_ROW_GROUP).combine_chunks()
-            held = [rows.slice(OUTPUT_ROW_GROUP)]
-            num_rows -= OUTPUT_ROW_GROUP
+            yield rows.slice(0, size).combine_chunks()
+            held = [rows.slice(size)]
+            num_rows -= size
     if num_rows:
         yield pa.concat_tables(held).combine_chunks()

@@ -7,6 +7,7 @@ from importlib import import_module
 PROGRAMS = {
     "parquet": "log-sum-exp per key over Parquet files",
     "loglik": "log-likelihood totals per key, of mixtures and of posterior draws (WAIC)",
+    "softmax": "each row's share of its key, as columns beside the others",
 }
 
 USAGE = "usage: lse-stream PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help tells more):\n" + "".join(

@@ -53,8 +53,9 @@ examples:
       --inner logmeanexp --waic --output out/waic
 
   # evidence of a mixture, per fold: rows are (fold, observation, component)
-  PROGRAM --input data/ --key fold --observation id --value log_density \\
-      --weight mixing_weight --inner logsumexp --output out/mixture
+  PROGRAM --input data/ --key fold --observation id \\
+      --value log_density --weight mixing_weight --inner logsumexp \\
+      --output out/mixture
 
   # one exact total of a column
   PROGRAM --input data/ --value loglik --output out/total

@@ -100,7 +100,7 @@ def check_bytes(program: str, main: Main, folder: Path, table: pa.Table, argumen
     backwards = table.take(np.arange(table.num_rows)[::-1])
     layouts = [
         write(folder / "whole.parquet", table),
-        write(folder / "small.parquet", backwards, row_group_size=61),
+        write(folder / "small.parquet", backwards, row_group_size=311),
         split(folder / "seven", table, 7, row_group_size=100),
     ]
     output = folder / "out"

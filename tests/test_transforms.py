@@ -268,6 +268,18 @@ def test_tables_cut_in_any_way_give_the_same_bytes(options: PipelineOptions | No
             assert_that(shards, check_shards(expected_shards(READINGS, num_shards)), f"Check {pieces}")
 
 
+@pytest.mark.parametrize("bundles", [1, 3])
+def test_without_keys_only_the_first_shard_has_a_row(bundles: int) -> None:
+    def check(shards: list[tuple[int, pa.Table]]) -> None:
+        found = {shard: finalise(table).to_pylist() for shard, table in shards}
+        assert found == {0: [{"logsumexp": 2.0 + math.log(2.0), "count": 2, "max": 2.0}], 1: [], 2: []}
+
+    tables = [pa.table({"x": values}) for values in ([2.0], [2.0], pa.nulls(0, pa.float64()))]
+    with beam.Pipeline(FnApiRunner(), options=PipelineOptions(direct_num_workers=bundles)) as pipeline:
+        shards = pipeline | beam.Create(tables) | beam.Reshuffle() | LogSumExp.PerKeyOfTables([], "x", num_shards=3)
+        assert_that(shards, check)
+
+
 def test_tables_on_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where the workers find this module
     processes = PipelineOptions(direct_running_mode="multi_processing", direct_num_workers=2)

@@ -1,0 +1,198 @@
+"""``python -m pipelines.softmax`` end to end: values, order, columns that stay, broadcast and join, bytes, faults."""
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import mpmath
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from programs import check_bad, cli, contents, parts, split, write
+
+from lse_stream import parquetio
+from pipelines import softmax
+from pipelines.softmax import main
+
+
+def sample(n: int = 2000) -> pa.Table:
+    rng = np.random.default_rng(1)
+    value = rng.normal(0, 10, n)
+    value[rng.random(n) < 0.02] = -np.inf
+    return pa.table(
+        {
+            "row": np.arange(n),
+            "k": pa.array([f"k{i}" if i else None for i in rng.integers(0, 300, n)]).dictionary_encode(),
+            "value": pa.array(value, mask=rng.random(n) < 0.05),
+            "tags": pa.array([[f"t{i}"] * (i % 3) for i in range(n)]),
+            "when": pa.array(np.arange(n), pa.timestamp("ns", "UTC")),
+            "nested": pa.array([{"a": i, "b": str(i)} for i in range(n)]),
+        }
+    )
+
+
+def run(folder: Path, source: object, *arguments: str) -> pa.Table:
+    argv = ["--input", str(source), "--output", str(folder), "--value=value", "--quiet", *arguments]
+    assert main(argv) == 0
+    return pa.concat_tables(parts(folder))
+
+
+def test_values_order_and_columns(tmp_path: Path) -> None:
+    table = sample()
+    source = split(tmp_path / "in", table, 3, row_group_size=200)
+    found = run(tmp_path / "out", source, "--key=k")
+    originals = pa.concat_tables([pq.read_table(path, partitioning=None) for path in sorted(source.iterdir())])
+    assert found.schema.names == [*table.schema.names, "log_softmax", "softmax"]
+    assert found.drop_columns(["log_softmax", "softmax"]) == originals.cast(
+        found.drop_columns(["log_softmax", "softmax"]).schema
+    )
+    groups: dict[Any, list[float]] = defaultdict(list)
+    for row in table.select(["k", "value"]).to_pylist():
+        if row["value"] is not None:
+            groups[row["k"]].append(row["value"])
+    with mpmath.workprec(200):
+        totals = {key: mpmath.log(mpmath.fsum(map(mpmath.exp, values))) for key, values in groups.items()}
+        for row in found.select(["k", "value", "log_softmax", "softmax"]).to_pylist():
+            if row["value"] is None:
+                assert row["log_softmax"] is row["softmax"] is None
+                continue
+            true = row["value"] - totals[row["k"]]
+            if row["value"] == -math.inf:
+                assert (row["log_softmax"], row["softmax"]) == (-math.inf, 0.0)
+                continue
+            assert abs(row["log_softmax"] - true) <= 0.52 * np.spacing(max(abs(row["log_softmax"]), 2**-5))
+            assert abs(row["softmax"] - mpmath.exp(true)) <= 0.52 * np.spacing(row["softmax"])
+
+
+def test_states_broadcast_or_joined_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = split(tmp_path / "in", sample(), 3, row_group_size=200)
+    monkeypatch.setattr(softmax, "PART_ROWS", 400)
+    always = ["--key=k", "--overwrite"]
+    run(tmp_path / "out", source, *always)
+    first = contents(tmp_path / "out")
+    assert list(first) == [f"part-0000{i}-of-00006.parquet" for i in range(6)]
+    for limit in (1, 299, 300, 301):
+        run(tmp_path / "out", source, *always, f"--max_broadcast={limit}")
+        assert contents(tmp_path / "out") == first
+
+
+def test_bytes_do_not_depend_on_workers_or_the_order_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = split(tmp_path / "in", sample(600), 3, row_group_size=100)
+    run(tmp_path / "out", source, "--key=k")
+    first = contents(tmp_path / "out")
+    paths = sorted(map(str, source.iterdir()), reverse=True)
+    workers = ("--direct_num_workers=1", "--direct_num_workers=2", "--direct_running_mode=in_memory")
+    for arguments in workers:
+        argv = ["--input", *paths, "--output", str(tmp_path / "out"), "--value=value", "--key=k", "--overwrite"]
+        assert main([*argv, "--quiet", arguments]) == 0
+        assert contents(tmp_path / "out") == first
+    for joined in ("--max_broadcast=1000000", "--max_broadcast=1"):
+        command = [
+            "--input",
+            source,
+            "--output",
+            tmp_path / "out",
+            "--value=value",
+            "--key=k",
+            "--overwrite",
+            "--quiet",
+        ]
+        processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2", joined]
+        process = cli("softmax", *command, *processes)
+        assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+        assert contents(tmp_path / "out") == first
+    monkeypatch.setattr(parquetio, "TABLE_ROWS", 64)  # tables are cut otherwise, and so are row groups of the output
+    found = run(tmp_path / "small", source, "--key=k")
+    whole = pa.concat_tables(parts(tmp_path / "out"))
+    assert found.to_pylist() == whole.to_pylist()
+
+
+def test_wide_rows_are_read_in_tables_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    wide = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=1000 * 200)), 200)
+    source = write(tmp_path / "a.parquet", {"value": rng.normal(size=1000), "wide": wide})
+    monkeypatch.setattr(parquetio, "TABLE_BYTES", 100 * 1600)
+    dataset = parquetio.scan([str(source)], [], ["value"], all_columns=True)
+    assert 80 <= dataset.table_rows <= 110
+    assert dataset.select(["value"]).table_rows == dataset.table_rows
+    reader = parquetio.RowGroupReader(dataset)
+    assert max(table.num_rows for group in dataset.row_groups for table in reader.tables(group)) == dataset.table_rows
+    reader.close()
+    assert run(tmp_path / "out", source)["wide"].to_pylist() == wide.to_pylist()
+
+
+def test_without_keys_all_rows_are_one_group(tmp_path: Path) -> None:
+    source = split(tmp_path / "in", pa.table({"value": [1.0, 2.0, 3.0, 4.0]}), 2)
+    found = run(tmp_path / "out", source, "--max_broadcast=1")
+    assert sum(found["softmax"].to_pylist()) == pytest.approx(1.0, rel=1e-15)
+    assert found["value"].to_pylist() == [1.0, 3.0, 2.0, 4.0]
+
+
+def test_columns_of_directories_become_columns(tmp_path: Path) -> None:
+    for day in (1, 2):
+        write(tmp_path / "in" / f"day={day}" / "a.parquet", {"k": [1, 2], "value": [0.0, float(day)]})
+    found = run(tmp_path / "by_k", tmp_path / "in", "--key=k")
+    assert found.schema.names == ["k", "value", "day", "log_softmax", "softmax"]
+    assert found["day"].to_pylist() == [1, 1, 2, 2]
+    assert found["softmax"].to_pylist()[0] == 0.5
+    found = run(tmp_path / "by_day", tmp_path / "in", "--key=day")
+    assert found["softmax"].to_pylist()[:2] == [1 / (1 + math.e), pytest.approx(math.e / (1 + math.e), rel=1e-15)]
+
+
+def test_files_without_rows(tmp_path: Path) -> None:
+    table = sample(50)
+    for name, rows in (("a", table.slice(0, 0)), ("b", table), ("c", table.slice(0, 0))):
+        write(tmp_path / "in" / f"{name}.parquet", rows)
+    for limit in ("1", "1000"):
+        run(tmp_path / f"out{limit}", tmp_path / "in", "--key=k", f"--max_broadcast={limit}")
+        assert [part.num_rows for part in parts(tmp_path / f"out{limit}")] == [0, 50, 0]
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out1000")
+    (tmp_path / "in" / "b.parquet").unlink()
+    assert run(tmp_path / "nothing", tmp_path / "in", "--key=k").num_rows == 0
+
+
+def test_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = split(tmp_path / "in", sample(), 3)
+    assert main(["--input", str(source), "--key=k", "--value=value", "--output", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2,000 rows of 3 files to 3 files, ")
+    assert lines[3].split() == ["row", "k", "value", "tags", "when", "nested", "log_softmax", "softmax"]
+    assert lines[-1] == "... and 1,992 more"
+
+
+FILES = {"in/a.parquet": {"k": ["a", "b"], "v": [1.0, 2.0]}}
+BASE = "--input in --key k --value v --output out"
+BAD: dict[str, Any] = {
+    "a limit below 1": (FILES, f"{BASE} --max_broadcast=0", ["--max_broadcast", "found 0"]),
+    "no such value": (FILES, BASE.replace("value v", "value x"), ["in/a.parquet", "column 'x'", "columns k, v"]),
+    "the column is there": (
+        {"in/a.parquet": FILES["in/a.parquet"] | {"softmax": [1, 2]}},
+        BASE,
+        ["in/a.parquet", "found column 'softmax'"],
+    ),
+    "more columns in one file": (
+        FILES | {"in/b.parquet": FILES["in/a.parquet"] | {"more": [1, 2]}},
+        BASE,
+        ["in/b.parquet", "expected the columns of", "found more: more"],
+    ),
+    "fewer columns in one file": (FILES | {"in/b.parquet": {"v": [1.0]}}, BASE, ["in/b.parquet", "column 'k'"]),
+    "the key has the name of a result": (FILES, f"{BASE} --key softmax", ["--key softmax", "log_softmax"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_faults_found_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_bad(main, "softmax", tmp_path, capsys, BAD[name])
+
+
+def test_faults_found_in_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = ({"in/a.parquet": {"k": [1], "v": [2**60]}}, BASE, ["in/a.parquet, row group 0, column 'v'", "2^53"])
+    check_bad(main, "softmax", tmp_path, capsys, bad, status=1)
