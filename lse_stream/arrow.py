@@ -56,6 +56,9 @@ class StateType(pa.ExtensionType):
         except (ValueError, KeyError, TypeError):
             return cls(0, "unknown", "unknown", storage_type)  # it loads all the same, and is refused in use
 
+    def __str__(self) -> str:
+        return f"lse_stream.state of version {self.version}, kind {self.kind}, scale {self.scale}"
+
     # Arrow asks these before it puts columns together; those of pa.ExtensionType look at name and storage alone.
     def __eq__(self, other: object) -> bool:
         return (
@@ -106,7 +109,7 @@ def states_from_arrow(column: pa.ChunkedArray | pa.Array, name: str = STATE) -> 
       StateError: records of another version, of two kinds or scales, or not canonical; column and row named.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    expected = _kind_of(column.type, name)
+    expected = kind_of(column.type, name)
     parts: list[StateArray] = []
     nulls: list[Mask] = []
     for chunk in chunks:
@@ -128,7 +131,7 @@ def states_from_arrow(column: pa.ChunkedArray | pa.Array, name: str = STATE) -> 
     return states.take(np.where(is_null, len(states) - 1, np.cumsum(~is_null) - 1)), is_null
 
 
-def _kind_of(data_type: pa.DataType, name: str) -> tuple[Kind, Scale] | None:
+def kind_of(data_type: pa.DataType, name: str) -> tuple[Kind, Scale] | None:
     """What a column's type says of its states; None for plain binary, whose records say it."""
     storage = data_type.storage_type if isinstance(data_type, StateType) else data_type
     if not (pa.types.is_binary(storage) or pa.types.is_large_binary(storage)):

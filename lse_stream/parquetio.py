@@ -36,7 +36,7 @@ OUTPUT_ROW_GROUP = 1 << 20
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
-Check = Callable[[pa.Table], None]
+Prepare = Callable[[pa.Table], pa.Table]
 
 
 class InputError(ValueError):
@@ -333,36 +333,36 @@ class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
     """The needed columns of all rows of a ``Dataset``, as tables of at most ``dataset.table_rows`` rows.
 
     Work is spread by row groups. A damaged page raises ``DataError`` with file, row group and column, and so does a
-    table in which ``check`` finds a fault.
+    table in which ``prepare`` finds a fault.
 
     Args:
-      check: raises ValueError for a table with a fault; the message names the column.
+      prepare: makes of each table what comes out; raises ValueError for one with a fault, and names the column.
     """
 
-    def __init__(self, dataset: Dataset, check: Check | None = None) -> None:
+    def __init__(self, dataset: Dataset, prepare: Prepare | None = None) -> None:
         super().__init__()
         self._dataset = dataset
-        self._check = check
+        self._prepare = prepare
 
     def expand(self, pbegin: PBegin) -> PCollection[pa.Table]:
         tables: PCollection[pa.Table] = (
             pbegin
             | "RowGroups" >> beam.Create(self._dataset.row_groups)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(_ReadRowGroup(self._dataset, self._check))
+            | "Read" >> beam.ParDo(_ReadRowGroup(self._dataset, self._prepare))
         )
         return tables
 
 
 class RowGroupReader:
-    """Reads row groups of a ``Dataset``, checked; ``check`` is as of ``ReadTables``. Close it in the end."""
+    """Reads row groups of a ``Dataset``, checked; ``prepare`` is as of ``ReadTables``. Close it in the end."""
 
-    def __init__(self, dataset: Dataset, check: Check | None = None) -> None:
+    def __init__(self, dataset: Dataset, prepare: Prepare | None = None) -> None:
         self._columns = list(dataset.file_columns)
         self._partition = dataset.partition
         self._values = dataset.values
         self._table_rows = dataset.table_rows
-        self._check = check
+        self._prepare = prepare
         self._opened: tuple[str, pq.ParquetFile] | None = None
 
     def _open(self, path: str) -> pq.ParquetFile:
@@ -399,13 +399,12 @@ class RowGroupReader:
                 return
             try:
                 self._check_integers(table)
-                if self._check is not None:
-                    self._check(table)
+                prepared = table if self._prepare is None else self._prepare(table)
             except ValueError as error:
                 raise DataError(f"{place}, {error}") from None
             rows_read.add(table.num_rows)
             Metrics.counter("lse_stream", ROWS_READ).inc(table.num_rows)
-            yield table
+            yield prepared
 
     def _read(self, row_group: RowGroup) -> Iterator[pa.Table]:
         file = self._open(row_group.path)
@@ -445,12 +444,12 @@ class RowGroupReader:
 class _ReadRowGroup(beam.DoFn):
     """A RowGroup to tables."""
 
-    def __init__(self, dataset: Dataset, check: Check | None) -> None:
+    def __init__(self, dataset: Dataset, prepare: Prepare | None) -> None:
         self._dataset = dataset
-        self._check = check
+        self._prepare = prepare
 
     def setup(self) -> None:
-        self._reader = RowGroupReader(self._dataset, self._check)
+        self._reader = RowGroupReader(self._dataset, self._prepare)
 
     def process(self, row_group: RowGroup) -> Iterator[pa.Table]:
         yield from self._reader.tables(row_group)

@@ -8,6 +8,7 @@ PROGRAMS = {
     "parquet": "log-sum-exp per key over Parquet files",
     "loglik": "log-likelihood totals per key, of mixtures and of posterior draws (WAIC)",
     "softmax": "each row's share of its key, as columns beside the others",
+    "rollup": "stored states merged to coarser keys: hours to days, folds to models",
 }
 
 USAGE = "usage: lse-stream PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help tells more):\n" + "".join(

@@ -128,7 +128,7 @@ def build(
         results | f"Write {name}" >> WriteShards(make_directory(directory, name), shards)
 
 
-def _check_weights(weight: Sequence[str], inner: str, table: pa.Table) -> None:
+def _check_weights(weight: Sequence[str], inner: str, table: pa.Table) -> pa.Table:
     for name in weight:
         least = 0.0 if inner == "logmeanexp" else -math.inf
         for array in widen_arrow(table.column(name)):
@@ -137,6 +137,7 @@ def _check_weights(weight: Sequence[str], inner: str, table: pa.Table) -> None:
             if wrong.any():
                 expected = "finite weights" + (" of 0 or more, to take a mean by" if least == 0.0 else "")
                 raise ValueError(f"column {name!r}: expected {expected}, found {weights[wrong.argmax()]}")
+    return table
 
 
 def _observations(

@@ -49,7 +49,8 @@ examples:
       --key season --value category --output out/shares
 
   # attention over documents, per query
-  PROGRAM --input scores/ --key query --value score --output out/weights
+  PROGRAM --input scores/ --key query --value score \\
+      --output out/weights
 """
 
 RESULTS = ("log_softmax", "softmax")

@@ -22,6 +22,8 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.keys": {"pyarrow"},
     "lse_stream.arrow": {"pyarrow"},
     "lse_stream.compute": {"pyarrow"},
+    "lse_stream.text": {"pyarrow"},
+    "lse_stream.__main__": {"pyarrow"},
     "lse_stream.parquetio": {"pyarrow", "apache_beam"},
     "lse_stream.coders": {"apache_beam"},
     "lse_stream.combine_fn": {"apache_beam"},

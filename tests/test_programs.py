@@ -35,14 +35,16 @@ def test_the_first_example_of_the_help_runs(
 ) -> None:
     """In a directory of its own, to which the samples are linked."""
     monkeypatch.setenv("COLUMNS", "80")
-    lines = help_of(program, capsys).replace("\\\n", "").splitlines()
-    example = next(line for line in lines if line.startswith(f"  python -m pipelines {program}"))
-    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
-    (tmp_path / "lse_stream").symlink_to(ROOT / "lse_stream")
-    command = [sys.executable, *shlex.split(example)[1:]]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (process.returncode, process.stderr) == (0, "")
-    assert len(process.stdout.splitlines()) > 3
+    text = help_of(program, capsys).replace("\\\n", "").partition("examples:\n")[2].partition("\n\n")[0]
+    commands = [line for line in text.splitlines() if line.startswith("  python -m pipelines")]
+    assert commands[-1].startswith(f"  python -m pipelines {program}")
+    for name in ("pipelines", "lse_stream"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for command in commands:
+        argv = [sys.executable, *shlex.split(command)[1:]]
+        process = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert (process.returncode, process.stderr) == (0, "")
+        assert len(process.stdout.splitlines()) > 3
 
 
 def test_the_command_of_all_programs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""``python -m lse_stream inspect FILE``: what a stored column of states holds."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ._kernel import StateError
+from ._kernel.record import VERSION
+from .arrow import STATE, StateType, states_from_arrow
+from .text import aligned
+
+DESCRIPTION = """\
+Tells what the columns of states in a Parquet or Arrow IPC file hold: version,
+kind and scale, how many rows, and the results of the first states. Every
+record is checked; of a damaged one, it tells the row and what is wrong.
+
+Exit status 0, 1 for a damaged column, 2 for a file without states.
+"""
+
+EXAMPLES = """\
+examples:
+  python -m pipelines.parquet --input pipelines/samples/storms.parquet \\
+      --key season --value category --state --output out/seasons
+  python -m lse_stream inspect out/seasons/part-00000-of-00001.parquet
+"""
+
+FIRST_ROWS = 5
+
+OK, DAMAGED, USAGE = 0, 1, 2
+
+
+def read(path: str) -> pa.Table:
+    """The table of a Parquet file, or of an Arrow IPC file or stream.
+
+    Raises:
+      OSError, pa.ArrowException: it is none of these, or cannot be read.
+    """
+    with open(path, "rb") as file:
+        magic = file.read(6)
+    if magic[:4] == b"PAR1":
+        return pq.read_table(path, partitioning=None)
+    with pa.memory_map(path) as source:
+        reader = pa.ipc.open_file(source) if magic == b"ARROW1" else pa.ipc.open_stream(source)
+        return reader.read_all()
+
+
+def columns_of_states(table: pa.Table) -> list[str]:
+    """By type; or, where the type was lost on the way, by name."""
+    return [
+        field.name
+        for field in table.schema
+        if isinstance(field.type, StateType) or (field.name == STATE and field.type in (pa.binary(), pa.large_binary()))
+    ]
+
+
+def describe(table: pa.Table, name: str) -> list[str]:
+    """What a column of states holds, as lines.
+
+    Raises:
+      StateError: a record is damaged, or of a version that this release does not read.
+    """
+    column = table.column(name)
+    states, null = states_from_arrow(column, name)
+    lines = [
+        f"column {name!r}: version {VERSION}, kind {states.kind.name}, scale {states.scale.name}",
+        f"{len(states):,} states ({null.sum():,} null), {column.nbytes:,} bytes",
+        "",
+    ]
+    first = np.arange(min(FIRST_ROWS, len(states)))
+    shown = {"row": pa.array(first)}
+    for field in table.schema:
+        if field.name not in states.kind.results and not isinstance(field.type, StateType) and field.name != name:
+            shown[field.name] = table.column(field.name).slice(0, FIRST_ROWS)
+    for result in states.kind.results:
+        try:
+            shown[result] = pa.array(states.take(first).result(result), mask=null[first])
+        except ValueError as error:  # of a part of an example's classes there is no cross-entropy
+            lines[-1] = f"no {result}: {error}"
+    return [*lines, *aligned(pa.table(shown)), *(["..."] if len(states) > FIRST_ROWS else [])]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``inspect``; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lse_stream")
+    inspect = parser.add_subparsers(dest="command", required=True).add_parser(
+        "inspect",
+        help="what a stored column of states holds",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    inspect.add_argument("file", metavar="FILE", help="Parquet, or Arrow IPC (file or stream)")
+    path: str = parser.parse_args(argv).file
+    try:
+        table = read(path)
+    except (OSError, pa.ArrowException) as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"inspect: error: {path}: expected a Parquet or Arrow IPC file, found {what}", file=sys.stderr)
+        return USAGE
+    names = columns_of_states(table)
+    if not names:
+        found = ", ".join(table.column_names) or "none"
+        print(f"inspect: error: {path}: expected a column of states, found columns {found}", file=sys.stderr)
+        return USAGE
+    print(f"{path}: {table.num_rows:,} rows, columns {', '.join(table.column_names)}")
+    for name in names:
+        try:
+            lines = describe(table, name)
+        except (StateError, TypeError) as error:
+            print(f"inspect: error: {path}: {error}", file=sys.stderr)
+            return DAMAGED
+        print("\n".join(["", *lines]))
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""Stored states merged to coarser keys: ``python -m pipelines.rollup --help``."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from apache_beam.pvalue import PCollection
+
+from lse_stream.arrow import STATE, kind_of, states_from_arrow
+from lse_stream.keys import check_key_type
+from lse_stream.parquetio import Dataset, InputError, ReadTables, WriteShards, find_files, one_line, scan
+from lse_stream.transforms import Finalise, MergeStates
+
+from .options import Parser, UsageError, check_columns
+from .run import guarded, run
+from .summary import counted, head, preview, read_columns
+
+PROGRAM = "rollup"
+
+DESCRIPTION = """\
+Merges results that were written with --state to coarser keys: key columns that
+are not named are dropped, times are cut to hours, days or months, values are
+mapped to groups.
+
+The files are, byte for byte, those that one job over all the rows behind the
+states would have written.
+"""
+
+EXAMPLES = """\
+examples:
+  # every storm's fixes once, then the seasons from them
+  python -m pipelines.parquet --input pipelines/samples/storm_fixes.parquet \\
+      --key season --key name --value category --state --output out/storms
+  PROGRAM --input out/storms --key season --output out/rolled
+
+  # hours to days, from any number of runs
+  PROGRAM --input 'hourly/*' --key model --key time \\
+      --truncate time=day --state --output out/daily
+
+  # models to families: families.csv has the columns model and family
+  PROGRAM --input out/models --key family \\
+      --map model=families.csv --output out/families
+"""
+
+UNITS = ("minute", "hour", "day", "week", "month", "quarter", "year")
+
+
+def build(
+    pipeline: beam.Pipeline,
+    dataset: Dataset,
+    directory: str,
+    *,
+    keys: Sequence[str],
+    truncate: Mapping[str, str] = MappingProxyType({}),
+    mapped: Mapping[str, pa.Table] = MappingProxyType({}),
+    num_shards: int = 1,
+    min_count: int = 0,
+    state: bool = False,
+) -> PCollection[str]:
+    """Adds the graph to a pipeline: the states of ``dataset`` to ``num_shards`` files in ``directory``; their paths.
+
+    Args:
+      dataset: all columns of results with states.
+      directory: it must exist.
+      keys: names of columns, after truncation and mapping.
+      truncate: units, by the names of columns of times.
+      mapped: by the name of a column, a table of two columns: its values, each once, and what they become. The
+        column takes the name of the second.
+    """
+    columns = [*keys, *truncate, *mapped, STATE]
+    coarsen = partial(_coarsen, dict(truncate), dict(mapped))
+    paths: PCollection[str] = (
+        pipeline
+        | "ReadTables" >> ReadTables(dataset.select(columns), coarsen)
+        | "MergeStates" >> MergeStates.PerKeyOfTables(keys, num_shards=num_shards)
+        | "Finalise" >> Finalise(results_of(dataset, keys), min_count=min_count, keep_state=state)
+        | "WriteShards" >> WriteShards(directory, num_shards)
+    )
+    return paths
+
+
+def results_of(dataset: Dataset, keys: Sequence[str]) -> list[str] | None:
+    """The results that stand in the files beside the states: the output has the same. None if a type tells no kind."""
+    found = kind_of(dataset.schema.field(STATE).type, STATE)
+    if found is None:
+        return None
+    return [name for name in dataset.schema.names if name in found[0].results and name not in keys]
+
+
+def _coarsen(truncate: Mapping[str, str], mapped: Mapping[str, pa.Table], table: pa.Table) -> pa.Table:
+    states_from_arrow(table.column(STATE))  # a damaged one is found here, where its file is known
+    for name, unit in truncate.items():
+        position = table.column_names.index(name)
+        column = table.column(name)
+        table = table.set_column(position, name, pc.floor_temporal(column, unit=unit).cast(column.type))
+    for name, groups in mapped.items():
+        position = table.column_names.index(name)
+        values = groups.column(0).combine_chunks()
+        column = table.column(name).cast(values.type)
+        rows = pc.index_in(column, values)
+        missing = column.filter(pc.and_(rows.is_null(), column.is_valid()))
+        if len(missing):
+            raise ValueError(f"column {name!r}: expected values that --map {name} has, found {missing[0]}")
+        table = table.set_column(position, groups.column_names[1], groups.column(1).take(rows))
+    return table
+
+
+def _state_type(data_type: pa.DataType) -> str | None:
+    try:
+        kind_of(data_type, STATE)
+    except (TypeError, ValueError) as error:
+        return str(error).partition("expected ")[2].partition(", found")[0]
+    return None
+
+
+def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"--{option} {text}: expected COLUMN=..., found no such pair")
+        if name in pairs:
+            raise UsageError(f"--{option} {text}: expected each column once, found {name} twice")
+        pairs[name] = value
+    return pairs
+
+
+def _read_map(name: str, path: str, dataset: Dataset) -> pa.Table:
+    """The two columns of a file that maps the values of a column, checked."""
+    data_type = dataset.schema.field(name).type
+    data_type = data_type.value_type if pa.types.is_dictionary(data_type) else data_type
+    try:
+        if path.endswith(".parquet"):
+            table = pq.read_table(path, partitioning=None)
+        else:
+            convert = pa.csv.ConvertOptions(column_types={name: data_type}, strings_can_be_null=False)
+            table = pa.csv.read_csv(path, convert_options=convert)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"--map {name}={path}: expected a readable CSV or Parquet file, found {one_line(error)}"
+        ) from error
+    if table.num_columns != 2 or table.column_names[0] != name:
+        raise InputError(
+            f"--map {name}={path}: expected two columns, {name!r} and the one to map it to, found {table.column_names}"
+        )
+    try:
+        table = table.set_column(0, name, table.column(0).cast(data_type))
+    except pa.ArrowException as error:
+        raise InputError(f"--map {name}={path}: expected values of {data_type}, found {one_line(error)}") from error
+    counts = table.column(0).value_counts()
+    for count in counts:
+        if count["counts"].as_py() > 1:
+            raise InputError(f"--map {name}={path}: expected each value once, found {count['values']} more often")
+    return table
+
+
+def _run(argv: Sequence[str]) -> None:
+    words = ("input", "key", "output", "num_shards", "state", "min_count", "overwrite", "quiet", "traceback")
+    parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
+    parser.add_argument(
+        "--truncate",
+        action="append",
+        default=[],
+        metavar="COLUMN=UNIT",
+        help=f"cut the times of a key column to one of {', '.join(UNITS)} (the weeks begin on Monday)",
+    )
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="COLUMN=FILE",
+        help="map the values of a key column as FILE says, CSV with a header or Parquet, of two columns: the values, "
+        "and what they become. The column takes the name of the second",
+    )
+    options = parser.parse(argv)
+    truncate, maps = _pairs("truncate", options.truncate), _pairs("map", options.map)
+    for name, unit in truncate.items():
+        if unit not in UNITS:
+            raise UsageError(f"--truncate {name}={unit}: expected one of {', '.join(UNITS)}, found {unit!r}")
+    check_columns({"key": options.key}, {}, [STATE])
+    dataset = scan(options.input, [], [], {STATE: _state_type}, all_columns=True)
+    columns = dataset.schema.names
+    for option, names in (("truncate", truncate), ("map", maps)):
+        for name in names:
+            if name not in columns:
+                raise InputError(
+                    f"--{option} {name}: expected a column of the input, found {', '.join(columns)}"
+                )
+    for name, unit in truncate.items():
+        data_type = dataset.schema.field(name).type
+        days = pa.types.is_date(data_type) and unit not in ("minute", "hour")
+        if not (pa.types.is_timestamp(data_type) or days):
+            raise InputError(
+                f"--truncate {name}={unit}: expected timestamps, or dates for days and more, found {data_type}"
+            )
+    mapped = {name: _read_map(name, path, dataset) for name, path in maps.items()}
+    types = {name: dataset.schema.field(name).type for name in columns if name not in mapped}
+    types |= {table.column_names[1]: table.schema.field(1).type for table in mapped.values()}
+    for name in options.key:
+        if name not in types:
+            raise InputError(f"--key {name}: expected a column of the input, found {', '.join(types)}")
+        try:
+            check_key_type(name, types[name])
+        except TypeError as error:
+            raise InputError(f"--key {name}: {error}") from None
+
+    def graph(pipeline: beam.Pipeline, directory: str) -> None:
+        build(
+            pipeline,
+            dataset,
+            directory,
+            keys=options.key,
+            truncate=truncate,
+            mapped=mapped,
+            num_shards=options.num_shards,
+            min_count=options.min_count,
+            state=options.state,
+        )
+
+    seconds = run(options, graph, dataset.num_rows)
+    if not options.quiet:
+        print(summary(dataset, options.output, seconds, options.key), flush=True)
+
+
+def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str]) -> str:
+    """What was done, and the first rows."""
+    counts = read_columns(directory, ["count"])["count"]
+    results = results_of(dataset, keys) or []
+    return "\n".join(
+        [
+            f"{counted(dataset.num_rows, 'state')} of {counted(dataset.num_files, 'file')}: "
+            f"{counted(len(counts), 'key')} in {counted(len(find_files([directory])), 'file')}, "
+            f"{counted(pc.sum(counts).as_py() or 0, 'term')}, {seconds:.1f} s",
+            f"results in {directory}",
+            *preview(head(directory, [*keys, *results]), len(counts)),
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
+    return guarded(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
