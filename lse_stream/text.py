@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def aligned(table: pa.Table) -> list[str]:
+def aligned(table: pa.Table, null: str = "null") -> list[str]:
     """The rows as lines, numbers to the right, below the names of the columns."""
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
-        cells = [_cell(name), *map(_cell, _plain(column).to_pylist())]
+        cells = [_cell(name), *(null if x is None else _cell(x) for x in _plain(column).to_pylist())]
         width = max(map(len, cells))
         number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
         columns.append([cell.rjust(width) if number else cell.ljust(width) for cell in cells])
@@ -33,4 +33,4 @@ def _cell(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, str) and not (value and value.isprintable()):
         return repr(value)
-    return "null" if value is None else str(value)
+    return str(value)

@@ -9,6 +9,7 @@ PROGRAMS = {
     "loglik": "log-likelihood totals per key, of mixtures and of posterior draws (WAIC)",
     "softmax": "each row's share of its key, as columns beside the others",
     "rollup": "stored states merged to coarser keys: hours to days, folds to models",
+    "typhoon": "the lesson of the storms: what log-sum-exp does, step by step",
 }
 
 USAGE = "usage: lse-stream PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help tells more):\n" + "".join(

@@ -21,7 +21,8 @@ from lse_stream.states import variances
 from lse_stream.transforms import Finalise, LogLikelihood, LogSumExp, MergeStates, WeightedLogSumExp
 from lse_stream.values import widen, widen_arrow
 
-from .options import Parser, UsageError, check_columns
+from .command import UsageError
+from .options import Parser, check_columns
 from .output import OBSERVATIONS, OVERALL, TOTALS, make_directory
 from .run import guarded, run
 from .summary import counted, head, preview, read_columns

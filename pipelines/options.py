@@ -4,15 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.runner import create_runner
 
-EMBEDDED_RUNNER = "FnApiRunner"
+from .command import ArgumentParser, UsageError
 
-# How the programs are called, from the wheel and from a checkout.
-COMMAND = "python -m pipelines" if __package__ == "pipelines" else "lse-stream"
+EMBEDDED_RUNNER = "FnApiRunner"
 
 # One word means one thing in every program that has it.
 _WORDS: dict[str, dict[str, Any]] = {
@@ -61,28 +60,12 @@ _REQUIRED = ("input", "value", "output")
 _LEAST = {"num_shards": 1, "min_count": 0}
 
 
-class UsageError(ValueError):
-    """An option that cannot be followed, found before any work."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-class Parser(_Parser):
+class Parser(ArgumentParser):
     """Parses the options of a program: those of ``words``, which programs share, and what ``add_argument`` adds."""
 
     def __init__(self, program: str, description: str, examples: str, words: Sequence[str] = tuple(_WORDS)) -> None:
-        super().__init__(
-            prog=f"{COMMAND} {program}",
-            usage="%(prog)s --input PATH --output DIR [OPTION ...]",
-            description=description,
-            epilog=examples.replace("PROGRAM", f"{COMMAND} {program}")
-            + "\nEvery option of Beam is taken too, such as --runner and --direct_num_workers.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        examples = f"{examples}\nEvery option of Beam is taken too, such as --runner and --direct_num_workers."
+        super().__init__(program, description, examples, "--input PATH --output DIR [OPTION ...]")
         self._words = words
         for word in words:
             self.add_argument(f"--{word}", **_WORDS[word])
@@ -141,7 +124,7 @@ def _beam_options(rest: list[str]) -> PipelineOptions:
         raise UsageError(f"--runner {runner}: {' '.join(str(error).split())}") from error
     if not runner.endswith(EMBEDDED_RUNNER):
         return options  # other runners may know options that only their own job server names
-    beam: Any = _Parser(add_help=False, allow_abbrev=False)
+    beam: Any = ArgumentParser("", "", "", "")
     for group in PipelineOptions.__subclasses__():
         group._add_argparse_args(beam)
     _, unknown = beam.parse_known_args(rest)

@@ -17,7 +17,8 @@ from lse_stream.keys import check_key_type
 from lse_stream.parquetio import Dataset, InputError, ReadTables, WriteShards, find_files, one_line, scan
 from lse_stream.transforms import Finalise, MergeStates
 
-from .options import Parser, UsageError, check_columns
+from .command import UsageError
+from .options import Parser, check_columns
 from .run import guarded, run
 from .summary import counted, head, preview, read_columns
 
@@ -35,7 +36,7 @@ states would have written.
 EXAMPLES = """\
 examples:
   # every storm's fixes once, then the seasons from them
-  python -m pipelines.parquet --input pipelines/samples/storm_fixes.parquet \\
+  COMMAND parquet --input pipelines/samples/storm_fixes.parquet \\
       --key season --key name --value category --state --output out/storms
   PROGRAM --input out/storms --key season --output out/rolled
 
@@ -189,9 +190,7 @@ def _run(argv: Sequence[str]) -> None:
     for option, names in (("truncate", truncate), ("map", maps)):
         for name in names:
             if name not in columns:
-                raise InputError(
-                    f"--{option} {name}: expected a column of the input, found {', '.join(columns)}"
-                )
+                raise InputError(f"--{option} {name}: expected a column of the input, found {', '.join(columns)}")
     for name, unit in truncate.items():
         data_type = dataset.schema.field(name).type
         days = pa.types.is_date(data_type) and unit not in ("minute", "hour")

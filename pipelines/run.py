@@ -21,7 +21,8 @@ from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, p
 
 from lse_stream.parquetio import ROWS_READ, DataError, InputError, rows_read
 
-from .options import EMBEDDED_RUNNER, UsageError
+from .command import UsageError
+from .options import EMBEDDED_RUNNER
 from .output import check_apart, check_output, discard, publish, stage
 
 OK, FAULT, USAGE = 0, 1, 2

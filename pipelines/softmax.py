@@ -25,7 +25,8 @@ from lse_stream.parquetio import (
 )
 from lse_stream.transforms import MAX_BROADCAST, LogSumExp, from_ipc, split_by_shard, to_ipc
 
-from .options import Parser, UsageError, check_columns
+from .command import UsageError
+from .options import Parser, check_columns
 from .run import guarded, run
 from .summary import counted, head, preview
 

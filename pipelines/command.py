@@ -1,0 +1,29 @@
+"""How a program is called, and what is said of a command line that cannot be followed. Needs no Beam."""
+
+import argparse
+from typing import NoReturn
+
+# From the wheel, and from a checkout.
+COMMAND = "python -m pipelines" if __package__ == "pipelines" else "lse-stream"
+
+
+class UsageError(ValueError):
+    """An option that cannot be followed, found before any work."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Of a program, with its description and examples as they stand, where PROGRAM is how it is called."""
+
+    def __init__(self, program: str, description: str, examples: str, usage: str) -> None:
+        super().__init__(
+            prog=f"{COMMAND} {program}",
+            usage=f"%(prog)s {usage}",
+            description=description,
+            epilog=examples.replace("PROGRAM", f"{COMMAND} {program}").replace("COMMAND", COMMAND),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError, in place of an exit."""
+        raise UsageError(message)
