@@ -267,7 +267,7 @@ def _numbers(column: pa.ChunkedArray, name: str, role: str) -> pa.ChunkedArray:
     if role == "target" and pa.types.is_boolean(column.type):
         return column.cast(pa.int8())
     check_widenable(column.type, name)
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    return plain(column)
 
 
 def merge_states(tables: pa.Table | Iterable[pa.Table], keys: Sequence[str], *, state: str = STATE) -> pa.Table:
@@ -398,8 +398,13 @@ def finalise(
     return table.append_column(field, column) if keep_state else table
 
 
-def rows_of_keys(states: pa.Table, table: pa.Table, keys: Sequence[str]) -> npt.NDArray[np.int32]:
+def rows_of_keys(
+    states: pa.Table, table: pa.Table, keys: Sequence[str], *, what: str = "state"
+) -> npt.NDArray[np.int32]:
     """In which row of ``states``, which has each key once, the key of each row of a table is found.
+
+    Args:
+      what: what errors call a row of ``states``.
 
     Raises:
       KeyError: a column is not there, or a row's key has no state.
@@ -408,29 +413,37 @@ def rows_of_keys(states: pa.Table, table: pa.Table, keys: Sequence[str]) -> npt.
     """
     if not keys:
         if states.num_rows != 1:
-            raise ValueError(f"states: expected one state where there are no keys, found {states.num_rows}")
+            raise ValueError(f"expected one {what} where there are no keys, found {states.num_rows}")
         return np.zeros(table.num_rows, np.int32)
     schema = pa.schema([(name, _column(states, name).type) for name in keys])
     for name in keys:
-        if _plain(_column(table, name).type) != _plain(schema.field(name).type):
+        if plain_type(_column(table, name).type) != plain_type(schema.field(name).type):
             raise TypeError(
-                f"key column {name!r}: expected {schema.field(name).type} as in the states, "
+                f"key column {name!r}: expected {schema.field(name).type} as in the {what}s, "
                 f"found {table.schema.field(name).type}"
             )
     both = [t.select(list(keys)).cast(schema) for t in (states, table)]
     codes, _ = encode_keys(pa.concat_tables(both), keys)
     # Codes go in order of first appearance, and so are the row numbers of the states.
-    if (codes[: states.num_rows] != np.arange(states.num_rows)).any():
-        raise ValueError("states: expected each key once")
+    again = codes[: states.num_rows] != np.arange(states.num_rows)
+    if again.any():
+        found = describe_key(states, keys, int(again.argmax()))
+        raise ValueError(f"expected one {what} for every key, found more for {found}")
     codes = codes[states.num_rows :]
     if codes.size and codes.max() >= states.num_rows:
         missing = describe_key(table, keys, int(codes.argmax()))
-        raise KeyError(f"states: expected a state for every key, found none for {missing}")
+        raise KeyError(f"expected one {what} for every key, found none for {missing}")
     return codes
 
 
-def _plain(data_type: pa.DataType) -> pa.DataType:
+def plain_type(data_type: pa.DataType) -> pa.DataType:
+    """The type of the values of a dictionary; any other as it is."""
     return data_type.value_type if pa.types.is_dictionary(data_type) else data_type
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A dictionary by its values; any other column as it is."""
+    return column.cast(plain_type(column.type))
 
 
 def log_softmax_of_keys(

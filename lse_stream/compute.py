@@ -114,6 +114,53 @@ def log_softmax(lists: Column) -> Column:
     return _weights(lists, log=True)
 
 
+def label_outside(lists: Column, labels: Column) -> int | None:
+    """The first row whose label, an index from 0, is not one of its list; None if there is none. Nulls are not."""
+    sizes = pc.list_value_length(lists)
+    outside = pc.or_(pc.less(labels, 0), pc.greater_equal(labels, sizes))
+    row: int = pc.index(outside, pa.scalar(True)).as_py()
+    return row if row >= 0 else None
+
+
+def cross_entropy(lists: Column, labels: Column) -> Column:
+    """``ln(sum(exp(x))) - x[label]`` of every list, in nats: float64, null where the list or the label is.
+
+    Args:
+      lists: a column of lists of numbers, the logits of an example each.
+      labels: a column of integers, which count from 0.
+
+    Raises:
+      TypeError: not such columns; the type named.
+      ValueError: columns of different lengths, a label that is no index of its list, a null among the items of a list,
+        or an integer beyond +-2^53.
+    """
+    chunks = _chunks(lists, "lists")
+    if not isinstance(labels, pa.Array | pa.ChunkedArray) or not pa.types.is_integer(labels.type):
+        found = getattr(labels, "type", type(labels).__name__)
+        raise TypeError(f"labels: expected a pyarrow array of integers, found {found}")
+    if len(lists) != len(labels):
+        raise ValueError(f"labels: expected {len(lists)} as in lists, found {len(labels)}")
+    if (row := label_outside(lists, labels)) is not None:
+        size = pc.list_value_length(lists)[row].as_py()
+        raise ValueError(f"row {row}: expected a label from 0 to {size - 1}, found {labels[row]}")
+    out, start = [], 0
+    for chunk in chunks:
+        label = labels.slice(start, len(chunk))
+        items, rows, values = _items(chunk, "lists")
+        if items.null_count:
+            row = start + pc.list_parent_indices(chunk).filter(items.is_null())[0].as_py()
+            raise ValueError(f"lists, row {row}: expected numbers, found a null among them")
+        there = np.flatnonzero(np.asarray(chunk.is_valid()) & np.asarray(label.is_valid())).astype(np.int32)
+        begins = np.searchsorted(rows, there)
+        chosen = values[begins + np.asarray(pc.drop_null(label.filter(chunk.is_valid()))).astype(np.int64)]
+        states = StateArray.group(LOGSUMEXP, NATURAL, rows, [values], len(chunk))
+        losses, null = np.zeros(len(chunk)), np.ones(len(chunk), np.bool_)
+        losses[there], null[there] = 0.0 - log_weights(states, there, chosen), False
+        out.append(pa.array(losses, mask=null))
+        start += len(chunk)
+    return _like(lists, out, pa.float64())
+
+
 def logaddexp(x: Column, y: Column) -> Column:
     """``ln(exp(x) + exp(y))`` of two columns of numbers (n,): float64, null where either is.
 

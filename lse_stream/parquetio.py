@@ -127,19 +127,22 @@ class Dataset:
         return replace(self, file_columns=kept, values=values, schema=schema)
 
 
-def find_files(patterns: Sequence[str]) -> list[str]:
+def find_files(patterns: Sequence[str], option: str = "input") -> list[str]:
     """The files that paths, directories (searched for ``*.parquet``) and globs name, each once, sorted.
 
-    Names that begin with "_" or "." are left out unless they are given in full, as Spark does.
+    Names that begin with "_" or "." are left out unless they are given in full, as Spark does. Errors tell the
+    ``option`` that gave the patterns.
 
     Raises:
       InputError: a pattern that names nothing.
     """
     found: set[str] = set()
     for pattern in patterns:
-        paths = _find_local(pattern) if is_local(pattern) else _find_remote(pattern)
+        paths = _find_local(pattern) if is_local(pattern) else _find_remote(pattern, option)
         if not paths:
-            raise InputError(f"--input {pattern}: expected a file, a directory or a glob of Parquet files, found none")
+            raise InputError(
+                f"--{option} {pattern}: expected a file, a directory or a glob of Parquet files, found none"
+            )
         found.update(paths)
     return sorted(found)
 
@@ -171,7 +174,7 @@ def _find_local(pattern: str) -> list[str]:
     return found
 
 
-def _find_remote(pattern: str) -> list[str]:
+def _find_remote(pattern: str, option: str) -> list[str]:
     def match(pattern: str) -> list[str]:
         return [file.path for result in FileSystems.match([pattern]) for file in result.metadata_list]
 
@@ -184,7 +187,9 @@ def _find_remote(pattern: str) -> list[str]:
             match(directory + "**.parquet"), _fixed_part(directory + "*")
         )
     except Exception as error:  # whatever the filesystem's client raises
-        raise InputError(f"--input {pattern}: expected a path that can be listed, found {one_line(error)}") from error
+        raise InputError(
+            f"--{option} {pattern}: expected a path that can be listed, found {one_line(error)}"
+        ) from error
 
 
 def one_line(error: BaseException) -> str:
@@ -212,6 +217,7 @@ def scan(
     others: Mapping[str, Callable[[pa.DataType], str | None]] = MappingProxyType({}),
     *,
     all_columns: bool = False,
+    option: str = "input",
 ) -> Dataset:
     """Reads all footers and checks that every file can give the columns, of one type.
 
@@ -222,12 +228,13 @@ def scan(
       values: names of the columns of numbers.
       others: names of further columns, and for each what tells of a type that does not serve which one is expected.
       all_columns: read all columns, those of the directories as well, in the order of the files.
+      option: which one gave the patterns, for errors.
 
     Raises:
       InputError: a file that cannot be read, a column that is missing, of a type that does not serve, or of different
         types in two files.
     """
-    paths = find_files(patterns)
+    paths = find_files(patterns, option)
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(_read_footer, paths))
     hive = [_hive_partition(path) for path in paths]
@@ -389,6 +396,7 @@ class RowGroupReader:
         """
         place = row_group.path if row_group.index is None else f"{row_group.path}, row group {row_group.index}"
         tables = self._read(row_group)
+        start = 0
         while True:
             try:
                 table = next(tables, None)
@@ -401,7 +409,9 @@ class RowGroupReader:
                 self._check_integers(table)
                 prepared = table if self._prepare is None else self._prepare(table)
             except ValueError as error:
-                raise DataError(f"{place}, {error}") from None
+                rows = f", from row {start}" if start else ""
+                raise DataError(f"{place}{rows}, {error}") from None
+            start += table.num_rows
             rows_read.add(table.num_rows)
             Metrics.counter("lse_stream", ROWS_READ).inc(table.num_rows)
             yield prepared

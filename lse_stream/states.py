@@ -372,9 +372,10 @@ def log_weights(states: StateArray, codes: Codes, x: Floats) -> Floats:
     """``x - LSE`` of the state of each row's code (n,), rounded once, for states on the natural scale."""
     _, high, low, _, _ = states.quotients()
     maximum = states.sums[0]["max"][codes]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         out = less_log(x, maximum, high[codes], low[codes])
-        out = np.where(np.isfinite(maximum) & np.isfinite(x), out, x - maximum)
+        difference = x - maximum
+        out = np.where(np.isfinite(difference), out, difference)
         return np.where(np.isnan(out), np.nan, out)  # the one NaN
 
 
@@ -508,13 +509,13 @@ def _cross_entropies(states: StateArray) -> Floats:
     """W LSE(x) - sum t x with W = sum t, added up in pairs.
 
     Raises:
-      ValueError: the targets of a state do not sum to 1.
+      StateError: the targets of a state do not sum to 1.
     """
     targets = _exact(1)(states)
-    wrong = ~(np.abs(targets - 1.0) <= 1e-6)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ValueError(f"state {row}: expected targets that sum to 1, such as one label, found {targets[row]}")
+    _require(
+        np.abs(targets - 1.0) <= 1e-6,
+        lambda i: f"expected targets that sum to 1, such as one label, found {targets[i]}",
+    )
     chosen, rest = _pairs(states.exact_sums(0))
     _, high, low, _, _ = states.quotients()
     maximum = states.sums[0]["max"]

@@ -418,7 +418,7 @@ def _with_log_softmax(
 ) -> tuple[Any, tuple[Any, float]]:
     key, row = element
     x, maximum = widen_scalar(value(row)), log[0]
-    if math.isfinite(x) and math.isfinite(maximum):
+    if math.isfinite(x - maximum):
         return key, (row, less_log(x, *log))
     return key, (row, -math.inf if x < maximum else math.nan)
 

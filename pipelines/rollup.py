@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from apache_beam.pvalue import PCollection
 
-from lse_stream.arrow import STATE, kind_of, states_from_arrow
+from lse_stream.arrow import STATE, kind_of, plain_type, states_from_arrow
 from lse_stream.keys import check_key_type
 from lse_stream.parquetio import Dataset, InputError, ReadTables, WriteShards, find_files, one_line, scan
 from lse_stream.transforms import Finalise, MergeStates
@@ -134,8 +134,7 @@ def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
 
 def _read_map(name: str, path: str, dataset: Dataset) -> pa.Table:
     """The two columns of a file that maps the values of a column, checked."""
-    data_type = dataset.schema.field(name).type
-    data_type = data_type.value_type if pa.types.is_dictionary(data_type) else data_type
+    data_type = plain_type(dataset.schema.field(name).type)
     try:
         if path.endswith(".parquet"):
             table = pq.read_table(path, partitioning=None)

@@ -351,8 +351,12 @@ def test_log_softmax_against_states_from_elsewhere() -> None:
     text = table.set_column(0, "k", pa.array(["1"] * 4))
     total, some = group_states(table, [], "x"), group_states(table.slice(0, 2), ["k"], "x")
     mistakes: list[tuple[Callable[[], object], type[Exception], str]] = [
-        (lambda: log_softmax_of_keys(table, some, ["k"], "x"), KeyError, "found none for {'k': None}"),
-        (lambda: log_softmax_of_keys(table, pa.concat_tables([states] * 2), ["k"], "x"), ValueError, "each key once"),
+        (lambda: log_softmax_of_keys(table, some, ["k"], "x"), KeyError, "found none for k=None"),
+        (
+            lambda: log_softmax_of_keys(table, pa.concat_tables([states] * 2), ["k"], "x"),
+            ValueError,
+            "one state for every key, found more for k=",
+        ),
         (
             lambda: log_softmax_of_keys(text, states, ["k"], "x"),
             TypeError,

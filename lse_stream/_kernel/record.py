@@ -55,7 +55,7 @@ FAULTS = (
 
 
 class StateError(ValueError):
-    """A stored state is not canonical, or of a version, kind or scale that this release does not read.
+    """A state is not canonical, of a version, kind or scale that this release does not read, or has no such result.
 
     Attributes:
       row: index of the first bad state.
