@@ -86,8 +86,7 @@ def shard_of_keys(table: pa.Table, keys: Sequence[str], num_shards: int) -> Code
         raise ValueError(f"num_shards: expected 1 to 2^31 - 1, found {num_shards}")
     total = np.zeros(table.num_rows, np.uint64)
     for name in keys:
-        codes, values = _encode_column(table, name)
-        total = _mix(total + _hash(values)[codes])
+        total = _mix(total + _hash_column(table, name))
     return (total % np.uint64(num_shards)).astype(np.int32)
 
 
@@ -280,6 +279,18 @@ def _mix(words: Words) -> Words:
     words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return words ^ words >> np.uint64(31)
+
+
+def _hash_column(table: pa.Table, name: str) -> Words:
+    """The hash (rows,) of a column."""
+    column = _column(table, name)
+    plain_type = _plain_type(name, column.type)
+    if plain_type == column.type and not column.null_count:
+        array = _canonical(_one_array(column), plain_type)
+        if _int64_image(array) is not None:
+            return _hash(array)  # quicker than to find the distinct values first
+    codes, values = _encode_column(table, name)
+    return _hash(values)[codes]
 
 
 def _hash(values: pa.Array) -> Words:

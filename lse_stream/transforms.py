@@ -15,6 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from .arrow import (
     STATE,
+    StateType,
     check_kind,
     check_names,
     finalise,
@@ -37,22 +38,36 @@ from .scales import NATURAL, Scale
 from .states import CROSS_ENTROPY, EFFECTIVE_SAMPLE_SIZE, LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP, less_log
 from .values import widen_scalar
 
+# A state is as long as some four rows of two keys and a number. With fewer rows per key and table, rows are shuffled in
+# place of states: at most this many tables, before it is tried again whether grouping has come to pay.
+ROWS_PER_STATE = 4
+TABLES_OF_ROWS = 8
+
 # How many keys a worker holds at once for every row to look up: some 0.3 GB.
 MAX_BROADCAST = 1_000_000
 
 
 class _MergeByShard(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
-    """Tables to (shard, table of states): ``to_states`` makes states of one, with each key once."""
+    """Tables to (shard, table of states).
+
+    ``to_states`` makes states of a table, with each key once. ``row`` names the columns of rows that can be shuffled in
+    place of their states; None if the tables hold states already.
+    """
 
     def __init__(
-        self, to_states: Callable[[pa.Table], pa.Table], keys: list[str], num_shards: int, max_states: int
+        self,
+        to_states: Callable[[pa.Table], pa.Table],
+        keys: list[str],
+        row: list[str] | None,
+        num_shards: int,
+        max_states: int,
     ) -> None:
         super().__init__()
         for name, number in (("num_shards", num_shards), ("max_states", max_states)):
             if number < 1:
                 raise ValueError(f"{name}: expected 1 or more, found {number}")
-        self._group = _GroupBundle(to_states, keys, num_shards, max_states)
-        self._merge = _MergeShard(keys, max_states)
+        self._group = _GroupBundle(to_states, keys, row, num_shards, max_states)
+        self._merge = _MergeShard(to_states, keys, max_states)
 
     def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
         _refuse_merging_windows(pcoll)
@@ -72,7 +87,8 @@ class _PerKeyOfTables(_MergeByShard):
     whatever the order, size and bundling of the tables that went in. ``lse_stream.arrow.finalise`` turns it into
     results. A window that no table reached has no shards, as nothing tells their schema; one empty table does.
 
-    Rows are reduced to states per table, then per bundle, and only then shuffled, as Arrow batches.
+    Rows are reduced to states per table, then per bundle, and only then shuffled, as Arrow batches. Where nearly every
+    row of large tables has a key of its own, the rows are shuffled as they are, which are shorter.
 
     Args:
       keys: names of the key columns; none for one global row.
@@ -105,7 +121,7 @@ class _PerKeyOfTables(_MergeByShard):
         kind, found, names = check_kind(self.KIND, scale, value)
         check_names(keys, others=[*names, STATE, *kind.columns])
         group = partial(group_states, keys=list(keys), value=names, kind=self.KIND, scale=found, skip_nulls=skip_nulls)
-        super().__init__(group, list(keys), num_shards, max_states)
+        super().__init__(group, list(keys), [*keys, *names], num_shards, max_states)
 
 
 class MergeStates:
@@ -125,7 +141,7 @@ class MergeStates:
 
         def __init__(self, keys: Sequence[str], *, num_shards: int = 1, max_states: int = 1 << 20) -> None:
             check_names(keys, others=[STATE])
-            super().__init__(partial(merge_states, keys=list(keys)), list(keys), num_shards, max_states)
+            super().__init__(partial(merge_states, keys=list(keys)), list(keys), None, num_shards, max_states)
 
 
 class Finalise(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tuple[int, pa.Table]]]):
@@ -459,17 +475,23 @@ class _BroadcastLogSoftmax(beam.DoFn):
 
 
 class _GroupBundle(beam.DoFn):
-    """Tables to (shard, IPC stream of states). Per window of a bundle every shard is sent, be it empty.
+    """Tables to (shard, IPC stream of states, or of rows). Per window of a bundle every shard is sent, be it empty.
 
     So every shard comes out at the end, with the right schema. The output feeds a GroupByKey and must go on doing so:
     Beam loses what ``finish_bundle`` emits into a DoFn that has only ``process_batch``.
     """
 
     def __init__(
-        self, to_states: Callable[[pa.Table], pa.Table], keys: list[str], num_shards: int, max_states: int
+        self,
+        to_states: Callable[[pa.Table], pa.Table],
+        keys: list[str],
+        row: list[str] | None,
+        num_shards: int,
+        max_states: int,
     ) -> None:
         self._to_states = to_states
         self._keys = keys
+        self._row = row
         self._num_shards = num_shards
         self._max_states = max_states
 
@@ -478,9 +500,16 @@ class _GroupBundle(beam.DoFn):
         self._buffered = 0
         self._limit = self._max_states
         self._merging_pays = True
+        self._tables_of_rows = 0
 
     def process(self, table: pa.Table, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
+        if self._tables_of_rows and table.num_rows > self._max_states // 8:
+            self._tables_of_rows -= 1
+            yield from self._send(table.select(self._row), window)
+            return
         states = self._to_states(table)
+        if self._row and not self._merging_pays and ROWS_PER_STATE * states.num_rows > table.num_rows:
+            self._tables_of_rows = TABLES_OF_ROWS
         if states.num_rows > self._max_states // 2 and not self._merging_pays:
             yield from self._send(states, window)  # nearly all its keys would be new, and fill the buffer at once
             return
@@ -513,19 +542,35 @@ class _GroupBundle(beam.DoFn):
 
 
 class _MergeShard(beam.DoFn):
-    """(shard, IPC streams of states) to (shard, one table, sorted by key)."""
+    """(shard, IPC streams of states or rows) to (shard, one table of states, sorted by key)."""
 
-    def __init__(self, keys: list[str], max_states: int) -> None:
+    def __init__(self, to_states: Callable[[pa.Table], pa.Table], keys: list[str], max_states: int) -> None:
+        self._to_states = to_states
         self._keys = keys
         self._max_states = max_states
+
+    def _tables(self, streams: Iterable[bytes]) -> Iterator[pa.Table]:
+        """Tables of states; rows are grouped many at once."""
+        rows: list[pa.Table] = []
+        for stream in streams:
+            table = from_ipc(stream)
+            if STATE in table.column_names and isinstance(table.schema.field(STATE).type, StateType):
+                yield table
+                continue
+            rows.append(table)
+            if sum(table.num_rows for table in rows) > ROWS_PER_STATE * self._max_states:
+                yield self._to_states(pa.concat_tables(rows))
+                rows.clear()
+        if rows:
+            yield self._to_states(pa.concat_tables(rows))
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, pa.Table]]:
         shard, streams = element
         tables: list[pa.Table] = []
         buffered, limit = 0, self._max_states
-        for stream in streams:
-            tables.append(from_ipc(stream))
-            buffered += tables[-1].num_rows
+        for table in self._tables(streams):
+            tables.append(table)
+            buffered += table.num_rows
             # There may be more batches than memory holds; the doubling keeps the merging linear.
             if buffered > limit:
                 tables = [_merge(tables, self._keys)]

@@ -56,6 +56,7 @@ from lse_stream.transforms import (
     WeightedLogSumExp,
     _GroupBundle,
     _MergeShard,
+    from_ipc,
 )
 
 THREADS = PipelineOptions(direct_running_mode="multi_threading", direct_num_workers=3)
@@ -412,7 +413,7 @@ def rows_sent(outputs: list[Any]) -> int:
 
 @pytest.mark.parametrize("rows", [10, 60, 200])
 def test_a_bundle_of_many_keys_flushes_and_goes_on(rows: int) -> None:
-    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], 2, 100)
+    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 2, 100)
     fn.start_bundle()
     sent: list[Any] = []
     for start in range(0, 1200, rows):
@@ -425,7 +426,7 @@ def test_a_bundle_of_many_keys_flushes_and_goes_on(rows: int) -> None:
 
 
 def test_a_bundle_of_few_keys_is_sent_once() -> None:
-    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], 1, 100)
+    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 1, 100)
     fn.start_bundle()
     windows = [IntervalWindow(0, 10), IntervalWindow(10, 20)]
     for number in range(100):
@@ -436,8 +437,50 @@ def test_a_bundle_of_few_keys_is_sent_once() -> None:
     assert rows_sent(sent) == 30
 
 
+@pytest.mark.parametrize("num_shards", [1, 3])
+@pytest.mark.parametrize("skip_nulls", [True, False])
+def test_rows_are_shuffled_where_states_would_be_longer(num_shards: int, skip_nulls: bool) -> None:
+    rng = np.random.default_rng(0)
+    table = pa.table(
+        {
+            "unused": np.arange(40_000),
+            "name": pa.array([f"n{i}" for i in rng.integers(0, 30_000, 40_000)]).dictionary_encode(),
+            "key": rng.integers(0, 3, 40_000),
+            "x": pa.array(rng.normal(0, 100, 40_000), mask=rng.random(40_000) < 0.01),
+        }
+    )
+    keys = ["name", "key"]
+    to_states = partial(group_states, keys=keys, value="x", skip_nulls=skip_nulls)
+    fn = _GroupBundle(to_states, keys, [*keys, "x"], num_shards, 1500)
+    fn.start_bundle()
+    sent: list[Any] = []
+    for start in range(0, 40_000, 1000):
+        sent += fn.process(table.slice(start, 1000), GlobalWindow())
+    sent += fn.finish_bundle()
+    streams: dict[int, list[bytes]] = {shard: [] for shard in range(num_shards)}
+    for output in sent:
+        streams[output.value[0]].append(output.value[1])
+    schemas = [from_ipc(stream).schema.names for stream in streams[0]]
+    # Now and then it is tried whether states have become the shorter.
+    assert 25 <= schemas.count(["name", "key", "x"]) <= 36
+    assert schemas.count(["name", "key", "state"]) >= 4
+    merge = _MergeShard(to_states, keys, 1500)
+    shards = [shard for i in range(num_shards) for _, shard in merge.process((i, streams[i]))]
+    assert sort_by_keys(pa.concat_tables(shards), keys) == sort_by_keys(to_states(table), keys)
+
+
+def test_states_are_shuffled_again_once_they_are_shorter() -> None:
+    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 1, 1500)
+    fn.start_bundle()
+    for start in range(0, 20_000, 1000):
+        list(fn.process(counted(start, 1000), GlobalWindow()))
+    few = pa.table({"key": np.zeros(1000, np.int64), "x": np.zeros(1000)})
+    sent = [output for _ in range(40) for output in fn.process(few, GlobalWindow())]
+    assert len(sent) <= 8
+
+
 def test_a_bundle_that_is_tried_again_starts_empty() -> None:
-    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], 1, 100)
+    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 1, 100)
     for _ in range(2):
         fn.start_bundle()
         assert not list(fn.process(counted(0, 15), GlobalWindow()))
@@ -447,7 +490,7 @@ def test_a_bundle_that_is_tried_again_starts_empty() -> None:
 
 
 def test_a_shard_of_many_batches() -> None:
-    fn = _MergeShard(["key"], 100)
+    fn = _MergeShard(partial(group_states, keys=["key"], value="x"), ["key"], 100)
     streams = (to_bytes(group_states(counted(number % 50, 50), ["key"], "x")) for number in range(200))
     [(shard, table)] = fn.process((7, streams))
     assert shard == 7
@@ -489,13 +532,15 @@ def test_shards_arrive_in_a_dofn_of_batches() -> None:
 def test_a_shard_is_shuffled_without_the_rest_of_its_table(keys: pa.Array) -> None:
     table = pa.table({"key": keys, "x": np.zeros(50_000)})
     for piece, largest in ((table.slice(500, 10), 4000), (table, 10_000)):
-        fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], 500, 1 << 20)
+        fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 500, 1 << 20)
         fn.start_bundle()
         assert not list(fn.process(piece, GlobalWindow()))
         sent = list(fn.finish_bundle())
         assert rows_sent(sent) == piece.num_rows
         assert all(len(output.value[1]) < largest for output in sent)
-        [(_, shard)] = _MergeShard(["key"], 1000).process((0, [sent[0].value[1]]))
+        [(_, shard)] = _MergeShard(partial(group_states, keys=["key"], value="x"), ["key"], 1000).process(
+            (0, [sent[0].value[1]])
+        )
         assert len(pickle.dumps(shard)) < 2 * largest
 
 
