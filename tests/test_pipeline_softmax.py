@@ -73,7 +73,7 @@ def test_states_broadcast_or_joined_give_the_same_bytes(tmp_path: Path, monkeypa
     run(tmp_path / "out", source, *always)
     first = contents(tmp_path / "out")
     assert list(first) == [f"part-0000{i}-of-00006.parquet" for i in range(6)]
-    for limit in (1, 299, 300, 301):
+    for limit in (1, 299):
         run(tmp_path / "out", source, *always, f"--max_broadcast={limit}")
         assert contents(tmp_path / "out") == first
 
@@ -83,26 +83,13 @@ def test_bytes_do_not_depend_on_workers_or_the_order_of_files(tmp_path: Path, mo
     run(tmp_path / "out", source, "--key=k")
     first = contents(tmp_path / "out")
     paths = sorted(map(str, source.iterdir()), reverse=True)
-    workers = ("--direct_num_workers=1", "--direct_num_workers=2", "--direct_running_mode=in_memory")
-    for arguments in workers:
-        argv = ["--input", *paths, "--output", str(tmp_path / "out"), "--value=value", "--key=k", "--overwrite"]
-        assert main([*argv, "--quiet", arguments]) == 0
-        assert contents(tmp_path / "out") == first
-    for joined in ("--max_broadcast=1000000", "--max_broadcast=1"):
-        command = [
-            "--input",
-            source,
-            "--output",
-            tmp_path / "out",
-            "--value=value",
-            "--key=k",
-            "--overwrite",
-            "--quiet",
-        ]
-        processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2", joined]
-        process = cli("softmax", *command, *processes)
-        assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
-        assert contents(tmp_path / "out") == first
+    always = ["--output", str(tmp_path / "out"), "--value=value", "--key=k", "--overwrite", "--quiet"]
+    assert main(["--input", *paths, *always, "--direct_running_mode=in_memory"]) == 0
+    assert contents(tmp_path / "out") == first
+    processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2", "--max_broadcast=1"]
+    process = cli("softmax", "--input", source, *always, *processes)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    assert contents(tmp_path / "out") == first
     monkeypatch.setattr(parquetio, "TABLE_ROWS", 64)  # tables are cut otherwise, and so are row groups of the output
     found = run(tmp_path / "small", source, "--key=k")
     whole = pa.concat_tables(parts(tmp_path / "out"))
