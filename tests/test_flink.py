@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from engines.fetch import EngineError, find_flink
 from engines.flink import JobServer, finished, job_server
 
 from lse_stream.accumulator import LogSumExpAccumulator
+from lse_stream.arrow import group_states
 from lse_stream.transforms import LogSumExp
 from pipelines.parquet import main
 
@@ -176,6 +178,49 @@ def test_the_program(flink: JobServer, tmp_path: Path) -> None:
     expected = contents(tmp_path / "embedded")
     assert sorted(expected) == [f"part-0000{shard}-of-00003.parquet" for shard in range(3)]
     assert contents(tmp_path / "processes") == expected
+    assert contents(tmp_path / "flink") == expected
+
+
+def two_levels() -> pa.Table:
+    """Rows of classes of examples, or of draws of observations, which is one."""
+    rng = np.random.default_rng(0)
+    n, each = 400, 5
+    order = rng.permutation(n * each)
+    columns = {
+        "k": np.arange(n * each) // each % 3,
+        "id": np.arange(n * each) // each,
+        "class": np.arange(n * each) % each,
+        "label": np.repeat(rng.integers(0, each, n), each),
+        "value": rng.normal(0, 10, n * each),
+    }
+    return pa.table({name: column[order] for name, column in columns.items()})
+
+
+PROGRAMS = {
+    "loglik": ["--observation=id", "--inner=logmeanexp", "--waic", "--per_observation", "--num_shards=2"],
+    "softmax": [],
+    "softmax, joined": ["--max_broadcast=1"],
+    "cross_entropy": ["--example=id", "--class=class", "--label=label"],
+    "rollup": ["--state", "--num_shards=2"],
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_other_programs(flink: JobServer, tmp_path: Path, name: str) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    table = two_levels()
+    value = ["--value=value"]
+    if name == "rollup":
+        table, value = group_states(table, ["k", "id"], "value"), []
+    for i in range(3):
+        pq.write_table(table.take(np.arange(i, table.num_rows, 3)), source / f"{i}.parquet", row_group_size=200)
+    program = import_module(f"pipelines.{name.partition(',')[0]}").main
+    for way, options in {"embedded": [], "flink": flink.options}.items():
+        argv = ["--input", str(source), "--key=k", *value, "--output", str(tmp_path / way), "--quiet"]
+        assert program([*argv, *PROGRAMS[name], *options]) == 0, way
+    expected = contents(tmp_path / "embedded")
+    assert len(expected) >= 2
     assert contents(tmp_path / "flink") == expected
 
 
