@@ -49,6 +49,7 @@ examples:
       --map model=families.csv --output out/families
 """
 
+COUNT = "count"
 UNITS = ("minute", "hour", "day", "week", "month", "quarter", "year")
 
 
@@ -87,11 +88,13 @@ def build(
 
 
 def results_of(dataset: Dataset, keys: Sequence[str]) -> list[str] | None:
-    """The results that stand in the files beside the states: the output has the same. None if a type tells no kind."""
+    """The results that stand in the files beside the states: the output has the same. None for those of the kind.
+
+    That is where there are none beside the states, or where the type of the column does not tell the kind.
+    """
     found = kind_of(dataset.schema.field(STATE).type, STATE)
-    if found is None:
-        return None
-    return [name for name in dataset.schema.names if name in found[0].results and name not in keys]
+    results = [name for name in dataset.schema.names if found and name in found[0].results and name not in keys]
+    return results if COUNT in results else None
 
 
 def _coarsen(truncate: Mapping[str, str], mapped: Mapping[str, pa.Table], table: pa.Table) -> pa.Table:
@@ -228,8 +231,8 @@ def _run(argv: Sequence[str]) -> None:
 
 def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str]) -> str:
     """What was done, and the first rows."""
-    counts = read_columns(directory, ["count"])["count"]
-    results = results_of(dataset, keys) or []
+    counts = read_columns(directory, [COUNT])[COUNT]
+    results = results_of(dataset, keys) or [COUNT]
     return "\n".join(
         [
             f"{counted(dataset.num_rows, 'state')} of {counted(dataset.num_files, 'file')}: "

@@ -14,6 +14,7 @@ from programs import check_bad, check_bytes, contents, parts, write
 
 from lse_stream import arrow
 from lse_stream.arrow import StateType, group_states
+from lse_stream.states import KINDS
 from pipelines import loglik, parquet
 from pipelines.rollup import main
 
@@ -123,6 +124,14 @@ def test_bytes_depend_on_the_states_alone(tmp_path: Path) -> None:
     total(tmp_path / "states", cut(sample(), "hour"), ["time", "model"], "--state")
     [states] = parts(tmp_path / "states")
     check_bytes("rollup", main, tmp_path, states, ["--key=model", "--state", "--num_shards=2"])
+
+
+def test_states_without_results_beside_them_get_those_of_their_kind(tmp_path: Path) -> None:
+    bare = group_states(sample(), ["model"], "value", kind="log_likelihood")
+    some = bare.append_column("mean", pa.nulls(bare.num_rows, pa.float64()))
+    for name, table in (("bare", bare), ("some", some)):
+        run(main, tmp_path / name, "--input", write(tmp_path / f"{name}.parquet", table), "--key=model")
+        assert parts(tmp_path / name)[0].schema.names == ["model", *KINDS["log_likelihood"].columns]
 
 
 def test_states_that_lost_their_type_are_rolled_up_all_the_same(tmp_path: Path) -> None:

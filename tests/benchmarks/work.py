@@ -280,6 +280,9 @@ def dense(settings: Settings) -> Iterator[Result]:
 ROW_GROUP, FILE = 1_000_000, 5_000_000
 KEYS = 10_000
 
+# What gives some number of rows from a first on.
+Rows = Callable[[np.random.Generator, int, int], pa.Table]
+
 DUCKDB_PROCESS = """
 import duckdb
 connection = duckdb.connect(config={"threads": 2})
@@ -292,19 +295,22 @@ polars_join(pl.scan_parquet(%r)).sort("k").sink_parquet(%r)
 """
 
 
-def make_files(folder: Path, n: int) -> None:
-    """n rows of key and value, unless they are there from an earlier run."""
+def keys_and_values(rng: np.random.Generator, _: int, rows: int) -> pa.Table:
+    return pa.table({"k": rng.integers(0, KEYS, rows), "x": rng.normal(-100, 10, rows)})
+
+
+def make_files(folder: Path, n: int, make: Rows) -> None:
+    """n rows, of which ``make`` gives some number from a first on, unless they are there from an earlier run."""
     if folder.exists():
         return
     unfinished = folder.with_name(folder.name + ".unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
-    needed, free = 12 * n, shutil.disk_usage(unfinished).free
+    needed, free = 40 * n, shutil.disk_usage(unfinished).free
     if free < needed:
         raise OSError(f"{folder}: expected {needed / 1e9:.1f} GB of free disk, found {free / 1e9:.1f} (see --data)")
     rng = np.random.default_rng(0)
     for i, start in enumerate(range(0, n, FILE)):
-        rows = min(FILE, n - start)
-        table = pa.table({"k": rng.integers(0, KEYS, rows), "x": rng.normal(-100, 10, rows)})
+        table = make(rng, start, min(FILE, n - start))
         pq.write_table(table, unfinished / f"{i:03}.parquet", row_group_size=ROW_GROUP)
     unfinished.rename(folder)
 
@@ -315,7 +321,7 @@ def parquet(settings: Settings) -> Iterator[Result]:
     per_row = []
     for n in map(settings.size, (2e7, 2e8)):
         folder = settings.data / f"rows_{n}"
-        make_files(folder, n)
+        make_files(folder, n, keys_and_values)
         shutil.rmtree(results, ignore_errors=True)
         results.mkdir()
         paths = {name: results / f"{name}.parquet" for name in ("lse_stream", "DuckDB", "Polars")}
@@ -334,6 +340,113 @@ def parquet(settings: Settings) -> Iterator[Result]:
         if len(per_row) == 2:
             checks.append(Check("time per row over that of a tenth of the rows", per_row[1] / per_row[0], 1.0))
         yield Result(f"Parquet to result, {n:,} rows, {KEYS:,} keys, two cores", figures, checks)
+
+
+# --- the other programs -----------------------------------------------------------------------------------------------
+
+TWO_LEVELS_SQL = """
+with m as (select k, o, max(x) as m from {source} group by all),
+v as (select t.k, t.o, any_value(m.m) + ln(sum(exp(t.x - m.m))) as v from {source} t join m using (k, o) group by all)
+select k, sum(v) as total, count(*) as n, max(v) as largest from v group by k
+"""
+SHARES_SQL = """
+with m as (select k, max(x) as m from {source} group by k),
+z as (select t.k, any_value(m.m) + ln(sum(exp(t.x - m.m))) as z from {source} t join m using (k) group by t.k)
+select t.*, t.x - z.z as log_softmax, exp(t.x - z.z) as softmax from {source} t join z using (k)
+"""
+SHARES_PROCESS = """
+import duckdb
+connection = duckdb.connect(config={"threads": 2})
+connection.execute('''copy (%s) to '%s' (format parquet, compression zstd)''')
+"""
+COMPONENTS, FOLDS = 8, 1000
+SHARE_KEYS = 100_000
+
+
+def components(rng: np.random.Generator, start: int, rows: int) -> pa.Table:
+    """Rows of mixtures: the components of an observation follow each other, and observations are of some fold."""
+    observation = np.arange(start, start + rows) // COMPONENTS
+    return pa.table({"k": observation * 7919 % FOLDS, "o": observation, "x": rng.normal(-20, 8, rows)})
+
+
+def drawn(rng: np.random.Generator, start: int, rows: int, *, observations: int) -> pa.Table:
+    """Rows of draws, as samplers write them: all observations of one draw, then all of the next."""
+    observation = np.arange(start, start + rows) % observations
+    return pa.table({"k": observation * 7919 % FOLDS, "o": observation, "x": rng.normal(-20, 8, rows)})
+
+
+def loglik(settings: Settings) -> Iterator[Result]:
+    """log-likelihood totals of mixtures, whole processes, two cores"""
+    n = settings.size(2e7)
+    layouts: dict[str, Rows] = {"components": components, "draws": partial(drawn, observations=n // COMPONENTS)}
+    for layout, make in layouts.items():
+        folder, output = settings.data / f"{layout}_{n}", settings.data / "totals"
+        make_files(folder, n, make)
+        program = [sys.executable, "-m", "pipelines.loglik", "--overwrite", "--quiet", "--inner=logsumexp", "--key=k"]
+        sql = TWO_LEVELS_SQL.format(source=f"read_parquet('{folder}/*.parquet')")
+        theirs = settings.data / "totals.parquet"
+        commands = {
+            "lse_stream": [*program, "--observation=o", "--value=x", f"--input={folder}", f"--output={output}"],
+            "DuckDB": [sys.executable, "-c", DUCKDB_PROCESS % (sql, theirs)],
+        }
+        figures = processes_in_turn(commands, settings.rounds)
+        found, expected = pq.read_table(output / "totals"), pq.read_table(theirs)
+        same({"ours": np.array(found["log_likelihood"]), "DuckDB": np.array(expected["total"])})
+        title = (
+            f"log-likelihoods of {n:,} rows ({n // COMPONENTS:,} observations by {layout}), {FOLDS:,} keys, two cores"
+        )
+        yield Result(title, figures, [ratio(figures, 1.0)])
+
+
+def shares(settings: Settings) -> Iterator[Result]:
+    """softmax as columns beside all others, whole processes, two cores"""
+    n = settings.size(1e7)
+    folder, output = settings.data / f"scores_{n}", settings.data / "shares"
+    keys = int(SHARE_KEYS * settings.scale)
+    make_files(
+        folder,
+        n,
+        lambda rng, start, rows: pa.table(
+            {"k": rng.integers(0, keys, rows), "id": np.arange(start, start + rows), "x": rng.normal(0, 5, rows)}
+        ),
+    )
+    program = [sys.executable, "-m", "pipelines.softmax", "--overwrite", "--quiet", "--key=k", "--value=x"]
+    theirs = settings.data / "shares.parquet"
+    sql = SHARES_SQL.format(source=f"read_parquet('{folder}/*.parquet')")
+    commands = {
+        "lse_stream": [*program, f"--input={folder}", f"--output={output}"],
+        "DuckDB": [sys.executable, "-c", SHARES_PROCESS % (sql, theirs)],
+    }
+    figures = processes_in_turn(commands, settings.rounds)
+    found, expected = (pq.read_table(path).sort_by("id")["softmax"] for path in (output, theirs))
+    same({"ours": np.array(found), "DuckDB": np.array(expected)}, 1e-10)
+    yield Result(f"softmax of {n:,} rows, {keys:,} keys, two cores", figures, [ratio(figures, 1.0)])
+
+
+def rollup(settings: Settings) -> Iterator[Result]:
+    """states of 24 hours to those of the day, whole process, two cores"""
+    n, hours = settings.size(1e6), 24
+    folder, output = settings.data / f"hours_{n}", settings.data / "day"
+    make_files(
+        folder,
+        n * hours,
+        lambda rng, start, rows: group_states(
+            pa.table(
+                {
+                    "k": np.arange(start, start + rows) % n,
+                    "h": np.arange(start, start + rows) // n,
+                    "x": rng.random(rows),
+                }
+            ),
+            ["k", "h"],
+            "x",
+        ),
+    )
+    program = [sys.executable, "-m", "pipelines.rollup", "--overwrite", "--quiet", "--state", "--key=k"]
+    [figure] = processes_in_turn({"lse_stream": [*program, f"--input={folder}", f"--output={output}"]}, settings.rounds)
+    assert pq.read_table(output)["count"].to_numpy().tolist() == [hours] * n
+    title = f"rollup of {hours} times {n:,} states: {hours * n / figure.median / 1e6:.2f} million states per second"
+    yield Result(title, [figure], [])
 
 
 # --- Beam -------------------------------------------------------------------------------------------------------------
@@ -447,6 +560,9 @@ WORK: dict[str, Callable[[Settings], Iterator[Result]]] = {
     "grouped": grouped,
     "dense": dense,
     "parquet": parquet,
+    "loglik": loglik,
+    "shares": shares,
+    "rollup": rollup,
     "elements": elements,
     "shuffle": shuffle,
 }
