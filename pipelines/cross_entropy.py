@@ -1,7 +1,6 @@
 """Cross-entropy of logits and labels: ``python -m pipelines.cross_entropy --help``."""
 
 import math
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
@@ -12,12 +11,13 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsIter, PCollection
 
 from lse_stream._kernel import StateError
 from lse_stream.accumulator import LogSumExpAccumulator
 from lse_stream.arrow import STATE, finalise, plain, plain_type, rows_of_keys, states_from_arrow
-from lse_stream.compute import cross_entropy
+from lse_stream.compute import cross_entropy, label_outside
 from lse_stream.keys import describe_key
 from lse_stream.parquetio import DataError, Dataset, InputError, ReadTables, WriteShards, scan
 from lse_stream.rows import gradient
@@ -68,13 +68,20 @@ SHARDS = 16
 
 
 def losses_of_lists(
-    pipeline: beam.Pipeline, dataset: Dataset, *, keys: Sequence[str], logits: str, label: str, ignored: Any = None
+    pipeline: beam.Pipeline,
+    dataset: Dataset,
+    *,
+    keys: Sequence[str],
+    logits: str,
+    label: str,
+    example: Sequence[str] = (),
+    ignored: Any = None,
 ) -> PCollection[pa.Table]:
     """Tables of the key columns and "loss", in nats, a row for each example: a list of logits and a label.
 
-    The loss is null where the label is ``ignored``.
+    The loss is null where the label is ``ignored``. Errors name an example by the columns ``example``, beside its row.
     """
-    prepare = partial(_list_losses, list(keys), logits, label, ignored)
+    prepare = partial(_list_losses, list(keys), logits, label, list(example), ignored)
     tables: PCollection[pa.Table] = pipeline | "ReadTables" >> ReadTables(dataset, prepare)
     return tables
 
@@ -126,12 +133,20 @@ def _check_no_nulls(names: Sequence[str], table: pa.Table) -> pa.Table:
     return table
 
 
-def _list_losses(keys: list[str], logits: str, label: str, ignored: Any, table: pa.Table) -> pa.Table:
+def _list_losses(
+    keys: list[str], logits: str, label: str, example: list[str], ignored: Any, table: pa.Table
+) -> pa.Table:
     _check_no_nulls([logits, label], table)
     labels = table.column(label)
     if ignored is not None:
         labels = pc.if_else(pc.equal(labels, pa.scalar(ignored, labels.type)), None, labels)
-    loss = cross_entropy(table.column(logits), labels)
+    try:
+        loss = cross_entropy(table.column(logits), labels)
+    except ValueError as error:
+        row = label_outside(table.column(logits), labels)
+        if row is None or not example:
+            raise
+        raise ValueError(f"example {describe_key(table, example, row)}, {error}") from error
     return table.select(keys).append_column(LOSS, loss)
 
 
@@ -208,7 +223,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
         action="append",
         default=[],
         metavar="COLUMN",
-        help="with --value: column that, with the key columns, tells examples apart; repeat it for more",
+        help="column that, with the key columns, tells examples apart; repeat it for more. With --logits it serves "
+        "to name an example in an error",
     )
     parser.add_argument("--label", metavar="COLUMN", help="column of labels")
     parser.add_argument(
@@ -226,10 +242,11 @@ def _parse(argv: Sequence[str]) -> Namespace:
         raise UsageError("--logits, --value: expected one of them, found both or none")
     if options.label is None:
         raise UsageError("--label: expected a value, found none")
-    for word, found in (("class", options.classes), ("example", options.example), ("labels", options.labels)):
+    for word, found in (("class", options.classes), ("labels", options.labels)):
         if options.logits is not None and found:
             raise UsageError(f"--{word}: expected it with --value, found --logits")
-        if options.value is not None and not found and word != "labels":
+    for word, found in (("class", options.classes), ("example", options.example)):
+        if options.value is not None and not found:
             raise UsageError(f"--{word}: expected it with --value, found none")
     given = {"logits": options.logits, "value": options.value, "class": options.classes}
     check_columns({"key": options.key, "example": options.example}, given, [*RESULTS, LOGIT, TARGET, LOSS, STATE])
@@ -240,10 +257,10 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 def _scan(options: Namespace) -> tuple[Dataset, Dataset | None]:
     """The input and the labels, if they are files of their own, checked."""
+    names = [*options.key, *options.example]
     if options.logits is not None:
         columns = {options.logits: _list_type, options.label: _index_type}
-        return scan(options.input, options.key, [], columns), None
-    names = [*options.key, *options.example]
+        return scan(options.input, names, [], columns), None
     if not options.labels:
         columns = {options.classes: _class_type, options.label: _class_type}
         return scan(options.input, names, [options.value], columns), None
@@ -285,13 +302,11 @@ def _run(argv: Sequence[str]) -> None:
     ignored = _ignored(options, label)
 
     def graph(pipeline: beam.Pipeline, directory: str) -> None:
-        common = {"keys": options.key, "label": options.label, "ignored": ignored}
+        common = {"keys": options.key, "example": options.example, "label": options.label, "ignored": ignored}
         if options.logits is not None:
             losses = losses_of_lists(pipeline, dataset, logits=options.logits, **common)
         else:
-            losses = losses_of_rows(
-                pipeline, dataset, labels, example=options.example, classes=options.classes, **common
-            )
+            losses = losses_of_rows(pipeline, dataset, labels, classes=options.classes, **common)
         write_totals(losses, directory, keys=options.key, num_shards=options.num_shards, unit=options.unit)
 
     seconds = run(options, graph, dataset.num_rows + (labels.num_rows if labels else 0))
@@ -301,7 +316,7 @@ def _run(argv: Sequence[str]) -> None:
 
 def summary(dataset: Dataset, options: Namespace, seconds: float) -> str:
     """What was done, and the first totals."""
-    totals, overall = (os.path.join(options.output, name) for name in (TOTALS, OVERALL))
+    totals, overall = (FileSystems.join(options.output, name) for name in (TOTALS, OVERALL))
     counts = read_columns(totals, [COUNT])[COUNT]
     lines = [
         f"{counted(dataset.num_rows, 'row')} of {counted(dataset.num_files, 'file')}: "

@@ -1,7 +1,6 @@
 """Log-likelihood totals per key, in one level or two, and WAIC: ``python -m pipelines.loglik --help``."""
 
 import math
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import PCollection
 
 from lse_stream.arrow import STATE, finalise, states_from_arrow
@@ -243,23 +243,22 @@ def _run(argv: Sequence[str]) -> None:
 
 def summary(dataset: Dataset, options: Namespace, seconds: float) -> str:
     """What was done, and the first totals."""
-    totals, overall = (os.path.join(options.output, name) for name in (TOTALS, OVERALL))
+    totals, overall = (FileSystems.join(options.output, name) for name in (TOTALS, OVERALL))
     counts = read_columns(totals, [COUNT])[COUNT]
     what = "row" if options.inner == "none" else "observation"
     lines = [
         f"{counted(dataset.num_rows, 'row')} of {counted(dataset.num_files, 'file')}: "
         f"{counted(pc.sum(counts).as_py() or 0, what)} of {counted(len(counts), 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
-        *preview(_shown(totals, options), len(counts)),
+        *preview(_shown(totals, options.key, options.waic), len(counts)),
     ]
     if options.key:
-        lines += ["", "overall", *preview(_shown(overall, options), 1)[1:]]
+        lines += ["", "overall", *preview(_shown(overall, [], options.waic), 1)[1:]]
     return "\n".join(lines)
 
 
-def _shown(directory: str, options: Namespace) -> pa.Table:
-    keys = options.key if os.path.basename(directory) == TOTALS else []
-    if not options.waic:
+def _shown(directory: str, keys: Sequence[str], waic: bool) -> pa.Table:
+    if not waic:
         return head(directory, [*keys, *RESULTS])
     table = head(directory, [*keys, COUNT, *WAIC])
     return table.append_column("waic", pc.multiply(table[ELPD_WAIC], -2.0))

@@ -242,6 +242,11 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         OF_LISTS,
         ["in/a.parquet, row group 0, row 1: expected a label from 0 to 1, found 2"],
     ),
+    "a label outside a list with a name": (
+        {"in/a.parquet": WIDE | {"label": [0, 2]}},
+        f"{OF_LISTS} --example id",
+        ["in/a.parquet, row group 0, example id='y', row 1: expected a label from 0 to 1, found 2"],
+    ),
     "a null label": (
         {"in/a.parquet": WIDE | {"label": [0, None]}},
         OF_LISTS,

@@ -26,7 +26,7 @@ from programs import ROOT, check_bad, check_fault, cli, contents, damage, parts,
 
 from lse_stream import LogSumExpAccumulator, parquetio
 from lse_stream.arrow import StateType, finalise, merge_states, sort_by_keys
-from pipelines import output
+from pipelines import loglik, output
 from pipelines.options import Parser
 from pipelines.parquet import build, main
 
@@ -747,6 +747,21 @@ def test_input_and_output_on_a_store_of_objects(
         assert final[0] == "delete testfs://bucket/out/_SUCCESS"
         assert final[-1] == "create testfs://bucket/out/_SUCCESS"
         assert sum(entry.startswith("rename") for entry in final) == 2
+
+
+def test_several_tables_on_a_store_of_objects(tmp_path: Path, store: type[Store]) -> None:
+    source = write(tmp_path / "a.parquet", {"k": [1, 1, 2], "o": [1, 1, 1], "v": [0.0, 1.0, 2.0]})
+    always = ["--key=k", "--observation=o", "--value=v", "--inner=logsumexp", "--input", str(source)]
+    assert loglik.main([*always, "--per_observation", "--output", str(tmp_path / "out"), "--quiet"]) == 0
+    local = {f"testfs://bucket/out/{name}": data for name, data in contents(tmp_path / "out").items()}
+    assert loglik.main([*always, "--per_observation", "--output", "testfs://bucket/out"]) == 0
+    assert store.objects == local | {"testfs://bucket/out/_SUCCESS": b""}
+    assert store.journal[-1] == "create testfs://bucket/out/_SUCCESS"
+    # Without a table that was there before.
+    assert loglik.main([*always, "--output", "testfs://bucket/out", "--overwrite"]) == 0
+    assert sorted(store.objects) == sorted(
+        [*(name for name in local if "observations" not in name), "testfs://bucket/out/_SUCCESS"]
+    )
 
 
 def test_a_store_that_fails_while_results_are_put_in_place(
