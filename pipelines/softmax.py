@@ -62,7 +62,6 @@ PART_ROWS = 1 << 22
 # Into how many shards the keys go on their way, so that all cores merge them.
 SHARDS = 16
 
-
 # Up to how many columns all are shown.
 SHOWN = 8
 
