@@ -14,7 +14,7 @@ little-endian::
 The record of log-sum-exp on the natural scale is that of ``_kernel.record``. Equal states have equal bytes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -275,12 +275,15 @@ class StateArray:
         counts = self.counts if per_term else np.ones(len(self), np.int64)
         return _kernel.quotients_of(self.sums[0], counts, self.scale.factor).T
 
-    def exact_sums(self, position: int) -> list[Ratio]:
-        """An exact sum as (numerator, denominator); beside a denominator of 0 the NaN or infinity that it is."""
+    def exact_sums(self, position: int) -> Iterator[Ratio]:
+        """An exact sum as (numerator, denominator); beside a denominator of 0 the NaN or infinity that it is.
+
+        One after another, as these integers may take a kilobyte each.
+        """
         words, at = self.exact[position]
         found = (numpy_kernel.decode_sum(words, place) for place in at.tolist())
         specials = (0.0, np.inf, -np.inf, np.nan)
-        return [(specials[special], 0) if special else _ratio(units, low) for units, low, special in found]
+        return ((specials[special], 0) if special else _ratio(units, low) for units, low, special in found)
 
 
 def _ratio(units: int, low: int) -> Ratio:
@@ -399,7 +402,7 @@ def _rounded(numerator: float, denominator: int) -> float:
         return np.inf if numerator > 0 else -np.inf
 
 
-def _pairs(ratios: Sequence[Ratio]) -> tuple[Floats, Floats]:
+def _pairs(ratios: Iterable[Ratio]) -> tuple[Floats, Floats]:
     """Ratios as double-doubles; the low part is 0 where the high one is not finite."""
     pairs = []
     for numerator, denominator in ratios:

@@ -177,9 +177,10 @@ def _losses(keys: list[str], names: list[str], _: int, table: pa.Table) -> pa.Ta
         loss[rows] = states.take(rows).result("cross_entropy")
     except StateError as error:
         row = int(rows[error.row])
+        [(times, _)] = states.take(rows[[error.row]]).exact_sums(1)
         raise DataError(
             f"example {describe_key(table, names, row)}: expected its label among its classes ({states.counts[row]}), "
-            f"once, found it {states.take(rows[[error.row]]).exact_sums(1)[0][0]} times"
+            f"once, found it {times} times"
         ) from error
     return table.select(keys).append_column(LOSS, pa.array(loss, mask=null | (states.counts == 0)))
 
