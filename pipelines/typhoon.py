@@ -173,8 +173,9 @@ def draw(categories: Sequence[float], scale: Scale, base: float, path: str) -> N
     axes.set_xlabel(f"category of one storm, {rest}")
     axes.set_ylabel("category")
     axes.set_title(
-        f"As one storm pulls ahead, the others stop to count (base {'e' if scale == NATURAL else f'{base:g}'})"
+        f"As one storm pulls ahead, the others stop counting (base {'e' if scale == NATURAL else f'{base:g}'})"
     )
+    axes.margins(y=0.1)
     axes.legend(loc="upper left", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     # A picture appears whole, and is the same each time.
