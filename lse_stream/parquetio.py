@@ -285,7 +285,8 @@ def scan(
         tuple(file_columns),
         tuple(partition),
         tuple(values),
-        pa.schema([*(first.field(name) for name in file_columns), *partition]).remove_metadata(),
+        # One file may tell that a column has no nulls where another does not.
+        pa.schema([*(first.field(name).with_nullable(True) for name in file_columns), *partition]),
         len(paths),
         sum(metadata.num_rows for metadata, _ in footers),
         max(_row_bytes(metadata, set(file_columns)) for metadata, _ in footers),
@@ -366,6 +367,7 @@ class RowGroupReader:
 
     def __init__(self, dataset: Dataset, prepare: Prepare | None = None) -> None:
         self._columns = list(dataset.file_columns)
+        self._schema = dataset.schema
         self._partition = dataset.partition
         self._values = dataset.values
         self._table_rows = dataset.table_rows
@@ -430,7 +432,7 @@ class RowGroupReader:
     def _with_partition(self, table: pa.Table, row_group: RowGroup) -> pa.Table:
         for field, value in zip(self._partition, row_group.partition, strict=True):
             table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
-        return table
+        return pa.Table.from_arrays(table.columns, schema=self._schema)
 
     def _damaged_column(self, row_group: RowGroup) -> str:
         for column in self._columns if row_group.index is not None else ():

@@ -121,7 +121,7 @@ class _PerKeyOfTables(_MergeByShard):
         kind, found, names = check_kind(self.KIND, scale, value)
         check_names(keys, others=[*names, STATE, *kind.columns])
         group = partial(group_states, keys=list(keys), value=names, kind=self.KIND, scale=found, skip_nulls=skip_nulls)
-        super().__init__(group, list(keys), [*keys, *names], num_shards, max_states)
+        super().__init__(group, list(keys), list(dict.fromkeys([*keys, *names])), num_shards, max_states)
 
 
 class MergeStates:

@@ -128,6 +128,16 @@ def test_columns_of_directories_become_columns(tmp_path: Path) -> None:
     assert found["softmax"].to_pylist()[:2] == [1 / (1 + math.e), pytest.approx(math.e / (1 + math.e), rel=1e-15)]
 
 
+def test_columns_that_must_not_be_null_in_some_files(tmp_path: Path) -> None:
+    table = pa.table({"k": [1, 1], "value": [0.0, 0.0]})
+    required = pa.schema([field.with_nullable(False) for field in table.schema], metadata={"made": "elsewhere"})
+    for name, schema in (("a", required), ("b", table.schema), ("c", required)):
+        write(tmp_path / "in" / f"{name}.parquet", table.cast(schema))
+    for limit in (1, 2):
+        found = run(tmp_path / f"out{limit}", tmp_path / "in", "--key=k", f"--max_broadcast={limit}")
+        assert found["softmax"].to_pylist() == [pytest.approx(1 / 6, rel=1e-15)] * 6
+
+
 def test_files_without_rows(tmp_path: Path) -> None:
     table = sample(50)
     for name, rows in (("a", table.slice(0, 0)), ("b", table), ("c", table.slice(0, 0))):
