@@ -157,9 +157,9 @@ def _read_map(name: str, path: str, dataset: Dataset) -> pa.Table:
     except pa.ArrowException as error:
         raise InputError(f"--map {name}={path}: expected values of {data_type}, found {one_line(error)}") from error
     counts = table.column(0).value_counts()
-    for count in counts:
-        if count["counts"].as_py() > 1:
-            raise InputError(f"--map {name}={path}: expected each value once, found {count['values']} more often")
+    again = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(again):
+        raise InputError(f"--map {name}={path}: expected each value once, found {again[0]} more often")
     return table
 
 
@@ -202,7 +202,11 @@ def _run(argv: Sequence[str]) -> None:
             )
     mapped = {name: _read_map(name, path, dataset) for name, path in maps.items()}
     types = {name: dataset.schema.field(name).type for name in columns if name not in mapped}
-    types |= {table.column_names[1]: table.schema.field(1).type for table in mapped.values()}
+    for name, table in mapped.items():
+        group = table.schema.field(1)
+        if group.name in types:
+            raise InputError(f"--map {name}={maps[name]}: expected the name of a new column, found {group.name!r}")
+        types[group.name] = group.type
     for name in options.key:
         if name not in types:
             raise InputError(f"--key {name}: expected a column of the input, found {', '.join(types)}")

@@ -195,6 +195,11 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "map of other columns": (MAP | {"map.csv": b"a,b\n1,2\n"}, f"{BASE} --map k=map.csv", ["'k'", "['a', 'b']"]),
     "map of three columns": (MAP | {"map.csv": b"k,b,c\n1,2,3\n"}, f"{BASE} --map k=map.csv", ["['k', 'b', 'c']"]),
     "map with a value twice": (MAP | {"map.csv": b"k,g\na,2\na,3\n"}, f"{BASE} --map k=map.csv", ["once", "found a"]),
+    "map to a column that is there": (
+        {"in/a.parquet": TIMES, "map.csv": b"k,t\na,1\n"},
+        f"{BASE} --map k=map.csv",
+        ["--map k=map.csv", "found 't'"],
+    ),
     "the mapped key is gone": (MAP, f"{BASE} --map k=map.csv --key k", ["--key k", "found state, g"]),
 }
 
