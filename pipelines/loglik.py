@@ -70,6 +70,8 @@ INNER_SHARDS = 16
 # Columns of the totals; with --waic these too (Vehtari, Gelman, Gabry, Statistics and Computing 27, 2017).
 RESULTS = ("log_likelihood", "count", "max")
 LPPD, P_WAIC, ELPD_WAIC, SE = WAIC = ("lppd", "p_waic", "elpd_waic", "se")
+# Beyond this p_waic of an observation the same paper calls WAIC unreliable.
+DOUBTFUL = 0.4
 # Columns of the observations, beside those.
 VALUE, COUNT = "value", "count"
 
@@ -254,6 +256,13 @@ def summary(dataset: Dataset, options: Namespace, seconds: float) -> str:
     ]
     if options.key:
         lines += ["", "overall", *preview(_shown(overall, [], options.waic), 1)[1:]]
+    if options.waic and options.per_observation:
+        p_waic = read_columns(FileSystems.join(options.output, OBSERVATIONS), [P_WAIC])[P_WAIC]
+        if doubtful := pc.sum(pc.greater(p_waic, DOUBTFUL)).as_py():
+            lines += [
+                "",
+                f"{doubtful:,} of {counted(len(p_waic), 'observation')} with p_waic above {DOUBTFUL}: WAIC is in doubt",
+            ]
     return "\n".join(lines)
 
 

@@ -230,6 +230,27 @@ def test_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ]
 
 
+def test_the_summary_tells_what_puts_waic_in_doubt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "a.parquet", {"o": [1, 1, 2, 2, 3, 3], "v": [0.0, 0.1, 0.0, 3.0, 0.0, None]})
+    always = ["--observation=o", "--value=v", "--inner=logmeanexp", "--waic", "--ddof=0", "--per_observation"]
+    assert main(["--input", str(source), *always, "--output", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.endswith("\n1 of 3 observations with p_waic above 0.4: WAIC is in doubt\n")
+    assert (
+        main(
+            [
+                "--input",
+                str(DRAWS),
+                "--key=model",
+                *["--observation=patient", "--value=log_likelihood", *always[2:]],
+                "--output",
+                str(tmp_path / "fine"),
+            ]
+        )
+        == 0
+    )
+    assert "doubt" not in capsys.readouterr().out
+
+
 GOOD = {"k": ["a", "b", "b"], "o": [1, 2, 2], "v": [1.0, 2.0, 3.0], "w": [1.0, 0.5, 0.5]}
 FILES = {"in/a.parquet": GOOD}
 BASE = "--input in --key k --observation o --value v --output out --inner "
