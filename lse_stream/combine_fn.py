@@ -66,6 +66,58 @@ class StateCombineFn(beam.CombineFn):
         return IOTypeHints.empty().with_input_types(Number).with_output_types(float)
 
 
+class StatesCombineFn(StateCombineFn):
+    """As another one, but combines to the accumulator itself: results that can be merged later, such as panes.
+
+    Args:
+      combine_fn: what creates the accumulator, and adds to it.
+    """
+
+    def __init__(self, combine_fn: StateCombineFn) -> None:
+        super().__init__()
+        self._combine_fn = combine_fn
+
+    def create_accumulator(self) -> Any:
+        return self._combine_fn.create_accumulator()
+
+    def add_input(self, accumulator: Any, element: Any) -> Any:
+        return self._combine_fn.add_input(accumulator, element)
+
+    def extract_output(self, accumulator: Any) -> Any:
+        return accumulator
+
+    def default_type_hints(self) -> IOTypeHints:
+        return self._combine_fn.default_type_hints().with_output_types(type(self.create_accumulator()))
+
+
+class MergeStatesCombineFn(StateCombineFn):
+    """Combines accumulators to what another one gives: exactly as if it had combined all elements behind them.
+
+    Args:
+      combine_fn: what created the accumulators; ``StatesCombineFn`` of it, to merge to states.
+
+    Raises:
+      StateError: when the pipeline runs: a state of another kind or scale.
+    """
+
+    def __init__(self, combine_fn: StateCombineFn) -> None:
+        super().__init__()
+        self._combine_fn = combine_fn
+
+    def create_accumulator(self) -> Any:
+        return self._combine_fn.create_accumulator()
+
+    def add_input(self, accumulator: Any, element: Accumulator) -> Any:
+        accumulator.merge(element)
+        return accumulator
+
+    def extract_output(self, accumulator: Any) -> Any:
+        return self._combine_fn.extract_output(accumulator)
+
+    def default_type_hints(self) -> IOTypeHints:
+        return self._combine_fn.default_type_hints().with_input_types(type(self.create_accumulator()))
+
+
 class _PairCombineFn(StateCombineFn):
     """Of elements that are pairs of numbers."""
 

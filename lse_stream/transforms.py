@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PCollection
 from apache_beam.transforms.combiners import Count
-from apache_beam.transforms.window import BoundedWindow
+from apache_beam.transforms.window import BoundedWindow, TimestampCombiner
+from apache_beam.typehints.trivial_inference import key_value_types
+from apache_beam.typehints.typehints import Tuple
 from apache_beam.utils.windowed_value import WindowedValue
 
 from .arrow import (
@@ -31,12 +33,16 @@ from .combine_fn import (
     LogLikelihoodCombineFn,
     LogMeanExpCombineFn,
     LogSumExpCombineFn,
+    MergeStatesCombineFn,
+    StateCombineFn,
+    StatesCombineFn,
     WeightedLogSumExpCombineFn,
 )
 from .keys import shard_of_keys
 from .scales import NATURAL, Scale
 from .states import CROSS_ENTROPY, EFFECTIVE_SAMPLE_SIZE, LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP, less_log
 from .values import widen_scalar
+from .windows import PartialPanes
 
 # A state is as long as some four rows of two keys and a number. With fewer rows per key and table, rows are shuffled in
 # place of states: at most this many tables, before it is tried again whether grouping has come to pay.
@@ -61,6 +67,7 @@ class _MergeByShard(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
         row: list[str] | None,
         num_shards: int,
         max_states: int,
+        partial_panes: float | None,
     ) -> None:
         super().__init__()
         for name, number in (("num_shards", num_shards), ("max_states", max_states)):
@@ -68,12 +75,13 @@ class _MergeByShard(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
                 raise ValueError(f"{name}: expected 1 or more, found {number}")
         self._group = _GroupBundle(to_states, keys, row, num_shards, max_states)
         self._merge = _MergeShard(to_states, keys, max_states)
+        self._partial = PartialPanes(self._merge.merge_streams, partial_panes) if partial_panes is not None else None
 
     def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
         _refuse_merging_windows(pcoll)
+        states = pcoll | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
         shards: PCollection[tuple[int, pa.Table]] = (
-            pcoll
-            | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
+            (states if self._partial is None else states | "PartialPanes" >> self._partial)
             | "GroupByShard" >> beam.GroupByKey()
             | "MergeShard" >> beam.ParDo(self._merge)
         )
@@ -99,6 +107,8 @@ class _PerKeyOfTables(_MergeByShard):
       skip_nulls: False makes the state of a key that has a null value null.
       max_states: how many distinct keys a bundle holds before it sends them on and starts afresh. As many as the
         default allows take up to 0.6 GB per worker thread.
+      partial_panes: for streams: seconds of processing time, within which the states of a shard are merged to one part
+        before the trigger of the input sees them. A runner keeps one part for each such pane, not one per bundle.
 
     Raises:
       TypeError, ValueError: an argument is not as above, or column names collide.
@@ -117,11 +127,12 @@ class _PerKeyOfTables(_MergeByShard):
         num_shards: int = 1,
         skip_nulls: bool = True,
         max_states: int = 1 << 20,
+        partial_panes: float | None = None,
     ) -> None:
         kind, found, names = check_kind(self.KIND, scale, value)
         check_names(keys, others=[*names, STATE, *kind.columns])
         group = partial(group_states, keys=list(keys), value=names, kind=self.KIND, scale=found, skip_nulls=skip_nulls)
-        super().__init__(group, list(keys), list(dict.fromkeys([*keys, *names])), num_shards, max_states)
+        super().__init__(group, list(keys), list(dict.fromkeys([*keys, *names])), num_shards, max_states, partial_panes)
 
 
 class MergeStates:
@@ -134,14 +145,98 @@ class MergeStates:
         ``LogSumExp.PerKeyOfTables``, or that of the states' kind, would give for the rows.
 
         Args:
-          keys, num_shards, max_states: as of ``LogSumExp.PerKeyOfTables``.
+          keys, num_shards, max_states, partial_panes: as of ``LogSumExp.PerKeyOfTables``.
 
         Raises: as ``LogSumExp.PerKeyOfTables``, and as ``merge_states`` when the pipeline runs.
         """
 
-        def __init__(self, keys: Sequence[str], *, num_shards: int = 1, max_states: int = 1 << 20) -> None:
+        def __init__(
+            self,
+            keys: Sequence[str],
+            *,
+            num_shards: int = 1,
+            max_states: int = 1 << 20,
+            partial_panes: float | None = None,
+        ) -> None:
             check_names(keys, others=[STATE])
-            super().__init__(partial(merge_states, keys=list(keys)), list(keys), None, num_shards, max_states)
+            to_states = partial(merge_states, keys=list(keys))
+            super().__init__(to_states, list(keys), None, num_shards, max_states, partial_panes)
+
+    class PerKey(beam.CombinePerKey):
+        """PCollection of (key, accumulator) to a PCollection of (key, result), one per key.
+
+        Args:
+          combine_fn: that of the accumulators; its result comes out. ``StatesCombineFn`` of it gives states.
+        """
+
+        def __init__(self, combine_fn: StateCombineFn) -> None:
+            super().__init__(MergeStatesCombineFn(combine_fn))
+
+
+class ReducePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, Any]]]):
+    """PCollection of (key, element) to (key, accumulator), some per key, for ``MergeStates.PerKey`` to finish.
+
+    Together they give what ``beam.CombinePerKey(combine_fn)`` gives, pane by pane, in any windows. Where a runner does
+    not combine ahead of a stream's shuffle, as Flink, it keeps the elements until the window ends; so it keeps states.
+
+    Args:
+      combine_fn: such as ``LogSumExpCombineFn()``.
+      partial_panes: seconds of processing time between the states of a key that reach the final grouping; None for one
+        per bundle.
+      max_states: how many keys and windows a bundle holds before it sends them on.
+
+    Raises:
+      ValueError: the input's windowing has timestamps of its output other than the window's end.
+    """
+
+    def __init__(
+        self, combine_fn: StateCombineFn, *, partial_panes: float | None = None, max_states: int = 1 << 17
+    ) -> None:
+        super().__init__()
+        self._combine_fn = combine_fn
+        merge = partial(_merge_accumulators, StatesCombineFn(combine_fn))
+        self._partial = PartialPanes(merge, partial_panes) if partial_panes is not None else None
+        self._max_states = max_states
+
+    def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, Any]]:
+        if pcoll.windowing.timestamp_combiner != TimestampCombiner.OUTPUT_AT_EOW:
+            raise ValueError("expected the timestamp combiner OUTPUT_AT_EOW, Beam's default, found another")
+        key_type, _ = key_value_types(pcoll.element_type)
+        state_type = type(self._combine_fn.create_accumulator())
+        states: PCollection[tuple[Any, Any]] = pcoll | "ReduceBundle" >> beam.ParDo(
+            _ReduceBundle(self._combine_fn, self._max_states)
+        ).with_output_types(Tuple[key_type, state_type])
+        return states if self._partial is None else states | "PartialPanes" >> self._partial
+
+
+def _merge_accumulators(combine_fn: StateCombineFn, accumulators: Iterable[Any]) -> Any:
+    return combine_fn.merge_accumulators(accumulators)
+
+
+class _ReduceBundle(beam.DoFn):
+    """(key, element) to (key, accumulator), one per key and window of the bundle."""
+
+    def __init__(self, combine_fn: StateCombineFn, max_states: int) -> None:
+        self._combine_fn = combine_fn
+        self._max_states = max_states
+
+    def start_bundle(self) -> None:
+        self._states: dict[tuple[BoundedWindow, Any], Any] = {}
+
+    def process(self, element: tuple[Any, Any], window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
+        key, value = element
+        place = window, key
+        state = self._states.get(place)
+        if state is None:
+            if len(self._states) == self._max_states:
+                yield from self.finish_bundle()
+            state = self._states[place] = self._combine_fn.create_accumulator()
+        self._combine_fn.add_input(state, value)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for (window, key), state in self._states.items():
+            yield WindowedValue((key, state), window.max_timestamp(), (window,))
+        self._states.clear()
 
 
 class Finalise(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tuple[int, pa.Table]]]):
@@ -566,6 +661,16 @@ class _MergeShard(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, pa.Table]]:
         shard, streams = element
+        if merged := self._merged(streams):
+            yield shard, sort_by_keys(merged[0], self._keys)
+
+    def merge_streams(self, streams: Iterable[bytes]) -> bytes:
+        """One stream of states for some of them."""
+        [merged] = self._merged(streams)
+        return to_ipc(merged)
+
+    def _merged(self, streams: Iterable[bytes]) -> list[pa.Table]:
+        """One table of states; none where there is no stream, as in a pane that fires with nothing new in it."""
         tables: list[pa.Table] = []
         buffered, limit = 0, self._max_states
         for table in self._tables(streams):
@@ -576,7 +681,7 @@ class _MergeShard(beam.DoFn):
                 tables = [_merge(tables, self._keys)]
                 buffered = tables[0].num_rows
                 limit = max(self._max_states, 2 * buffered)
-        yield shard, sort_by_keys(_merge(tables, self._keys), self._keys)
+        return [_merge(tables, self._keys)] if tables else []
 
 
 def _merge(tables: list[pa.Table], keys: list[str]) -> pa.Table:

@@ -27,6 +27,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.parquetio": {"pyarrow", "apache_beam"},
     "lse_stream.coders": {"apache_beam"},
     "lse_stream.combine_fn": {"apache_beam"},
+    "lse_stream.windows": {"pyarrow", "apache_beam"},
     "lse_stream.transforms": {"pyarrow", "apache_beam"},
     "lse_stream.yaml_transforms": {"pyarrow", "apache_beam"},
     "pipelines": {"pyarrow", "apache_beam"},
