@@ -14,12 +14,14 @@ from typing import Any
 from urllib.parse import unquote
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection
+from apache_beam.utils.timestamp import Timestamp
 
 from .keys import check_key_type
 from .values import is_widenable, widen, widen_arrow
@@ -496,6 +498,54 @@ class WriteShards(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection
         return paths
 
 
+class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[str]]):
+    """(shard, table) in windows to one Parquet file per window and shard; gives the paths.
+
+    Files are named ``START-END-part-00000-of-0000N.parquet``, with the window's times in UTC as in 20170905T120000, so
+    that names sort by window. A file appears whole; a further pane of the window replaces it, and so does a bundle that
+    is tried again. Each table is one file, however many windows a bundle closes.
+
+    Args:
+      directory: where to, on any Beam filesystem; it must exist.
+      num_shards: N.
+      each_pane: keep every pane, in a file of its own with the pane's index ahead of the part: those of discarding
+        panes, which only together are the whole.
+    """
+
+    def __init__(self, directory: str, num_shards: int, *, each_pane: bool = False) -> None:
+        super().__init__()
+        self._write = _WriteWindow(directory, num_shards, each_pane=each_pane)
+
+    def expand(self, shards: PCollection[tuple[int, pa.Table]]) -> PCollection[str]:
+        paths: PCollection[str] = shards | "Write" >> beam.ParDo(self._write)
+        return paths
+
+
+class _WriteWindow(beam.DoFn):
+    def __init__(self, directory: str, num_shards: int, *, each_pane: bool) -> None:
+        self._directory = directory
+        self._num_shards = num_shards
+        self._each_pane = each_pane
+
+    def process(
+        self,
+        element: tuple[int, pa.Table],
+        window: Any = beam.DoFn.WindowParam,
+        pane: Any = beam.DoFn.PaneInfoParam,
+    ) -> Iterator[str]:
+        shard, table = element
+        pane_name = f"pane-{pane.index:05d}-" if self._each_pane else ""
+        prefix = f"{_compact(window.start)}-{_compact(window.end)}-{pane_name}"
+        yield write_shard(self._directory, self._num_shards, shard, table.schema, [table], prefix=prefix)
+
+
+def _compact(time: Timestamp) -> str:
+    micros = np.datetime64(time.micros, "us")
+    seconds = micros.astype("datetime64[s]")
+    # Without a zone's letter: what follows a whole second, "-", sorts before the point of a fraction.
+    return str(micros if micros != seconds else seconds).replace("-", "").replace(":", "")
+
+
 def write_shard(
     directory: str,
     num_shards: int,
@@ -503,13 +553,15 @@ def write_shard(
     schema: pa.Schema,
     tables: Iterable[pa.Table],
     row_group_rows: int | None = None,
+    prefix: str = "",
 ) -> str:
-    """Writes the rows of ``tables`` to the file of a shard, and gives its path.
+    """Writes the rows of ``tables`` to the file of a shard, whose name begins with ``prefix``, and gives its path.
 
-    The bytes depend on the rows and ``row_group_rows`` alone, not on how they are spread over tables.
+    The bytes depend on the rows and ``row_group_rows`` alone, not on how they are spread over tables. A file that is
+    there already is replaced at once.
     """
     row_group_rows = row_group_rows or OUTPUT_ROW_GROUP
-    name = f"part-{shard:05d}-of-{num_shards:05d}.parquet"
+    name = f"{prefix}part-{shard:05d}-of-{num_shards:05d}.parquet"
     path = FileSystems.join(directory, name)
     # An object appears whole when its writer is closed; a local file has to be renamed.
     written = FileSystems.join(directory, f".{name}.{os.urandom(8).hex()}") if is_local(directory) else path

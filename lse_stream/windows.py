@@ -19,6 +19,10 @@ from .arrow import take_rows
 
 Micros = npt.NDArray[np.int64]
 
+# Microseconds since 1970 within which Beam's timestamps lie, with room for the windows around them.
+_CENTURY = 100 * 366 * 86_400_000_000
+EARLIEST, LATEST = MIN_TIMESTAMP.micros + _CENTURY, MAX_TIMESTAMP.micros - _CENTURY
+
 
 class ParDoInto(beam.ParDo):
     """ParDo with a windowing that is not its input's, such as one trigger after another.
@@ -156,13 +160,11 @@ def event_times(column: pa.ChunkedArray, name: str) -> Micros:
     if unit == "ns":
         return numbers // 1000
     micros = {"s": 1_000_000, "ms": 1000, "us": 1}[unit]
-    # Room for the windows around a time, which must lie in the range as well.
-    least, most = MIN_TIMESTAMP.micros // micros + 1, MAX_TIMESTAMP.micros // micros - 1
-    beyond = (numbers < least) | (numbers > most)
+    beyond = (numbers < EARLIEST // micros) | (numbers > LATEST // micros)
     if beyond.any():
         row = int(beyond.argmax())
         raise ValueError(
-            f"column {name!r}, row {row}: expected a time within Beam's range, some 292,000 years around 1970, "
+            f"column {name!r}, row {row}: expected a time that Beam can hold, up to 292,000 years from 1970, "
             f"found {numbers[row]} {unit} since then"
         )
     return numbers * micros

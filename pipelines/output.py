@@ -17,7 +17,8 @@ SUCCESS = "_SUCCESS"
 TABLES = TOTALS, OVERALL, OBSERVATIONS, EXAMPLES = "totals", "overall", "observations", "examples"
 
 # What may stand at a place that is written to: results, which --overwrite replaces.
-_RESULT = re.compile(rf"(({'|'.join(TABLES)})/)?part-\d{{5,}}-of-\d{{5,}}\.parquet|{SUCCESS}")
+_WINDOW = r"[\d.T]+-[\d.T]+-(pane-\d{5,}-)?"
+_RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?part-\d{{5,}}-of-\d{{5,}}\.parquet|{SUCCESS}")
 _INCOMPLETE = "_incomplete-"
 
 
@@ -67,6 +68,21 @@ def stage(directory: str) -> str:
         raise InputError(
             f"--output {directory}: expected a place that can be written, found {one_line(error)}"
         ) from error
+
+
+def make_output(option: str, directory: str) -> None:
+    """Makes a directory, if it is not there, for files that appear in it one by one.
+
+    Raises:
+      InputError: it cannot be made.
+    """
+    try:
+        if is_local(directory):
+            os.makedirs(directory, exist_ok=True)
+        else:
+            FileSystems.mkdirs(directory)
+    except (OSError, ValueError) as error:  # Beam's own errors are these too
+        raise InputError(f"--{option} {directory}: expected a directory to be made, found {one_line(error)}") from error
 
 
 def make_directory(staging: str, name: str) -> str:

@@ -31,6 +31,10 @@ OK, FAULT, USAGE = 0, 1, 2
 ON_TERMINAL, IN_LOG = 0.2, 10.0
 
 
+# How a stream without an end comes to one.
+_STOPPED = (PipelineState.CANCELLED, PipelineState.DRAINED, PipelineState.UPDATED)
+
+
 class RunError(RuntimeError):
     """Something went wrong in mid-run. One line."""
 
@@ -71,24 +75,51 @@ def run(options: Namespace, build: Callable[[beam.Pipeline, str], Any], num_rows
     start = time.monotonic()
     staging = stage(options.output)
     try:
-        pipeline = beam.Pipeline(_runner(options.beam), options.beam)
-        build(pipeline, staging)
-        with _hushed(options) as stderr, _progress(options, num_rows, stderr) as follow:
-            result = pipeline.run()
-            follow(result)
-            state = result.wait_until_finish()
-        if state not in (PipelineState.DONE, None):
-            raise RunError(f"the runner ended in state {state}")
-        publish(staging, options.output, overwrite=options.overwrite)
-    except (RunError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # whatever a runner raises
-        if options.traceback:
-            raise
-        raise RunError(_cause(error)) from error
+        with _told(options):
+            execute(options, lambda pipeline: build(pipeline, staging), num_rows)
+            publish(staging, options.output, overwrite=options.overwrite)
     finally:
         discard(staging)
     return time.monotonic() - start
+
+
+def execute(options: Namespace, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:
+    """Runs the graph that ``build(pipeline)`` makes to its end, and shows progress.
+
+    Args:
+      num_rows: how many there are to read; None for a stream without an end, which goes on until it is cancelled.
+
+    Raises:
+      RunError: the pipeline failed.
+    """
+    with _told(options):
+        pipeline = beam.Pipeline(_runner(options.beam), options.beam)
+        build(pipeline)
+        with _hushed(options) as stderr, _progress(options, num_rows, stderr) as follow:
+            result = pipeline.run()
+            follow(result)
+            try:
+                state = result.wait_until_finish()
+            except KeyboardInterrupt:
+                if num_rows is None:
+                    result.cancel()
+                raise
+        if state not in (PipelineState.DONE, None) and (num_rows is not None or state not in _STOPPED):
+            raise RunError(f"the runner ended in state {state}")
+        return result
+
+
+@contextmanager
+def _told(options: Namespace) -> Iterator[None]:
+    """Makes of whatever a runner raises one line."""
+    try:
+        yield
+    except (RunError, UsageError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if options.traceback:
+            raise
+        raise RunError(_cause(error)) from error
 
 
 def _runner(options: PipelineOptions) -> PipelineRunner:
@@ -146,7 +177,7 @@ def _hushed(options: Namespace) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _progress(options: Namespace, num_rows: int, stderr: TextIO) -> Iterator[Callable[[PipelineResult], None]]:
+def _progress(options: Namespace, num_rows: int | None, stderr: TextIO) -> Iterator[Callable[[PipelineResult], None]]:
     """Reports rows until the block ends. What it gives takes the result of a runner that does not block."""
     if options.quiet:
         yield lambda _: None
@@ -185,8 +216,8 @@ def _progress(options: Namespace, num_rows: int, stderr: TextIO) -> Iterator[Cal
         thread.join()
 
 
-def _progress_line(rows: int | None, total: int, seconds: float) -> str:
-    if not rows:
+def _progress_line(rows: int | None, total: int | None, seconds: float) -> str:
+    if not rows or total is None:
         return f"running, {seconds:.0f} s"
     rate = rows / seconds
     if rows >= total:
