@@ -104,6 +104,11 @@ def execute(options: Namespace, build: Callable[[beam.Pipeline], Any], num_rows:
                 if num_rows is None:
                     result.cancel()
                 raise
+            except RuntimeError as error:
+                # As Flink says of a job that someone has cancelled.
+                if num_rows is not None or "JobCancellationException" not in str(error):
+                    raise
+                state = PipelineState.CANCELLED
         if state not in (PipelineState.DONE, None) and (num_rows is not None or state not in _STOPPED):
             raise RunError(f"the runner ended in state {state}")
         return result

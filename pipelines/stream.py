@@ -97,8 +97,8 @@ def build(pipeline: beam.Pipeline, options: Namespace, dataset: Dataset | None) 
         discarding=options.discarding,
     )
     if options.output_topic:
-        messages = shards | "ToMessages" >> beam.ParDo(_ToMessages(options.key, keep_state=options.state))
-        messages.element_type = tuple[bytes, bytes]
+        to_messages = beam.ParDo(_ToMessages(options.key, keep_state=options.state))
+        messages = shards | "ToMessages" >> to_messages.with_output_types(tuple[bytes, bytes])
         messages | "WriteTopic" >> WriteTopic(
             options.config, options.output_topic, expansion_service=options.expansion_service
         )

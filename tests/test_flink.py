@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from contract import bits
-from engines.fetch import EngineError, find_flink
-from engines.flink import JobServer, finished, job_server
+from engines.fetch import EngineError, find
+from engines.flink import LOOPBACK, JobServer, finished, job_server
 
 from lse_stream.accumulator import LogSumExpAccumulator
 from lse_stream.arrow import group_states
@@ -42,9 +42,9 @@ EMBEDDED = ["--runner=FnApiRunner"]
 
 
 @pytest.fixture(scope="module")
-def flink_jar() -> Path:
+def flink_home() -> Path:
     try:
-        return find_flink()
+        return find("flink")
     except EngineError as error:
         if os.environ.get("LSE_STREAM_REQUIRE_ENGINES") == "1":
             raise
@@ -52,8 +52,8 @@ def flink_jar() -> Path:
 
 
 @pytest.fixture(scope="module")
-def flink(flink_jar: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
-    with job_server(flink_jar, tmp_path_factory.mktemp("flink")) as server:
+def flink(flink_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobServer]:
+    with job_server(flink_home, tmp_path_factory.mktemp("flink")) as server:
         yield server
 
 
@@ -125,7 +125,7 @@ def run_transforms(options: Sequence[str], directory: Path) -> dict[str, list[by
 
 def test_transforms(flink: JobServer, tmp_path: Path) -> None:
     finished_before = flink.finished()
-    found = run_transforms(flink.options, tmp_path / "flink")
+    found = run_transforms([*flink.options, LOOPBACK], tmp_path / "flink")
     assert flink.finished() == finished_before + 1
 
     states: dict[int, LogSumExpAccumulator] = {}
@@ -169,7 +169,7 @@ def test_the_program(flink: JobServer, tmp_path: Path) -> None:
     ways = {
         "embedded": [],
         "processes": ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
-        "flink": flink.options,
+        "flink": [*flink.options, LOOPBACK],
     }
     for way, options in ways.items():
         assert main([*arguments(source, tmp_path / way), "--quiet", *options]) == 0, way
@@ -216,7 +216,7 @@ def test_the_other_programs(flink: JobServer, tmp_path: Path, name: str) -> None
     for i in range(3):
         pq.write_table(table.take(np.arange(i, table.num_rows, 3)), source / f"{i}.parquet", row_group_size=200)
     program = import_module(f"pipelines.{name.partition(',')[0]}").main
-    for way, options in {"embedded": [], "flink": flink.options}.items():
+    for way, options in {"embedded": [], "flink": [*flink.options, LOOPBACK]}.items():
         argv = ["--input", str(source), "--key=k", *value, "--output", str(tmp_path / way), "--quiet"]
         assert program([*argv, *PROGRAMS[name], *options]) == 0, way
     expected = contents(tmp_path / "embedded")
@@ -232,21 +232,21 @@ def test_a_damaged_page(flink: JobServer, tmp_path: Path, capfd: pytest.CaptureF
     data[(chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size // 2] ^= 0xFF
     path.write_bytes(data)
 
-    assert main([*arguments(source, tmp_path / "out"), "--quiet", *flink.options]) == 1
+    assert main([*arguments(source, tmp_path / "out"), "--quiet", *[*flink.options, LOOPBACK]]) == 1
     # Beam's worker has its say before.
     last_line = capfd.readouterr().err.splitlines()[-1]
     assert last_line.startswith(f"parquet: error: {path}, row group 7, column 'value': expected to read all rows, ")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_the_command_line_with_a_job_server_of_beams(flink_jar: Path, tmp_path: Path) -> None:
+def test_the_command_line_with_a_job_server_of_beams(flink_home: Path, tmp_path: Path) -> None:
     source = write_input(tmp_path / "in")
     assert main([*arguments(source, tmp_path / "embedded"), "--quiet"]) == 0
     log = tmp_path / "job-server.log"
     properties = {"org.slf4j.simpleLogger.logFile": log, "java.io.tmpdir": tmp_path}
     command = [
         *(sys.executable, "-m", "pipelines.parquet", *arguments(source, tmp_path / "flink")),
-        *("--runner=FlinkRunner", f"--flink_job_server_jar={flink_jar}", "--environment_type=LOOPBACK"),
+        *("--runner=FlinkRunner", f"--flink_job_server_jar={flink_home}", "--environment_type=LOOPBACK"),
         *(f"--job_server_jvm_properties=-D{name}={value}" for name, value in properties.items()),
     ]
     root = Path(__file__).parent.parent

@@ -1,7 +1,8 @@
 """Fetches the jars of the engines that the tests run on: ``python tests/engines/fetch.py``. Needs Java and Maven.
 
 Nothing else downloads: the tests only look for what this has put into the cache, ``~/.cache/lse-stream/engines`` or
-the directory that the environment variable LSE_STREAM_ENGINES names. 150 MB; what is there already is left as it is.
+the directory that the environment variable LSE_STREAM_ENGINES names. 300 MB; what is there already is left as it is.
+Prism, Beam's portable runner in Go, is built too where there is Go.
 """
 
 import hashlib
@@ -13,8 +14,13 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-FLINK_POM = Path(__file__).with_name("flink.pom.xml")
-FLINK_MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
+# Engines by the names of their poms, and the classes that their launchers start.
+MAINS = {
+    "flink": "org.apache.beam.runners.flink.FlinkJobServerDriver",
+    "kafka": "kafka.Kafka",
+    "kafka_io": "org.apache.beam.sdk.expansion.service.ExpansionService",
+}
+PRISM = "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"
 
 # Packages of the JDK that Flink and Beam reach into, which Java 17 keeps shut.
 OPENED = [
@@ -28,28 +34,62 @@ class EngineError(RuntimeError):
     """An engine, or what is needed to fetch it, is not there. Says what to do."""
 
 
-def find_flink() -> Path:
-    """The jar that starts Beam's Flink job server.
+def find(engine: str) -> Path:
+    """The directory of an engine: ``launcher.jar``, which starts its main class, and the jars themselves in ``lib``.
 
     Raises:
-      EngineError: there is no Java, or the jar was not fetched.
+      EngineError: there is no Java, or the engine was not fetched.
     """
-    _need("java", "to run Flink")
-    jar = _home(FLINK_POM) / "launcher.jar"
-    if not jar.is_file():
-        raise EngineError(f"{jar}: expected Beam's Flink runner, found none: run python tests/engines/fetch.py")
-    return jar
+    _need("java", f"to run {engine}")
+    home = _home(engine)
+    if not home.is_dir():
+        raise EngineError(f"{home}: expected the jars of {engine}, found none: run python tests/engines/fetch.py")
+    return home
 
 
-def fetch(pom: Path, main: str) -> None:
-    """Has Maven put the jars that a pom names into the cache, and one that starts the class ``main`` beside them.
+def find_prism() -> Path:
+    """The Prism program.
+
+    Raises:
+      EngineError: it was not built.
+    """
+    program = _cache() / PRISM.rpartition("/")[2] / "prism"
+    if not program.is_file():
+        raise EngineError(f"{program}: expected Beam's Prism, found none: run python tests/engines/fetch.py, with Go")
+    return program
+
+
+def build_prism() -> None:
+    """Has Go build Prism into the cache.
+
+    Raises:
+      EngineError: Go failed.
+    """
+    home = _cache() / PRISM.rpartition("/")[2]
+    if home.is_dir():
+        print(f"{home} is there")
+        return
+    print(f"building {home}", flush=True)
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}-") as scratch:
+        environment = os.environ | {"GOBIN": scratch}
+        go = subprocess.run(
+            ["go", "install", PRISM], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        if go.returncode:
+            raise EngineError(f"Go could not build {PRISM} (status {go.returncode}):\n{go.stdout}")
+        home.mkdir(exist_ok=True)
+        Path(scratch, "prism").replace(home / "prism")
+
+
+def fetch(engine: str) -> None:
+    """Has Maven put the jars that an engine's pom names into the cache, and a launcher beside them.
 
     The directory gets its name when it is whole, and another one when the pom changes.
 
     Raises:
       EngineError: no Java or Maven, or Maven failed.
     """
-    home = _home(pom)
+    home, pom = _home(engine), _pom(engine)
     if home.is_dir():
         print(f"{home} is there")
         return
@@ -68,7 +108,7 @@ def fetch(pom: Path, main: str) -> None:
             raise EngineError(
                 f"Maven could not fetch what {pom.name} names (status {maven.returncode}):\n{maven.stdout}"
             )
-        _write_launcher(new, main)
+        _write_launcher(new, MAINS[engine])
         try:
             new.rename(home)
         except OSError:
@@ -76,10 +116,17 @@ def fetch(pom: Path, main: str) -> None:
                 raise
 
 
-def _home(pom: Path) -> Path:
-    cache = os.environ.get("LSE_STREAM_ENGINES") or Path("~/.cache/lse-stream/engines").expanduser()
-    digest = hashlib.sha256("\n".join([pom.read_text(), *OPENED]).encode()).hexdigest()
-    return Path(cache, f"{pom.name.removesuffix('.pom.xml')}-{digest[:12]}").absolute()
+def _pom(engine: str) -> Path:
+    return Path(__file__).with_name(f"{engine}.pom.xml")
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("LSE_STREAM_ENGINES") or Path("~/.cache/lse-stream/engines").expanduser()).absolute()
+
+
+def _home(engine: str) -> Path:
+    digest = hashlib.sha256("\n".join([_pom(engine).read_text(), *OPENED]).encode()).hexdigest()
+    return _cache() / f"{engine}-{digest[:12]}"
 
 
 def _need(program: str, purpose: str) -> None:
@@ -107,6 +154,9 @@ def _attribute(name: str, value: str) -> str:
 
 if __name__ == "__main__":
     try:
-        fetch(FLINK_POM, FLINK_MAIN)
+        for name in MAINS:
+            fetch(name)
+        if shutil.which("go"):
+            build_prism()
     except EngineError as error:
         sys.exit(f"fetch: error: {error}")

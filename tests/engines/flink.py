@@ -1,14 +1,22 @@
-"""Flink on this machine: Beam's job server as a process of our own, which runs each job on a Flink inside itself."""
+"""Flink on this machine: Beam's job server as a process of our own, with a Flink inside itself or on a cluster."""
 
+import json
+import os
 import re
+import signal
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
-START_SECONDS = 60.0
+from .fetch import OPENED
+from .processes import free_port, process, wait_for, worker_command, workers
+
+# Workers in the process that starts the job.
+LOOPBACK = "--environment_type=LOOPBACK"
 
 # As little as can be told to is open to other machines: Flink's own servers, not those of Beam.
 FLINK_CONFIG = """\
@@ -21,7 +29,7 @@ taskmanager.bind-host: 127.0.0.1
 
 @dataclass(frozen=True)
 class JobServer:
-    """What runs jobs: the pipeline options for a job on it, with the workers in this process, and the server's log."""
+    """What runs jobs: the pipeline options for a job on it, but for those of the workers; and its log."""
 
     options: list[str]
     log: Path
@@ -37,45 +45,157 @@ def finished(log: Path) -> int:
 
 
 @contextmanager
-def job_server(jar: Path, folder: Path) -> Iterator[JobServer]:
+def job_server(home: Path, folder: Path, master: str = "[local]") -> Iterator[JobServer]:
     """A job server for the block, and for all jobs in it: Beam would start one for each, and end none before itself.
 
     Args:
-      jar: from ``find_flink``.
+      home: from ``find("flink")``.
       folder: an empty directory for what the server and Flink write; the log stays there.
+      master: where jobs run: in the server itself, or on the cluster with that address.
 
     Raises:
-      RuntimeError: the server does not start.
+      TimeoutError: the server does not start.
     """
     log = folder / "job-server.log"
     for name in ("conf", "tmp"):
         (folder / name).mkdir()
     (folder / "conf" / "config.yaml").write_text(FLINK_CONFIG)
     command = [
-        *("java", "-Xmx1g", f"-Djava.io.tmpdir={folder / 'tmp'}", "-jar", str(jar)),
+        *("java", "-Xmx1g", f"-Djava.io.tmpdir={folder / 'tmp'}", "-jar", str(home / "launcher.jar")),
         *("--job-host=127.0.0.1", "--job-port=0", "--artifact-port=0", "--expansion-port=-1"),
-        *("--flink-master=[local]", f"--flink-conf-dir={folder / 'conf'}", f"--artifacts-dir={folder / 'artifacts'}"),
+        *(f"--flink-master={master}", f"--flink-conf-dir={folder / 'conf'}", f"--artifacts-dir={folder / 'artifacts'}"),
     ]
-    with log.open("wb") as sink, subprocess.Popen(command, stdout=sink, stderr=sink) as process:
+    with process(command, log):
+        wait_for(lambda: _PORT.search(log.read_text()) is not None, "Beam's job server to start")
+        endpoint = f"--job_endpoint=127.0.0.1:{_PORT.findall(log.read_text())[0]}"
+        # The experiment is to leave out a call of pip, which an environment need not have.
+        quiet = "--experiments=disable_logging_submission_environment"
+        yield JobServer(["--runner=FlinkRunner", endpoint, "--parallelism=2", quiet], log)
+
+
+_PORT = re.compile(r"JobService started on \S+:(\d+)$", re.MULTILINE)
+
+
+class Cluster:
+    """A Flink of one JobManager and some TaskManagers, each a process on loopback with two slots.
+
+    Attributes:
+      address: "HOST:PORT" of its REST interface.
+    """
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        self._home = home
+        self._folder = folder
+        self._managers: dict[int, subprocess.Popen[bytes]] = {}
+        self._stack = ExitStack()
+        self.address = f"127.0.0.1:{free_port()}"
+
+    def __enter__(self) -> Self:
+        folder = self._folder
+        for name in ("conf", "tmp", "checkpoints"):
+            (folder / name).mkdir()
+        _, port = self.address.split(":")
+        settings = {
+            "jobmanager.rpc.address": "127.0.0.1",
+            "jobmanager.rpc.port": free_port(),
+            "jobmanager.bind-host": "127.0.0.1",
+            "taskmanager.bind-host": "127.0.0.1",
+            "taskmanager.host": "127.0.0.1",
+            "rest.address": "127.0.0.1",
+            "rest.bind-address": "127.0.0.1",
+            "rest.port": port,
+            "taskmanager.numberOfTaskSlots": 2,
+            "taskmanager.cpu.cores": 1.0,
+            **{
+                f"taskmanager.memory.{name}": f"{megabytes}m"
+                for name, megabytes in {
+                    "framework.heap.size": 128,
+                    "framework.off-heap.size": 128,
+                    "task.heap.size": 384,
+                    "task.off-heap.size": 0,
+                    "network.min": 128,
+                    "network.max": 128,
+                    "managed.size": 128,
+                    "jvm-metaspace.size": 256,
+                    "jvm-overhead.min": 192,
+                    "jvm-overhead.max": 192,
+                }.items()
+            },
+            "execution.checkpointing.dir": f"file://{folder / 'checkpoints'}",
+            "state.checkpoints.dir": f"file://{folder / 'checkpoints'}",
+            "state.backend.type": "hashmap",
+            "restart-strategy.type": "fixed-delay",
+            "restart-strategy.fixed-delay.attempts": 100,
+            "restart-strategy.fixed-delay.delay": "1s",
+            "heartbeat.interval": 1000,
+            "heartbeat.timeout": 5000,
+            "taskmanager.load-balance.mode": "SLOTS",
+            "io.tmp.dirs": folder / "tmp",
+            "classloader.resolve-order": "parent-first",
+        }
+        (folder / "conf" / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
+        self._start("org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", "job-manager", 512)
+        for number in (1, 2):
+            self.start_task_manager(number)
+        wait_for(lambda: self._registered() == 2, "two TaskManagers to register")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        for language in ("python", "java"):
+            for worker in workers(self._folder, language):
+                os.kill(worker, signal.SIGKILL)
+
+    def _start(self, main: str, name: str, megabytes: int, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [
+            *("java", f"-Xms{megabytes}m", f"-Xmx{megabytes}m", "-XX:MaxMetaspaceSize=256m"),
+            *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED),
+            *("-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
+            *("-cp", str(self._home / "lib" / "*"), main, "--configDir", str(self._folder / "conf"), *arguments),
+        ]
+        return self._stack.enter_context(process(command, self._folder / f"{name}.log"))
+
+    def start_task_manager(self, number: int) -> None:
+        main = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+        self._managers[number] = self._start(
+            main, f"task-manager-{number}", 512, "-D", f"taskmanager.resource-id=tm{number}"
+        )
+
+    def kill_task_manager(self, number: int) -> None:
+        """SIGKILL; another one has to be started for its slots."""
+        self._managers[number].kill()
+        self._managers[number].wait()
+
+    def kill_python_worker(self, choose: Callable[[list[int]], int]) -> None:
+        """SIGKILL to one of the workers."""
+        os.kill(choose(workers(self._folder, "python")), signal.SIGKILL)
+
+    def worker_options(self) -> list[str]:
+        """Pipeline options for Python workers that the TaskManagers start."""
+        command = worker_command(self._folder, "python")
+        return ["--environment_type=PROCESS", f"--environment_config={json.dumps({'command': str(command)})}"]
+
+    def get(self, path: str) -> Any:
+        """What the REST interface says."""
+        with urllib.request.urlopen(f"http://{self.address}/{path}", timeout=10) as response:
+            return json.load(response)
+
+    def _registered(self) -> int:
         try:
-            endpoint = f"--job_endpoint=127.0.0.1:{_port(process, log)}"
-            # The experiment is to leave out a call of pip, which an environment need not have.
-            quiet = "--experiments=disable_logging_submission_environment"
-            options = ["--runner=FlinkRunner", endpoint, "--environment_type=LOOPBACK", "--parallelism=2", quiet]
-            yield JobServer(options, log)
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            found: int = self.get("overview")["taskmanagers"]
+        except OSError:
+            return 0
+        return found
 
+    def jobs(self) -> dict[str, str]:
+        """States of all jobs by id."""
+        return {job["jid"]: job["state"] for job in self.get("jobs/overview")["jobs"]}
 
-def _port(process: subprocess.Popen[bytes], log: Path) -> int:
-    """The port that the server listens on, once it says so."""
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        if started := re.search(r"JobService started on \S+:(\d+)$", log.read_text(), re.MULTILINE):
-            return int(started[1])
-        time.sleep(0.05)
-    raise RuntimeError(f"expected Beam's job server to start within {START_SECONDS:.0f} s, found\n{log.read_text()}")
+    def restarts(self, job: str) -> int:
+        """How often a job has been restarted."""
+        return sum(int(metric["value"]) for metric in self.get(f"jobs/{job}/metrics?get=numRestarts"))
+
+    def cancel(self, job: str) -> None:
+        request = urllib.request.Request(f"http://{self.address}/jobs/{job}?mode=cancel", method="PATCH")
+        urllib.request.urlopen(request, timeout=10).close()
+        wait_for(lambda: self.jobs()[job] == "CANCELED", "the job to end")

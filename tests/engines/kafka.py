@@ -1,0 +1,139 @@
+"""Kafka on this machine: a broker of one node, a client of its topics, and Beam's expansion service for KafkaIO."""
+
+import base64
+import json
+import subprocess
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from .processes import free_port, listens, process, wait_for, worker_command
+
+
+class Broker:
+    """A running broker.
+
+    Attributes:
+      servers: "HOST:PORT".
+    """
+
+    def __init__(self, servers: str) -> None:
+        self.servers = servers
+        self._config: dict[str, Any] = {"bootstrap.servers": servers}
+        self._admin = AdminClient(self._config)
+
+    def create(self, *topics: str, partitions: int = 2) -> None:
+        created = self._admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics])
+        for future in created.values():
+            future.result()
+
+    def produce(self, topic: str, messages: Iterable[tuple[bytes, int | None, int | None]]) -> None:
+        """Sends (payload, milliseconds or None for now, partition or None for any)."""
+        producer = Producer(self._config | {"queue.buffering.max.messages": 1_000_000, "linger.ms": 5})
+        for payload, millis, partition in messages:
+            producer.produce(topic, payload, partition=-1 if partition is None else partition, timestamp=millis or 0)
+            producer.poll(0)
+        producer.flush()
+
+    def size(self, topic: str) -> int:
+        """How many messages a topic holds."""
+        consumer = Consumer(self._config | {"group.id": "sizes"})
+        try:
+            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            ends = [consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions]
+            return sum(high - low for low, high in ends)
+        finally:
+            consumer.close()
+
+    def read(self, topic: str) -> list[Message]:
+        """All messages of a topic."""
+        consumer = Consumer(self._config | {"group.id": uuid.uuid4().hex, "enable.auto.commit": False})
+        try:
+            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+            wanted = self.size(topic)
+            found: list[Message] = []
+            while len(found) < wanted:
+                found += consumer.consume(min(wanted - len(found), 10_000), timeout=10)
+            return found
+        finally:
+            consumer.close()
+
+    def results(self, topic: str) -> list[dict[str, Any]]:
+        """All messages of a topic, as JSON."""
+        return [json.loads(message.value() or b"") for message in self.read(topic)]
+
+
+@contextmanager
+def broker(home: Path, folder: Path) -> Iterator[Broker]:
+    """A broker for the block.
+
+    Args:
+      home: from ``find("kafka")``.
+      folder: an empty directory for its data and logs.
+
+    Raises:
+      RuntimeError, TimeoutError: it does not start.
+    """
+    port, controller = free_port(), free_port()
+    properties = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "log.dirs": str(folder / "data"),
+        # A topic that is not there is a mistake, and one node is all replicas.
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "4",
+        "group.initial.rebalance.delay.ms": "0",
+        # Records with old times would be deleted.
+        "log.retention.ms": "-1",
+    }
+    config = folder / "kafka.properties"
+    config.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+    java = ["java", "-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", str(home / "lib" / "*")]
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    formatted = subprocess.run(
+        [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)], capture_output=True, text=True
+    )
+    if formatted.returncode:
+        raise RuntimeError(f"expected Kafka to format its storage, found\n{formatted.stderr}")
+    with process([*java, "kafka.Kafka", str(config)], folder / "kafka.log"):
+        wait_for(lambda: listens(port), "Kafka to listen")
+        yield Broker(f"127.0.0.1:{port}")
+
+
+@contextmanager
+def expansion_service(home: Path, folder: Path, settings: Sequence[str] = ()) -> Iterator[str]:
+    """Beam's expansion service for the block; gives "HOST:PORT". Its transforms run in Java workers of our own.
+
+    Args:
+      home: from ``find("kafka_io")``.
+      folder: where logs and ids of the workers go.
+      settings: further pipeline options for what is expanded.
+    """
+    port = free_port()
+    command = worker_command(folder, "java", KAFKA_IO_LIB=str(home / "lib"))
+    service = [
+        *("java", "-Xmx512m", "-jar", str(home / "launcher.jar"), str(port)),
+        "--defaultEnvironmentType=PROCESS",
+        f"--defaultEnvironmentConfig={json.dumps({'command': str(command)})}",
+        f"--filesToStage={home / 'launcher.jar'}",
+        *settings,
+    ]
+    with process(service, folder / "expansion-service.log"):
+        wait_for(lambda: listens(port), "Beam's expansion service to listen")
+        yield f"127.0.0.1:{port}"

@@ -1,0 +1,164 @@
+"""The stream program from Kafka to Kafka on a Flink cluster whose processes are killed: not a bit changes.
+
+Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the engines. LSE_STREAM_CRASHES=20 in the
+environment repeats the crashes so many times.
+"""
+
+import base64
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract import bits
+from engines.fetch import EngineError, find
+from engines.flink import Cluster, JobServer, job_server
+from engines.kafka import Broker, broker, expansion_service
+from engines.processes import wait_for
+from programs import ROOT
+
+from lse_stream.accumulator import LogSumExpAccumulator
+
+pytestmark = pytest.mark.engine
+
+REPETITIONS = int(os.environ.get("LSE_STREAM_CRASHES", "1"))
+
+# Of the stream: how long it lasts, how much comes at once, how far rows are out of order, and the windows.
+SECONDS = 40
+PER_TICK = 100
+DISORDER_MILLIS = 3000
+WINDOW_MILLIS = 10_000
+
+
+@dataclass(frozen=True)
+class Engines:
+    kafka: Broker
+    expansion_service: str
+    cluster: Cluster
+    flink: JobServer
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    try:
+        homes = {name: find(name) for name in ("kafka", "kafka_io", "flink")}
+    except EngineError as error:
+        if os.environ.get("LSE_STREAM_REQUIRE_ENGINES") == "1":
+            raise
+        pytest.skip(str(error))
+    with ExitStack() as stack:
+        kafka = stack.enter_context(broker(homes["kafka"], tmp_path_factory.mktemp("kafka")))
+        service = stack.enter_context(expansion_service(homes["kafka_io"], tmp_path_factory.mktemp("kafka_io")))
+        cluster = stack.enter_context(Cluster(homes["flink"], tmp_path_factory.mktemp("cluster")))
+        server = job_server(homes["flink"], tmp_path_factory.mktemp("job_server"), cluster.address)
+        yield Engines(kafka, service, cluster, stack.enter_context(server))
+
+
+Row = tuple[str, float, int]
+
+
+def produce(kafka: Broker, topic: str, rng: random.Random) -> list[Row]:
+    """Rows (key, value, event time in milliseconds) as they come, in real time."""
+    sent: list[Row] = []
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        now = int(time.time() * 1000)
+        rows = [
+            (f"host-{rng.randrange(20)}", rng.gauss(0, 50), now - rng.randrange(DISORDER_MILLIS))
+            for _ in range(PER_TICK)
+        ]
+        kafka.produce(topic, [(json.dumps(dict(zip("kvt", row, strict=True))).encode(), None, None) for row in rows])
+        sent += rows
+        time.sleep(0.1)
+    return sent
+
+
+def expected(rows: list[Row]) -> dict[tuple[str, int], LogSumExpAccumulator]:
+    """What a batch job makes of the rows: states by key and start of window."""
+    states: dict[tuple[str, int], LogSumExpAccumulator] = {}
+    for key, value, millis in rows:
+        states.setdefault((key, millis - millis % WINDOW_MILLIS), LogSumExpAccumulator()).add(value)
+    return states
+
+
+def last_panes(results: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[int, bytes, bytes]]:
+    """Count, value and state of the last pane by key and start of window; the sink may repeat panes."""
+    panes: dict[tuple[str, int], tuple[int, bytes, bytes]] = {}
+    for result in results:
+        start = int(datetime.fromisoformat(result["window_start"]).timestamp() * 1000)
+        place = result["key"]["k"], start
+        found = result["count"], bits(float(result["logsumexp"])), base64.b64decode(result["state"])
+        panes[place] = max(found, panes.get(place, found), key=lambda pane: pane[0])
+    return panes
+
+
+def test_crashes_change_no_bit(engines: Engines, tmp_path: Path) -> None:
+    for repetition in range(REPETITIONS):
+        crash(engines, tmp_path / str(repetition), repetition)
+
+
+def crash(engines: Engines, folder: Path, repetition: int) -> None:
+    folder.mkdir()
+    rng = random.Random(f"{time.time()} {repetition}")
+    topic, output, dead = (f"{name}-{repetition}" for name in ("rows", "totals", "rejected"))
+    engines.kafka.create(topic, output, dead)
+    command = [
+        *(sys.executable, "-m", "pipelines.stream", "--source=kafka", "--quiet"),
+        *(f"--bootstrap_servers={engines.kafka.servers}", f"--expansion_service={engines.expansion_service}"),
+        *(f"--topic={topic}", f"--output_topic={output}", f"--dead_letter_topic={dead}"),
+        *("--key=k", "--value=v", "--event_time=t", "--window=fixed:10s", "--state"),
+        *("--allowed_lateness=1d", "--partial_panes=2s", "--checkpointing_interval=2000"),
+        *engines.flink.options,
+        *engines.cluster.worker_options(),
+    ]
+    before = set(engines.cluster.jobs())
+    log = folder / "stream.log"
+    with log.open("wb") as sink, subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink) as program:
+        sent: list[Row] = []
+        producer = threading.Thread(target=lambda: sent.extend(produce(engines.kafka, topic, rng)))
+        try:
+            wait_for(lambda: bool(set(engines.cluster.jobs()) - before), "the job to reach Flink")
+            [job] = set(engines.cluster.jobs()) - before
+            wait_for(lambda: engines.cluster.jobs()[job] == "RUNNING", "the job to run")
+            producer.start()
+            kills = sorted(rng.uniform(2, SECONDS) for _ in range(2))
+            start = time.monotonic()
+            for moment, kill in zip(kills, ("task manager", "python worker"), strict=True):
+                time.sleep(max(0.0, start + moment - time.monotonic()))
+                if kill == "task manager":
+                    number = rng.choice([1, 2])
+                    engines.cluster.kill_task_manager(number)
+                    engines.cluster.start_task_manager(number)
+                else:
+                    engines.cluster.kill_python_worker(rng.choice)
+            producer.join()
+            wanted = {place: (s.count, bits(s.value()), s.to_bytes()) for place, s in expected(sent).items()}
+            try:
+                wait_for(lambda: last_panes(engines.kafka.results(output)) == wanted, "all totals", seconds=120)
+            finally:
+                found = last_panes(engines.kafka.results(output))
+                missing = sum(s[0] for s in wanted.values()) - sum(s[0] for s in found.values())
+                print(
+                    f"repetition {repetition}: kills at {kills[0]:.1f} and {kills[1]:.1f} s, {len(sent)} rows, "
+                    f"{len(found)} of {len(wanted)} totals, {missing} rows missing, "
+                    f"{time.monotonic() - start:.0f} s, restarts {engines.cluster.restarts(job)}",
+                    flush=True,
+                )
+            assert engines.kafka.size(dead) == 0
+            engines.cluster.cancel(job)
+            assert program.wait(30) == 0, log.read_text()
+        finally:
+            program.kill()
+            for running, state in engines.cluster.jobs().items():
+                if state not in ("CANCELED", "FINISHED", "FAILED"):
+                    engines.cluster.cancel(running)
