@@ -67,7 +67,7 @@ class _MergeByShard(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
         row: list[str] | None,
         num_shards: int,
         max_states: int,
-        partial_panes: float | None,
+        partial_panes: int | None,
     ) -> None:
         super().__init__()
         for name, number in (("num_shards", num_shards), ("max_states", max_states)):
@@ -107,8 +107,8 @@ class _PerKeyOfTables(_MergeByShard):
       skip_nulls: False makes the state of a key that has a null value null.
       max_states: how many distinct keys a bundle holds before it sends them on and starts afresh. As many as the
         default allows take up to 0.6 GB per worker thread.
-      partial_panes: for streams: seconds of processing time, within which the states of a shard are merged to one part
-        before the trigger of the input sees them. A runner keeps one part for each such pane, not one per bundle.
+      partial_panes: for streams: whole seconds of processing time, within which the states of a shard are merged to one
+        part before the input's trigger sees them. A runner keeps one part for each such pane, not one per bundle.
 
     Raises:
       TypeError, ValueError: an argument is not as above, or column names collide.
@@ -127,7 +127,7 @@ class _PerKeyOfTables(_MergeByShard):
         num_shards: int = 1,
         skip_nulls: bool = True,
         max_states: int = 1 << 20,
-        partial_panes: float | None = None,
+        partial_panes: int | None = None,
     ) -> None:
         kind, found, names = check_kind(self.KIND, scale, value)
         check_names(keys, others=[*names, STATE, *kind.columns])
@@ -156,7 +156,7 @@ class MergeStates:
             *,
             num_shards: int = 1,
             max_states: int = 1 << 20,
-            partial_panes: float | None = None,
+            partial_panes: int | None = None,
         ) -> None:
             check_names(keys, others=[STATE])
             to_states = partial(merge_states, keys=list(keys))
@@ -181,8 +181,8 @@ class ReducePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tup
 
     Args:
       combine_fn: such as ``LogSumExpCombineFn()``.
-      partial_panes: seconds of processing time between the states of a key that reach the final grouping; None for one
-        per bundle.
+      partial_panes: whole seconds of processing time between the states of a key that reach the final grouping; None
+        for one per bundle.
       max_states: how many keys and windows a bundle holds before it sends them on.
 
     Raises:
@@ -190,7 +190,7 @@ class ReducePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tup
     """
 
     def __init__(
-        self, combine_fn: StateCombineFn, *, partial_panes: float | None = None, max_states: int = 1 << 17
+        self, combine_fn: StateCombineFn, *, partial_panes: int | None = None, max_states: int = 1 << 17
     ) -> None:
         super().__init__()
         self._combine_fn = combine_fn

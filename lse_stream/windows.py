@@ -56,16 +56,16 @@ class PartialPanes(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tup
 
     Args:
       merge: makes one part of some, at least one.
-      every: seconds of processing time between the panes of a key.
+      every: whole seconds of processing time between the panes of a key.
 
     Raises:
-      ValueError: not more than 0 seconds.
+      ValueError: not whole seconds, or none.
     """
 
-    def __init__(self, merge: Callable[[Iterable[Any]], Any], every: float) -> None:
+    def __init__(self, merge: Callable[[Iterable[Any]], Any], every: int) -> None:
         super().__init__()
-        if not every > 0:
-            raise ValueError(f"seconds between partial panes: expected more than 0, found {every}")
+        if not (isinstance(every, int) and every > 0):  # Beam's trigger knows no fractions
+            raise ValueError(f"seconds between partial panes: expected a whole number of 1 or more, found {every}")
         self._merge = merge
         self._every = every
 

@@ -63,7 +63,7 @@ examples:
 SOURCES = ("replay", "kafka")
 PANES = ("accumulating", "discarding")
 # Seconds, for a stream without an end.
-PARTIAL_PANES = 10.0
+PARTIAL_PANES = 10
 RESULTS = ("logsumexp", "count", "max")
 
 # What streams on Flink need and do not have by default: with its own limits a small stream waits for seconds, and
@@ -273,11 +273,20 @@ def parse(argv: Sequence[str]) -> Namespace:
     _check_together(options, kafka=kafka)
     options.discarding = options.panes == "discarding"
     options.windowfn = parse_window(options.window)
-    for option in ("allowed_lateness", "early_firing", "partial_panes"):
+    options.allowed_lateness = parse_duration("allowed_lateness", options.allowed_lateness)
+    for option in ("early_firing", "partial_panes"):
         if (text := getattr(options, option)) is not None:
-            setattr(options, option, parse_duration(option, text))
-            if option != "allowed_lateness" and not getattr(options, option):
-                raise UsageError(f"--{option} {text}: expected more than 0, found 0")
+            seconds = parse_duration(option, text)
+            if seconds < 1 or seconds % 1:
+                raise UsageError(
+                    f"--{option} {text}: expected whole seconds, 1 or more, which is all Beam's triggers know"
+                )
+            setattr(options, option, int(seconds))
+            if runner.endswith(EMBEDDED_RUNNER):
+                raise UsageError(
+                    f"--{option} {text}: expected a runner of streams such as --runner=FlinkRunner; "
+                    "the embedded one fires every window once, at the end"
+                )
     if options.partial_panes is None and not options.bounded:
         options.partial_panes = PARTIAL_PANES
     if isinstance(options.windowfn, Sessions) and options.num_shards > 1:

@@ -89,8 +89,8 @@ def total(
     *,
     scale: Scale | str = NATURAL,
     num_shards: int = 1,
-    partial_panes: float | None = None,
-    early_firing: float | None = None,
+    partial_panes: int | None = None,
+    early_firing: int | None = None,
     allowed_lateness: float = 0.0,
     discarding: bool = False,
 ) -> PCollection[tuple[int, pa.Table]]:
@@ -104,7 +104,8 @@ def total(
       keys, value, event_time: names of columns.
       windowfn: fixed, sliding or session windows.
       scale, num_shards, partial_panes: as of ``LogSumExp.PerKeyOfTables``.
-      early_firing, allowed_lateness: seconds of processing time, and of event time.
+      early_firing: whole seconds of processing time.
+      allowed_lateness: seconds of event time.
       discarding: a pane holds what came since the last one, not all of its window.
     """
     windowing: dict[str, Any] = {

@@ -31,6 +31,7 @@ from lse_stream.accumulator import LogSumExpAccumulator
 
 pytestmark = pytest.mark.engine
 
+KILLS = os.environ.get("KILLS", "task manager,python worker").split(",")
 REPETITIONS = int(os.environ.get("LSE_STREAM_CRASHES", "1"))
 
 # Of the stream: how long it lasts, how much comes at once, how far rows are out of order, and the windows.
@@ -58,8 +59,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
         pytest.skip(str(error))
     with ExitStack() as stack:
         kafka = stack.enter_context(broker(homes["kafka"], tmp_path_factory.mktemp("kafka")))
-        service = stack.enter_context(expansion_service(homes["kafka_io"], tmp_path_factory.mktemp("kafka_io")))
-        cluster = stack.enter_context(Cluster(homes["flink"], tmp_path_factory.mktemp("cluster")))
+        service = stack.enter_context(expansion_service(homes["kafka_io"], tmp_path_factory.mktemp("kafka_io"), []))
+        cluster = stack.enter_context(Cluster([homes["flink"], homes["kafka_io"]], tmp_path_factory.mktemp("cluster")))
         server = job_server(homes["flink"], tmp_path_factory.mktemp("job_server"), cluster.address)
         yield Engines(kafka, service, cluster, stack.enter_context(server))
 
@@ -133,8 +134,10 @@ def crash(engines: Engines, folder: Path, repetition: int) -> None:
             producer.start()
             kills = sorted(rng.uniform(2, SECONDS) for _ in range(2))
             start = time.monotonic()
-            for moment, kill in zip(kills, ("task manager", "python worker"), strict=True):
+            for moment, kill in zip(kills, KILLS, strict=False):
                 time.sleep(max(0.0, start + moment - time.monotonic()))
+                if kill == "none":
+                    break
                 if kill == "task manager":
                     number = rng.choice([1, 2])
                     engines.cluster.kill_task_manager(number)

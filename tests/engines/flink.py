@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +79,16 @@ _PORT = re.compile(r"JobService started on \S+:(\d+)$", re.MULTILINE)
 class Cluster:
     """A Flink of one JobManager and some TaskManagers, each a process on loopback with two slots.
 
+    Args:
+      homes: from ``find``: of Flink, and of what else it has to know the classes.
+      folder: an empty directory for configuration, logs, checkpoints and what the workers leave.
+
     Attributes:
       address: "HOST:PORT" of its REST interface.
     """
 
-    def __init__(self, home: Path, folder: Path) -> None:
-        self._home = home
+    def __init__(self, homes: Sequence[Path], folder: Path) -> None:
+        self._classes = os.pathsep.join(str(home / "lib" / "*") for home in homes)
         self._folder = folder
         self._managers: dict[int, subprocess.Popen[bytes]] = {}
         self._stack = ExitStack()
@@ -151,7 +155,7 @@ class Cluster:
             *("java", f"-Xms{megabytes}m", f"-Xmx{megabytes}m", "-XX:MaxMetaspaceSize=256m"),
             *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED),
             *("-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
-            *("-cp", str(self._home / "lib" / "*"), main, "--configDir", str(self._folder / "conf"), *arguments),
+            *("-cp", self._classes, main, "--configDir", str(self._folder / "conf"), *arguments),
         ]
         return self._stack.enter_context(process(command, self._folder / f"{name}.log"))
 

@@ -18,7 +18,10 @@ from google.protobuf import json_format, text_format
 def provision(endpoint: str, worker_id: str) -> beam_provision_api_pb2.ProvisionInfo:
     channel = grpc.intercept_channel(grpc.insecure_channel(endpoint), WorkerIdInterceptor(worker_id))
     service = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
-    return service.GetProvisionInfo(beam_provision_api_pb2.GetProvisionInfoRequest()).info
+    info: beam_provision_api_pb2.ProvisionInfo = service.GetProvisionInfo(
+        beam_provision_api_pb2.GetProvisionInfoRequest()
+    ).info
+    return info
 
 
 if __name__ == "__main__":
