@@ -1,7 +1,8 @@
 """The stream program from Kafka to Kafka on a Flink cluster whose processes are killed: not a bit changes.
 
-Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the engines. LSE_STREAM_CRASHES=20 in the
-environment repeats the crashes so many times.
+It does not pass yet: with Beam's KafkaIO 2.73 on its Flink runner 2.62, the source's watermark stands still after a
+restart, and windows stay open. Run with ``-m cluster``, once ``python tests/engines/fetch.py`` has fetched the engines.
+LSE_STREAM_CRASHES=20 in the environment repeats the crashes so many times.
 """
 
 import base64
@@ -29,9 +30,8 @@ from programs import ROOT
 
 from lse_stream.accumulator import LogSumExpAccumulator
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.cluster
 
-KILLS = os.environ.get("KILLS", "task manager,python worker").split(",")
 REPETITIONS = int(os.environ.get("LSE_STREAM_CRASHES", "1"))
 
 # Of the stream: how long it lasts, how much comes at once, how far rows are out of order, and the windows.
@@ -59,8 +59,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
         pytest.skip(str(error))
     with ExitStack() as stack:
         kafka = stack.enter_context(broker(homes["kafka"], tmp_path_factory.mktemp("kafka")))
-        service = stack.enter_context(expansion_service(homes["kafka_io"], tmp_path_factory.mktemp("kafka_io"), []))
-        cluster = stack.enter_context(Cluster([homes["flink"], homes["kafka_io"]], tmp_path_factory.mktemp("cluster")))
+        service = stack.enter_context(expansion_service(homes["kafka_io"], tmp_path_factory.mktemp("kafka_io")))
+        cluster = stack.enter_context(Cluster(homes["flink"], tmp_path_factory.mktemp("cluster")))
         server = job_server(homes["flink"], tmp_path_factory.mktemp("job_server"), cluster.address)
         yield Engines(kafka, service, cluster, stack.enter_context(server))
 
@@ -134,10 +134,8 @@ def crash(engines: Engines, folder: Path, repetition: int) -> None:
             producer.start()
             kills = sorted(rng.uniform(2, SECONDS) for _ in range(2))
             start = time.monotonic()
-            for moment, kill in zip(kills, KILLS, strict=False):
+            for moment, kill in zip(kills, ("task manager", "python worker"), strict=True):
                 time.sleep(max(0.0, start + moment - time.monotonic()))
-                if kill == "none":
-                    break
                 if kill == "task manager":
                     number = rng.choice([1, 2])
                     engines.cluster.kill_task_manager(number)
@@ -154,7 +152,7 @@ def crash(engines: Engines, folder: Path, repetition: int) -> None:
                 print(
                     f"repetition {repetition}: kills at {kills[0]:.1f} and {kills[1]:.1f} s, {len(sent)} rows, "
                     f"{len(found)} of {len(wanted)} totals, {missing} rows missing, "
-                    f"{time.monotonic() - start:.0f} s, restarts {engines.cluster.restarts(job)}",
+                    f"{time.monotonic() - start:.0f} s",
                     flush=True,
                 )
             assert engines.kafka.size(dead) == 0

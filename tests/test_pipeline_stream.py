@@ -42,7 +42,7 @@ def fixes() -> pa.Table:
     return table.filter(pc.greater(table["season"], 2012))
 
 
-def micros(table: pa.Table) -> np.ndarray:
+def micros(table: pa.Table) -> Any:
     return table["time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
 
 
@@ -441,7 +441,7 @@ KAFKA = (
             KAFKA.replace("--key k", "--key k:int"),
             ["--key k:int: expected COLUMN:TYPE with a type of string, int64"],
         ),
-        ({}, KAFKA.replace("--max_records 5", "--max_records 0"), ["--max_records 0: expected 1 or more"]),
+        ({}, KAFKA.replace("--max_records 5", "--max_records 0"), ["--max_records: expected 1 or more, found 0"]),
         ({}, f"{KAFKA} --kafka_config x", ["--kafka_config x: expected NAME=VALUE"]),
         ({}, f"{KAFKA} --input in.parquet", ["--input: expected none with --source kafka"]),
     ],

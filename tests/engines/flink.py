@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +80,15 @@ class Cluster:
     """A Flink of one JobManager and some TaskManagers, each a process on loopback with two slots.
 
     Args:
-      homes: from ``find``: of Flink, and of what else it has to know the classes.
+      home: from ``find("flink")``.
       folder: an empty directory for configuration, logs, checkpoints and what the workers leave.
 
     Attributes:
       address: "HOST:PORT" of its REST interface.
     """
 
-    def __init__(self, homes: Sequence[Path], folder: Path) -> None:
-        self._classes = os.pathsep.join(str(home / "lib" / "*") for home in homes)
+    def __init__(self, home: Path, folder: Path) -> None:
+        self._classes = str(home / "lib" / "*")
         self._folder = folder
         self._managers: dict[int, subprocess.Popen[bytes]] = {}
         self._stack = ExitStack()
@@ -194,10 +194,6 @@ class Cluster:
     def jobs(self) -> dict[str, str]:
         """States of all jobs by id."""
         return {job["jid"]: job["state"] for job in self.get("jobs/overview")["jobs"]}
-
-    def restarts(self, job: str) -> int:
-        """How often a job has been restarted."""
-        return sum(int(metric["value"]) for metric in self.get(f"jobs/{job}/metrics?get=numRestarts"))
 
     def cancel(self, job: str) -> None:
         request = urllib.request.Request(f"http://{self.address}/jobs/{job}?mode=cancel", method="PATCH")

@@ -3,8 +3,9 @@
 import base64
 import json
 import subprocess
+import sys
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,9 @@ def broker(home: Path, folder: Path) -> Iterator[Broker]:
     java = ["java", "-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", str(home / "lib" / "*")]
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     formatted = subprocess.run(
-        [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)], capture_output=True, text=True
+        [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config)],
+        capture_output=True,
+        text=True,
     )
     if formatted.returncode:
         raise RuntimeError(f"expected Kafka to format its storage, found\n{formatted.stderr}")
@@ -118,23 +121,26 @@ def broker(home: Path, folder: Path) -> Iterator[Broker]:
 
 
 @contextmanager
-def expansion_service(home: Path, folder: Path, settings: Sequence[str] = ()) -> Iterator[str]:
+def expansion_service(home: Path, folder: Path) -> Iterator[str]:
     """Beam's expansion service for the block; gives "HOST:PORT". Its transforms run in Java workers of our own.
 
     Args:
       home: from ``find("kafka_io")``.
       folder: where logs and ids of the workers go.
-      settings: further pipeline options for what is expanded.
     """
-    port = free_port()
+    port, pool = free_port(), free_port()
     command = worker_command(folder, "java", KAFKA_IO_LIB=str(home / "lib"))
+    workers = [
+        *(sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"),
+        *(f"--service_port={pool}", f"--container_executable={command}"),
+    ]
     service = [
         *("java", "-Xmx512m", "-jar", str(home / "launcher.jar"), str(port)),
-        "--defaultEnvironmentType=PROCESS",
-        f"--defaultEnvironmentConfig={json.dumps({'command': str(command)})}",
+        # Which the embedded runner knows too, where "PROCESS" is for portable runners alone.
+        *("--defaultEnvironmentType=EXTERNAL", f"--defaultEnvironmentConfig=127.0.0.1:{pool}"),
         f"--filesToStage={home / 'launcher.jar'}",
-        *settings,
     ]
-    with process(service, folder / "expansion-service.log"):
+    with process(workers, folder / "pool.log"), process(service, folder / "expansion-service.log"):
+        wait_for(lambda: listens(pool), "the pool of workers to listen")
         wait_for(lambda: listens(port), "Beam's expansion service to listen")
         yield f"127.0.0.1:{port}"
