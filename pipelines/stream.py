@@ -37,27 +37,28 @@ Totals a stream by key and window of event time: ln(sum(exp(value))), with the
 count of terms and their max.
 
 The last accumulating pane of a window has the same bits as a batch job over the
-window's rows, whatever their order, the bundles, the runner and what crashed.
+window's rows, whatever their order, the bundles and the runner.
 """
 
 EXAMPLES = """\
 examples:
   # the shipped storms, replayed: no server needed
-  PROGRAM --source replay --input pipelines/samples/storm_fixes.parquet \\
-      --key name --value category --event_time time --window fixed:1d \\
-      --output out/days
+  PROGRAM --source replay \\
+      --input pipelines/samples/storm_fixes.parquet --key name \\
+      --value category --event_time time --window fixed:4w --output out/months
 
   # a Kafka topic of JSON messages to another one, on a Flink cluster
-  PROGRAM --source kafka --bootstrap_servers broker:9092 --topic levels \\
-      --key host --value loglik --event_time time --window sliding:1h/10m \\
-      --allowed_lateness 10m --early_firing 1m --output_topic totals \\
-      --dead_letter_topic rejected --runner=FlinkRunner \\
-      --flink_master=jobmanager:8081 --environment_type=LOOPBACK
+  PROGRAM --source kafka --bootstrap_servers broker:9092 \\
+      --topic levels --key host --value loglik --event_time time \\
+      --window sliding:1h/10m --allowed_lateness 10m --early_firing 1m \\
+      --output_topic totals --dead_letter_topic rejected \\
+      --runner=FlinkRunner --flink_master=jobmanager:8081 \\
+      --environment_type=LOOPBACK
 
-  # sessions of each visitor, with states, to Parquet files, a set per day
-  PROGRAM --source kafka --bootstrap_servers broker:9092 --topic visits \\
-      --key visitor:int64 --value score --window session:30m --state \\
-      --output out/visits --dead_letters out/rejected --max_records 100000
+  # sessions of each visitor, with states, to files, a set per day
+  PROGRAM --source replay --input visits/ \\
+      --key visitor --value score --event_time time \\
+      --window session:30m --state --output out/visits
 """
 
 SOURCES = ("replay", "kafka")

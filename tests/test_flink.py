@@ -246,7 +246,7 @@ def test_the_command_line_with_a_job_server_of_beams(flink_home: Path, tmp_path:
     properties = {"org.slf4j.simpleLogger.logFile": log, "java.io.tmpdir": tmp_path}
     command = [
         *(sys.executable, "-m", "pipelines.parquet", *arguments(source, tmp_path / "flink")),
-        *("--runner=FlinkRunner", f"--flink_job_server_jar={flink_home / 'launcher.jar'}", "--environment_type=LOOPBACK"),
+        *("--runner=FlinkRunner", f"--flink_job_server_jar={flink_home / 'launcher.jar'}", LOOPBACK),
         *(f"--job_server_jvm_properties=-D{name}={value}" for name, value in properties.items()),
     ]
     root = Path(__file__).parent.parent
