@@ -4,8 +4,9 @@ import socket
 from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
-from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
+from apache_beam.io.kafka import ReadFromKafka, WriteToKafka, default_io_expansion_service
 from apache_beam.pvalue import PBegin, PCollection
+from apache_beam.transforms.external import ExternalTransform, ImplicitSchemaPayloadBuilder
 
 from .command import UsageError
 
@@ -28,13 +29,21 @@ class ReadTopic(beam.PTransform[PBegin, PCollection[object]]):
         self, config: Mapping[str, str], topic: str, *, max_records: int | None, expansion_service: str | None
     ) -> None:
         super().__init__()
-        self._read = ReadFromKafka(
-            consumer_config=dict(config),
-            topics=[topic],
-            with_metadata=True,
-            max_num_records=max_records,
-            timestamp_policy=ReadFromKafka.create_time_policy,
-            expansion_service=expansion_service,
+        # Of ReadFromKafka's settings those in use, which an older KafkaIO knows as well: it refuses any other.
+        settings: dict[str, object] = {
+            "consumer_config": dict(config),
+            "topics": [topic],
+            "key_deserializer": ReadFromKafka.byte_array_deserializer,
+            "value_deserializer": ReadFromKafka.byte_array_deserializer,
+            "commit_offset_in_finalize": False,
+            "timestamp_policy": ReadFromKafka.create_time_policy,
+        }
+        if max_records is not None:
+            settings["max_num_records"] = max_records
+        self._read = ExternalTransform(
+            ReadFromKafka.URN_WITH_METADATA,
+            ImplicitSchemaPayloadBuilder(settings),
+            expansion_service or default_io_expansion_service(),
         )
 
     def expand(self, pbegin: PBegin) -> PCollection[object]:
