@@ -20,7 +20,8 @@ class ReadTopic(beam.PTransform[PBegin, PCollection[object]]):
     Their Beam timestamps are those of the records, and so is the watermark.
 
     Args:
-      config: of the consumer; with "bootstrap.servers".
+      config: of the consumer; with "bootstrap.servers". It begins at the first record that there is, unless
+        "auto.offset.reset" says otherwise.
       max_records: read so many and end; None for ever.
       expansion_service: "HOST:PORT" of Beam's Java expansion service; None to have Beam start its own.
     """
@@ -31,7 +32,8 @@ class ReadTopic(beam.PTransform[PBegin, PCollection[object]]):
         super().__init__()
         # Of ReadFromKafka's settings those in use, which an older KafkaIO knows as well: it refuses any other.
         settings: dict[str, object] = {
-            "consumer_config": dict(config),
+            # KafkaIO's own default, the end at the time when its workers are up, leaves out what came before.
+            "consumer_config": {"auto.offset.reset": "earliest", **config},
             "topics": [topic],
             "key_deserializer": ReadFromKafka.byte_array_deserializer,
             "value_deserializer": ReadFromKafka.byte_array_deserializer,

@@ -52,14 +52,14 @@ class Engines:
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     try:
-        homes = {name: find(name) for name in ("kafka", "kafka_io", "flink")}
+        homes = {name: find(name) for name in ("kafka", "flink")}
     except EngineError as error:
         if os.environ.get("LSE_STREAM_REQUIRE_ENGINES") == "1":
             raise
         pytest.skip(str(error))
     with ExitStack() as stack:
         kafka = stack.enter_context(broker(homes["kafka"], tmp_path_factory.mktemp("kafka")))
-        service = stack.enter_context(expansion_service(homes["kafka_io"], tmp_path_factory.mktemp("kafka_io")))
+        service = stack.enter_context(expansion_service(homes["flink"], tmp_path_factory.mktemp("service")))
         cluster = stack.enter_context(Cluster(homes["flink"], tmp_path_factory.mktemp("cluster")))
         server = job_server(homes["flink"], tmp_path_factory.mktemp("job_server"), cluster.address)
         yield Engines(kafka, service, cluster, stack.enter_context(server))
@@ -118,6 +118,7 @@ def crash(engines: Engines, folder: Path, repetition: int) -> None:
         *(f"--bootstrap_servers={engines.kafka.servers}", f"--expansion_service={engines.expansion_service}"),
         *(f"--topic={topic}", f"--output_topic={output}", f"--dead_letter_topic={dead}"),
         *("--key=k", "--value=v", "--event_time=t", "--window=fixed:10s", "--state"),
+        "--experiments=use_deprecated_read",
         *("--allowed_lateness=1d", "--partial_panes=2s", "--checkpointing_interval=2000"),
         *engines.flink.options,
         *engines.cluster.worker_options(),

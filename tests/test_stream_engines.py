@@ -45,7 +45,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with expansion_service(home("kafka_io"), tmp_path_factory.mktemp("kafka_io")) as address:
+    with expansion_service(home("flink"), tmp_path_factory.mktemp("service")) as address:
         yield address
 
 

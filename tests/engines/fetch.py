@@ -18,7 +18,6 @@ from pathlib import Path
 MAINS = {
     "flink": "org.apache.beam.runners.flink.FlinkJobServerDriver",
     "kafka": "kafka.Kafka",
-    "kafka_io": "org.apache.beam.sdk.expansion.service.ExpansionService",
 }
 PRISM = "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"
 

@@ -1,4 +1,4 @@
-"""A Java worker for Beam's PROCESS environment, of the jars in the directory that KAFKA_IO_LIB names."""
+"""A Java worker for Beam's PROCESS environment, of the jars in the directory that BEAM_LIB names."""
 
 import argparse
 import os
@@ -28,6 +28,6 @@ if __name__ == "__main__":
         "CONTROL_API_SERVICE_DESCRIPTOR": endpoints["CONTROL"],
         "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
     }
-    classes = os.path.join(os.environ["KAFKA_IO_LIB"], "*")
+    classes = os.path.join(os.environ["BEAM_LIB"], "*")
     settings = ["-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
     os.execvp("java", ["java", *settings, "-cp", classes, "org.apache.beam.fn.harness.FnHarness"])

@@ -125,17 +125,18 @@ def expansion_service(home: Path, folder: Path) -> Iterator[str]:
     """Beam's expansion service for the block; gives "HOST:PORT". Its transforms run in Java workers of our own.
 
     Args:
-      home: from ``find("kafka_io")``.
+      home: from ``find("flink")``.
       folder: where logs and ids of the workers go.
     """
     port, pool = free_port(), free_port()
-    command = worker_command(folder, "java", KAFKA_IO_LIB=str(home / "lib"))
+    command = worker_command(folder, "java", BEAM_LIB=str(home / "lib"))
     workers = [
         *(sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"),
         *(f"--service_port={pool}", f"--container_executable={command}"),
     ]
     service = [
-        *("java", "-Xmx512m", "-jar", str(home / "launcher.jar"), str(port)),
+        *("java", "-Xmx512m", "-cp", str(home / "lib" / "*"), "org.apache.beam.sdk.expansion.service.ExpansionService"),
+        str(port),
         # Which the embedded runner knows too, where "PROCESS" is for portable runners alone.
         *("--defaultEnvironmentType=EXTERNAL", f"--defaultEnvironmentConfig=127.0.0.1:{pool}"),
         f"--filesToStage={home / 'launcher.jar'}",
