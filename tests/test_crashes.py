@@ -1,8 +1,7 @@
 """The stream program from Kafka to Kafka on a Flink cluster whose processes are killed: not a bit changes.
 
-It does not pass yet: with Beam's KafkaIO 2.73 on its Flink runner 2.62, the source's watermark stands still after a
-restart, and windows stay open. Run with ``-m cluster``, once ``python tests/engines/fetch.py`` has fetched the engines.
-LSE_STREAM_CRASHES=20 in the environment repeats the crashes so many times.
+Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the engines. LSE_STREAM_CRASHES=20 in the
+environment repeats the crashes so many times.
 """
 
 import base64
@@ -30,7 +29,7 @@ from programs import ROOT
 
 from lse_stream.accumulator import LogSumExpAccumulator
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.engine
 
 REPETITIONS = int(os.environ.get("LSE_STREAM_CRASHES", "1"))
 

@@ -49,8 +49,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-# It waits for ever: the embedded runner and KafkaIO's Java workers do not come together yet.
-@pytest.mark.cluster
+@pytest.mark.engine
 def test_a_topic_in_windows(kafka: Broker, service: str, tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = [(f"host-{rng.randrange(5)}", rng.gauss(0, 50), rng.randrange(4 * HOUR)) for _ in range(2000)]

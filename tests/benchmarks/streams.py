@@ -1,0 +1,404 @@
+"""Streams from Kafka on the embedded runner and on a Flink cluster: records per second, checkpoints, latency, memory.
+
+Needs the engines, by ``python tests/engines/fetch.py``, and some ten minutes: ``python tests/benchmarks/streams.py``.
+Ours and the peers read the same topic and write the same kind of topic, in turn.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.runners.runner import PipelineResult
+from apache_beam.transforms.combiners import Mean
+from apache_beam.transforms.window import TimestampedValue
+from cores import AVAILABLE, cores
+from engines.fetch import find
+from engines.flink import Cluster, JobServer, job_server
+from engines.kafka import Broker, broker, expansion_service
+from engines.processes import wait_for
+from measure import Measurement, Result, details, machine, ratio
+
+from lse_stream import LogSumExp
+from lse_stream.accumulator import LogSumExpAccumulator
+from lse_stream.arrow import group_states
+from pipelines import stream
+from pipelines.kafka import ReadTopic, WriteTopic
+from pipelines.run import execute
+
+HOUR_MILLIS = 3_600_000
+HOSTS, HOURS = 20, 8
+# Seconds between the states of a key in one window; those of the checkpoints are counted.
+PARTIAL_PANES = 5
+
+MEAN = "Beam's Mean.PerKey"
+
+Build = Callable[[Namespace, beam.Pipeline], None]
+
+
+@dataclass(frozen=True)
+class Engines:
+    kafka: Broker
+    service: str
+    cluster: Cluster
+    flink: JobServer
+
+    def arguments(self, topic: str, output: str, *more: str) -> list[str]:
+        """Of the stream program, for a topic of JSON rows."""
+        self.kafka.create(output, f"{output}-dead")
+        return [
+            *("--source=kafka", f"--bootstrap_servers={self.kafka.servers}", f"--expansion_service={self.service}"),
+            *(f"--topic={topic}", f"--output_topic={output}", f"--dead_letter_topic={output}-dead", "--quiet"),
+            *("--key=host", "--value=level", "--event_time=time", "--window=fixed:1h", *more),
+        ]
+
+    def on_flink(self) -> list[str]:
+        return [
+            *(*self.flink.options, *self.cluster.worker_options()),
+            *("--experiments=use_deprecated_read", "--checkpointing_interval=2000"),
+        ]
+
+    @contextmanager
+    def job(self, build: Build, arguments: list[str]) -> Iterator[str]:
+        """A stream that runs on the cluster for the block; gives the id of its job."""
+        options = stream.parse([*arguments, *self.on_flink()])
+        pipeline = beam.Pipeline(options=options.beam)
+        build(options, pipeline)
+        before = set(self.cluster.jobs())
+        result: PipelineResult = pipeline.run()
+        try:
+            wait_for(lambda: bool(set(self.cluster.jobs()) - before), "the job to reach Flink")
+            [job] = set(self.cluster.jobs()) - before
+            yield job
+        finally:
+            result.cancel()
+
+
+@contextmanager
+def engines(folder: Path) -> Iterator[Engines]:
+    folders = {name: folder / name for name in ("kafka", "service", "cluster", "job_server")}
+    for place in folders.values():
+        place.mkdir()
+    with ExitStack() as stack:
+        kafka = stack.enter_context(broker(find("kafka"), folders["kafka"]))
+        service = stack.enter_context(expansion_service(find("flink"), folders["service"]))
+        cluster = stack.enter_context(Cluster(find("flink"), folders["cluster"]))
+        server = stack.enter_context(job_server(find("flink"), folders["job_server"], cluster.address))
+        yield Engines(kafka, service, cluster, server)
+
+
+# --- the ways to total a topic of rows --------------------------------------------------------------------------------
+
+
+def of_tables(options: Namespace, pipeline: beam.Pipeline) -> None:
+    stream.build(pipeline, options, None)
+
+
+def by_element(combine: beam.PTransform[Any, Any]) -> Build:
+    """The pipeline that one would write by hand around a transform of Beam's."""
+
+    def parse(message: Any) -> TimestampedValue[tuple[str, float]]:
+        row = json.loads(message.value)
+        return TimestampedValue((row["host"], float(row["level"])), row["time"] / 1000)
+
+    def write(element: tuple[str, Any], window: Any = beam.DoFn.WindowParam) -> tuple[bytes, bytes]:
+        key, result = element
+        return key.encode(), json.dumps({"window_start": window.start.to_rfc3339(), "result": repr(result)}).encode()
+
+    def build(options: Namespace, pipeline: beam.Pipeline) -> None:
+        read = ReadTopic(
+            options.config,
+            options.topic,
+            max_records=options.max_records,
+            expansion_service=options.expansion_service,
+        )
+        (
+            pipeline
+            | read
+            | beam.Map(parse)
+            | beam.WindowInto(options.windowfn)
+            | combine
+            | beam.Map(write).with_output_types(tuple[bytes, bytes])
+            | WriteTopic(options.config, options.output_topic, expansion_service=options.expansion_service)
+        )
+
+    return build
+
+
+class MaxSum(beam.CombineFn):
+    """The pair that one would keep by hand: largest value, and sum of the powers below it."""
+
+    def __init__(self) -> None:
+        beam.CombineFn.__init__(self)
+
+    def create_accumulator(self) -> tuple[float, float]:
+        return float("-inf"), 0.0
+
+    def add_input(self, accumulator: tuple[float, float], element: float) -> tuple[float, float]:
+        return self.merge_accumulators([accumulator, (element, 1.0)])
+
+    def merge_accumulators(self, accumulators: Iterable[tuple[float, float]]) -> tuple[float, float]:
+        pairs = list(accumulators)
+        largest = max(pair[0] for pair in pairs)
+        return largest, sum(total * float(np.exp(top - largest)) for top, total in pairs if total)
+
+    def extract_output(self, accumulator: tuple[float, float]) -> float:
+        return accumulator[0] + float(np.log(accumulator[1]))
+
+
+WAYS: dict[str, Build] = {
+    "pipelines.stream": of_tables,
+    "LogSumExp.PerKey": by_element(LogSumExp.PerKey()),
+    MEAN: by_element(Mean.PerKey()),
+}
+
+
+def produce_rows(kafka: Broker, topic: str, n: int) -> None:
+    """``n`` JSON rows, in order of time over some hours that are past, which their records carry too."""
+    rng = np.random.default_rng(n)
+    kafka.create(topic)
+    first = int(time.time() * 1000) // HOUR_MILLIS * HOUR_MILLIS - (HOURS + 1) * HOUR_MILLIS
+    times = first + np.arange(n) * HOURS * HOUR_MILLIS // n
+    rows = zip(rng.integers(HOSTS, size=n).tolist(), rng.normal(0, 50, n).tolist(), times.tolist(), strict=True)
+    kafka.produce(
+        topic,
+        (
+            (json.dumps({"host": f"host-{host}", "level": level, "time": millis}).encode(), millis, i % 2)
+            for i, (host, level, millis) in enumerate(rows)
+        ),
+    )
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------
+
+
+def embedded(place: Engines, n: int, rounds: int) -> Iterator[Result]:
+    """Time per record on the embedded runner: of n records less that of a tenth of them, which start alike."""
+    sizes = (n // 10, n)
+    for size in sizes:
+        produce_rows(place.kafka, f"embedded-{size}", size)
+    measurements = {name: Measurement(name, "µs per record") for name in WAYS}
+    for round_ in range(rounds):
+        for number, (name, build) in enumerate(WAYS.items()):
+            seconds = []
+            for size in sizes:
+                argv = place.arguments(
+                    f"embedded-{size}", f"embedded-{round_}-{number}-{size}", f"--max_records={size}"
+                )
+                options = stream.parse(argv)
+                wall, cpu = time.perf_counter(), time.process_time()
+                execute(options, partial(build, options), size)
+                seconds.append((time.perf_counter() - wall, time.process_time() - cpu))
+            (wall_small, cpu_small), (wall, cpu) = seconds
+            measurements[name].wall.append((wall - wall_small) / (n - n // 10) * 1e6)
+            measurements[name].cpu.append((cpu - cpu_small) / (n - n // 10) * 1e6)
+    found = list(measurements.values())
+    yield Result(
+        f"Kafka to windows, embedded runner, {n:,} records", found, [ratio(found, 1.1, ["Beam's Mean.PerKey"])]
+    )
+
+
+def flink(place: Engines, n: int, rounds: int) -> Iterator[Result]:
+    """Time per record on a Flink cluster: between the results of the first window and of the last but one."""
+    produce_rows(place.kafka, "flink", n)
+    measurements = {name: Measurement(name, "µs per record") for name in WAYS}
+    for round_ in range(rounds):
+        for number, (name, build) in enumerate(WAYS.items()):
+            output = f"flink-{round_}-{number}"
+            with place.job(build, place.arguments("flink", output)):
+                wait_for(partial(_has_all, place.kafka, output), f"all results of {name}", seconds=300)
+            ends: dict[str, int] = {}
+            for message in place.kafka.read(output):
+                start = json.loads(message.value() or b"")["window_start"]
+                ends[start] = max(ends.get(start, 0), message.timestamp()[1])
+            first, *_, last, _ = (ends[start] for start in sorted(ends))
+            per_record = (last - first) * 1000 / (n * (HOURS - 2) / HOURS)
+            measurements[name].wall.append(per_record)
+            measurements[name].cpu.append(float("nan"))
+    found = list(measurements.values())
+    yield Result(f"Kafka to windows, Flink cluster, {n:,} records", found, [ratio(found, 1.1, [MEAN])])
+
+
+def _has_all(kafka: Broker, output: str) -> bool:
+    return kafka.size(output) >= HOSTS * HOURS
+
+
+def checkpoints(place: Engines) -> None:
+    """Size of checkpoints while a window is open: ours and a (max, sum) pair's, by rows per key."""
+    keys = 100
+    print("\n**Checkpoint per key, one open window, 100 keys**\n")
+    print("| way | rows per key | bytes | bytes per key | partial panes | bytes per key and pane |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, build, per_keys in (
+        (f"pipelines.stream, --partial_panes {PARTIAL_PANES}s", of_tables, (100, 100_000)),
+        ("(max, sum) by CombinePerKey", by_element(beam.CombinePerKey(MaxSum())), (100, 10_000)),
+    ):
+        for rows in per_keys:
+            topic = f"checkpoints-{rows}-{'tables' if build is of_tables else 'pair'}"
+            settings = [f"--partial_panes={PARTIAL_PANES}s", "--window=fixed:1d"]
+            if build is of_tables:
+                settings.append("--format=arrow")
+            arguments = place.arguments(topic, f"{topic}-out", *settings)
+            place.kafka.create(topic)
+            with place.job(build, arguments) as job:
+                empty = _settled(place.cluster, job, 0)
+                _fill(place.kafka, topic, keys, rows, arrow=build is of_tables)
+                full = _settled(place.cluster, job, 3 * PARTIAL_PANES)
+                panes = _partial_panes(place.cluster, job) if build is of_tables else 0
+            per_key = (full - empty) / keys
+            each = f"{panes} | {per_key / panes:,.0f}" if panes else " | "
+            print(f"| {name} | {rows:,} | {full - empty:,} | {per_key:,.0f} | {each} |", flush=True)
+
+
+def _fill(kafka: Broker, topic: str, keys: int, rows: int, *, arrow: bool) -> None:
+    rng = np.random.default_rng(rows)
+    total, batch = keys * rows, 10_000
+    now = int(time.time() * 1000)
+    hosts = [f"host-{key}" for key in range(keys)]
+    for _ in range(0, total, batch):
+        codes, levels = np.arange(batch) % keys, rng.normal(0, 50, batch)
+        if not arrow:
+            found = zip(codes.tolist(), levels.tolist(), strict=True)
+            messages = [json.dumps({"host": hosts[k], "level": v, "time": now}).encode() for k, v in found]
+            kafka.produce(topic, ((message, None, None) for message in messages))
+            continue
+        table = pa.table(
+            {
+                "host": pa.array(hosts).take(pa.array(codes)),
+                "level": levels,
+                "time": pa.array(np.full(batch, now)).cast(pa.timestamp("ms", "UTC")),
+            }
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        kafka.produce(topic, [(sink.getvalue().to_pybytes(), None, None)])
+
+
+def _settled(cluster: Cluster, job: str, seconds: float) -> int:
+    """Bytes of the last checkpoint, once so many seconds are past and three in a row are alike."""
+    found: list[tuple[int, int]] = []
+    start = time.monotonic()
+
+    def settled() -> bool:
+        latest = cluster.get(f"jobs/{job}/checkpoints")["latest"]["completed"]
+        if latest and (not found or latest["id"] != found[-1][0]):
+            found.append((latest["id"], latest["state_size"]))
+        sizes = {size for _, size in found[-3:]}
+        return time.monotonic() - start > seconds and len(found) >= 3 and max(sizes) - min(sizes) < 100
+
+    wait_for(settled, "checkpoints of one size", seconds=240)
+    return found[-1][1]
+
+
+def _partial_panes(cluster: Cluster, job: str) -> int:
+    """How many states of the one shard have gone to the final grouping."""
+    vertices = cluster.get(f"jobs/{job}")["vertices"]
+    [partial] = [vertex for vertex in vertices if "PartialPanes/Group" in vertex["name"]]
+    written: int = partial["metrics"]["write-records"]
+    return written
+
+
+def latency(place: Engines, seconds: int) -> None:
+    """From a window's end to its pane in the output topic, of a stream in real time."""
+    place.kafka.create("latency")
+    arguments = place.arguments("latency", "latency-out", "--window=fixed:2s", f"--partial_panes={PARTIAL_PANES}s")
+    with place.job(of_tables, arguments):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            now = int(time.time() * 1000)
+            rows = [{"host": f"host-{i % HOSTS}", "level": float(i), "time": now} for i in range(100)]
+            place.kafka.produce("latency", [(json.dumps(row).encode(), now, i % 2) for i, row in enumerate(rows)])
+            time.sleep(0.1)
+    found: dict[str, float] = {}
+    for message in place.kafka.read("latency-out"):
+        row = json.loads(message.value() or b"")
+        window_end = np.datetime64(row["window_end"].rstrip("Z"), "ms").astype(np.int64)
+        if row["timing"] == "ON_TIME":
+            found[row["window_end"]] = (message.timestamp()[1] - int(window_end)) / 1000
+    late = sorted(found[window] for window in sorted(found)[len(found) // 2 :])  # once it has caught up
+    print(
+        f"\n**Latency, from a 2 s window's end to its pane in the topic**: median {statistics.median(late):.2f} s, "
+        f"{late[0]:.2f} to {late[-1]:.2f} s, {len(late)} windows\n",
+        flush=True,
+    )
+
+
+def memory(keys: int, windows: int) -> None:
+    """Resident memory of states of many keys and windows, as columns and as accumulators."""
+    hosts = pa.array([f"host-{key}" for key in range(keys)])
+    rng = np.random.default_rng(0)
+    tables = []
+    before = _resident()
+    for _ in range(windows):
+        table = pa.table({"host": hosts, "level": rng.normal(0, 50, keys)})
+        tables.append(group_states(table, ["host"], "level"))
+    columns = _resident() - before
+    held = sum(table.nbytes for table in tables)
+    del tables
+    before = _resident()
+    accumulators: dict[tuple[int, int], LogSumExpAccumulator] = {}
+    for window in range(windows):
+        for key, level in enumerate(rng.normal(0, 50, keys).tolist()):
+            accumulators[window, key] = LogSumExpAccumulator()
+            accumulators[window, key].add(level)
+    single = _resident() - before
+    number = keys * windows
+    print(
+        f"\n**Memory of {keys:,} keys in {windows} windows**: as tables {columns / 1e6:,.0f} MB "
+        f"({held / number:.0f} bytes per state in the columns), as accumulators {single / 1e6:,.0f} MB "
+        f"({single / number:.0f} bytes per state with its place in a dict)\n",
+        flush=True,
+    )
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * 4096
+
+
+WORK = ("memory", "embedded", "flink", "checkpoints", "latency")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python tests/benchmarks/streams.py", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), help="not all, but these")
+    parser.add_argument("--records", type=int, default=200_000, metavar="N", help="of the topics (default 200000)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="measurements of each (default 3)")
+    arguments = parser.parse_args()
+    print(machine(), flush=True)
+    if "memory" in arguments.only:
+        memory(100_000, 24)
+    if set(arguments.only) == {"memory"}:
+        return
+    with (
+        cores(len(AVAILABLE)),
+        tempfile.TemporaryDirectory(prefix="lse_stream_streams") as folder,
+        engines(Path(folder)) as place,
+    ):
+        for name, work in (("embedded", embedded), ("flink", flink)):
+            if name in arguments.only:
+                for result in work(place, arguments.records, arguments.rounds):
+                    print(details(result), flush=True)
+        if "checkpoints" in arguments.only:
+            checkpoints(place)
+        if "latency" in arguments.only:
+            latency(place, 60)
+
+
+if __name__ == "__main__":
+    main()
