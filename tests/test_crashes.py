@@ -1,4 +1,4 @@
-"""The stream program from Kafka to Kafka on a Flink cluster whose processes are killed: not a bit changes.
+"""Jobs on a Flink cluster whose processes are killed, a stream from Kafka to Kafka and a batch: not a bit changes.
 
 Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the engines. LSE_STREAM_CRASHES=20 in the
 environment repeats the crashes so many times.
@@ -19,15 +19,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from contract import bits
 from engines.fetch import EngineError, find
 from engines.flink import Cluster, JobServer, job_server
 from engines.kafka import Broker, broker, expansion_service
 from engines.processes import wait_for
-from programs import ROOT
+from programs import ROOT, contents
 
 from lse_stream.accumulator import LogSumExpAccumulator
+from pipelines import parquet
 
 pytestmark = pytest.mark.engine
 
@@ -163,3 +167,37 @@ def crash(engines: Engines, folder: Path, repetition: int) -> None:
             for running, state in engines.cluster.jobs().items():
                 if state not in ("CANCELED", "FINISHED", "FAILED"):
                     engines.cluster.cancel(running)
+
+
+def test_crashes_in_a_batch_job_change_no_bit(engines: Engines, tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+    table = pa.table({"key": rng.integers(0, 1000, 400_000), "value": rng.normal(0, 50, 400_000)})
+    for i in range(4):
+        # Small row groups make it last.
+        pq.write_table(table.slice(i * 100_000, 100_000), tmp_path / f"{i}.parquet", row_group_size=100)
+    files = [str(path) for path in sorted(tmp_path.glob("*.parquet"))]
+    arguments = ["--key=key", "--value=value", "--state", "--quiet", "--input", *files]
+    assert parquet.main([*arguments, f"--output={tmp_path / 'undisturbed'}"]) == 0
+    command = [sys.executable, "-m", "pipelines.parquet", *arguments, f"--output={tmp_path / 'killed'}"]
+    cluster, log = engines.cluster, tmp_path / "batch.log"
+    before = set(cluster.jobs())
+    failures = cluster.failures()
+    with (
+        log.open("wb") as sink,
+        subprocess.Popen(
+            [*command, *engines.flink.options, *cluster.worker_options()], cwd=ROOT, stdout=sink, stderr=sink
+        ) as program,
+    ):
+        try:
+            wait_for(lambda: bool(set(cluster.jobs()) - before), "the job to reach Flink")
+            wait_for(lambda: bool(cluster.python_workers()), "a worker to start")
+            time.sleep(random.uniform(2, 6))
+            cluster.kill_task_manager(1)
+            cluster.start_task_manager(1)
+            wait_for(lambda: cluster.failures() > failures, "Flink to see it")
+            time.sleep(random.uniform(2, 6))
+            cluster.kill_python_worker(random.choice)
+            assert program.wait(200) == 0, log.read_text()
+        finally:
+            program.kill()
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")

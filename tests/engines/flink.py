@@ -172,7 +172,15 @@ class Cluster:
 
     def kill_python_worker(self, choose: Callable[[list[int]], int]) -> None:
         """SIGKILL to one of the workers."""
-        os.kill(choose(workers(self._folder, "python")), signal.SIGKILL)
+        os.kill(choose(self.python_workers()), signal.SIGKILL)
+
+    def python_workers(self) -> list[int]:
+        """The ids of those that run."""
+        return workers(self._folder, "python")
+
+    def failures(self) -> int:
+        """How many tasks have failed."""
+        return (self._folder / "job-manager.log").read_text().count(" switched from RUNNING to FAILED ")
 
     def worker_options(self) -> list[str]:
         """Pipeline options for Python workers that the TaskManagers start."""
