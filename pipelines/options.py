@@ -61,11 +61,21 @@ _LEAST = {"num_shards": 1, "min_count": 0}
 
 
 class Parser(ArgumentParser):
-    """Parses the options of a program: those of ``words``, which programs share, and what ``add_argument`` adds."""
+    """Parses the options of a program: those of ``words``, which programs share, and what ``add_argument`` adds.
 
-    def __init__(self, program: str, description: str, examples: str, words: Sequence[str] = tuple(_WORDS)) -> None:
+    ``usage`` names those that it cannot do without.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        description: str,
+        examples: str,
+        words: Sequence[str] = tuple(_WORDS),
+        usage: str = "--input PATH --output DIR",
+    ) -> None:
         examples = f"{examples}\nEvery option of Beam is taken too, such as --runner and --direct_num_workers."
-        super().__init__(program, description, examples, "--input PATH --output DIR [OPTION ...]")
+        super().__init__(program, description, examples, f"{usage} [OPTION ...]")
         self._words = words
         for word in words:
             self.add_argument(f"--{word}", **_WORDS[word])

@@ -172,7 +172,7 @@ def _check_event_times(name: str, table: pa.Table) -> pa.Table:
 
 def _parser() -> Parser:
     words = ("value", "num_shards", "state", "overwrite", "quiet", "traceback")
-    parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
+    parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words, "--source SOURCE --window SPEC")
     add = parser.add_argument
     add("--source", required=True, choices=SOURCES, help="where rows come from: Parquet files, or a Kafka topic")
     add("--input", nargs="+", action="extend", default=[], metavar="PATH", help="replay: Parquet files or directories")
