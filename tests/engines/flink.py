@@ -171,7 +171,8 @@ class Cluster:
         self._managers[number].wait()
 
     def kill_python_worker(self, choose: Callable[[list[int]], int]) -> None:
-        """SIGKILL to one of the workers."""
+        """SIGKILL to one of the workers, as soon as there are any."""
+        wait_for(lambda: bool(self.python_workers()), "a Python worker to run")
         os.kill(choose(self.python_workers()), signal.SIGKILL)
 
     def python_workers(self) -> list[int]:

@@ -26,7 +26,8 @@ class Broker:
 
     def __init__(self, servers: str) -> None:
         self.servers = servers
-        self._config: dict[str, Any] = {"bootstrap.servers": servers}
+        # Its clients outlive the broker, and would tell of that for as long as the tests run.
+        self._config: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 0}
         self._admin = AdminClient(self._config)
 
     def create(self, *topics: str, partitions: int = 2) -> None:
