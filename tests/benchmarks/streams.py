@@ -6,6 +6,7 @@ Ours and the peers read the same topic and write the same kind of topic, in turn
 
 import argparse
 import json
+import logging
 import statistics
 import sys
 import tempfile
@@ -380,6 +381,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=200_000, metavar="N", help="of the topics (default 200000)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="measurements of each (default 3)")
     arguments = parser.parse_args()
+    logging.getLogger().setLevel(logging.ERROR)  # or Beam's warnings stand between the figures
     print(machine(), flush=True)
     if "memory" in arguments.only:
         memory(100_000, 24)
