@@ -34,7 +34,8 @@ pytestmark = [
     pytest.mark.engine,
     # Beam's workers end when Flink hangs up, and that is how their threads take it.
     pytest.mark.filterwarnings(
-        r"ignore:Exception in thread (read_grpc_client_inputs|run_worker):pytest.PytestUnhandledThreadExceptionWarning"
+        r"ignore:Exception in thread (read_grpc_client_inputs|read_state|run_worker)"
+        ":pytest.PytestUnhandledThreadExceptionWarning"
     ),
 ]
 
