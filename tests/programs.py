@@ -10,10 +10,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+from engines.fetch import EngineError, find, find_prism
 
 ROOT = Path(__file__).parent.parent
 
 Main = Callable[[Sequence[str]], int]
+
+
+def home(engine: str) -> Path:
+    """Where an engine is; the test is skipped if it was not fetched, unless the environment says that it must be."""
+    try:
+        return find_prism() if engine == "prism" else find(engine)
+    except EngineError as error:
+        if os.environ.get("LSE_STREAM_REQUIRE_ENGINES") == "1" and engine != "prism":
+            raise
+        pytest.skip(str(error))
 
 
 def write(path: Path, table: pa.Table | dict[str, Any], **options: Any) -> Path:

@@ -13,8 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from contract import bits
-from engines.fetch import EngineError, find
-from engines.flink import Cluster, JobServer, job_server
-from engines.kafka import Broker, broker, expansion_service
+from engines.kafka import Broker
+from engines.kafka_on_flink import KafkaOnFlink, kafka_on_flink
 from engines.processes import wait_for
-from programs import ROOT, contents
+from programs import ROOT, contents, home
 
 from lse_stream.accumulator import LogSumExpAccumulator
 from pipelines import parquet
@@ -44,28 +41,12 @@ DISORDER_MILLIS = 3000
 WINDOW_MILLIS = 10_000
 
 
-@dataclass(frozen=True)
-class Engines:
-    kafka: Broker
-    expansion_service: str
-    cluster: Cluster
-    flink: JobServer
-
-
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    try:
-        homes = {name: find(name) for name in ("kafka", "flink")}
-    except EngineError as error:
-        if os.environ.get("LSE_STREAM_REQUIRE_ENGINES") == "1":
-            raise
-        pytest.skip(str(error))
-    with ExitStack() as stack:
-        kafka = stack.enter_context(broker(homes["kafka"], tmp_path_factory.mktemp("kafka")))
-        service = stack.enter_context(expansion_service(homes["flink"], tmp_path_factory.mktemp("service")))
-        cluster = stack.enter_context(Cluster(homes["flink"], tmp_path_factory.mktemp("cluster")))
-        server = job_server(homes["flink"], tmp_path_factory.mktemp("job_server"), cluster.address)
-        yield Engines(kafka, service, cluster, stack.enter_context(server))
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaOnFlink]:
+    for name in ("kafka", "flink"):
+        home(name)
+    with kafka_on_flink(tmp_path_factory.mktemp("engines")) as running:
+        yield running
 
 
 Row = tuple[str, float, int]
@@ -106,25 +87,21 @@ def last_panes(results: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[int
     return panes
 
 
-def test_crashes_change_no_bit(engines: Engines, tmp_path: Path) -> None:
+def test_crashes_change_no_bit(engines: KafkaOnFlink, tmp_path: Path) -> None:
     for repetition in range(REPETITIONS):
         crash(engines, tmp_path / str(repetition), repetition)
 
 
-def crash(engines: Engines, folder: Path, repetition: int) -> None:
+def crash(engines: KafkaOnFlink, folder: Path, repetition: int) -> None:
     folder.mkdir()
     rng = random.Random(f"{time.time()} {repetition}")
     topic, output, dead = (f"{name}-{repetition}" for name in ("rows", "totals", "rejected"))
     engines.kafka.create(topic, output, dead)
     command = [
-        *(sys.executable, "-m", "pipelines.stream", "--source=kafka", "--quiet"),
-        *(f"--bootstrap_servers={engines.kafka.servers}", f"--expansion_service={engines.expansion_service}"),
+        *(sys.executable, "-m", "pipelines.stream", *engines.source_options(), *engines.stream_options()),
         *(f"--topic={topic}", f"--output_topic={output}", f"--dead_letter_topic={dead}"),
         *("--key=k", "--value=v", "--event_time=t", "--window=fixed:10s", "--state"),
-        "--experiments=use_deprecated_read",
-        *("--allowed_lateness=1d", "--partial_panes=2s", "--checkpointing_interval=2000"),
-        *engines.flink.options,
-        *engines.cluster.worker_options(),
+        *("--allowed_lateness=1d", "--partial_panes=2s"),
     ]
     before = set(engines.cluster.jobs())
     log = folder / "stream.log"
@@ -132,8 +109,7 @@ def crash(engines: Engines, folder: Path, repetition: int) -> None:
         sent: list[Row] = []
         producer = threading.Thread(target=lambda: sent.extend(produce(engines.kafka, topic, rng)))
         try:
-            wait_for(lambda: bool(set(engines.cluster.jobs()) - before), "the job to reach Flink")
-            [job] = set(engines.cluster.jobs()) - before
+            job = engines.cluster.wait_for_job(before)
             wait_for(lambda: engines.cluster.jobs()[job] == "RUNNING", "the job to run")
             producer.start()
             kills = sorted(rng.uniform(2, SECONDS) for _ in range(2))
@@ -141,9 +117,7 @@ def crash(engines: Engines, folder: Path, repetition: int) -> None:
             for moment, kill in zip(kills, ("task manager", "python worker"), strict=True):
                 time.sleep(max(0.0, start + moment - time.monotonic()))
                 if kill == "task manager":
-                    number = rng.choice([1, 2])
-                    engines.cluster.kill_task_manager(number)
-                    engines.cluster.start_task_manager(number)
+                    engines.cluster.kill_task_manager(rng.choice([1, 2]))
                 else:
                     engines.cluster.kill_python_worker(rng.choice)
             producer.join()
@@ -169,7 +143,7 @@ def crash(engines: Engines, folder: Path, repetition: int) -> None:
                     engines.cluster.cancel(running)
 
 
-def test_crashes_in_a_batch_job_change_no_bit(engines: Engines, tmp_path: Path) -> None:
+def test_crashes_in_a_batch_job_change_no_bit(engines: KafkaOnFlink, tmp_path: Path) -> None:
     rng = np.random.default_rng()
     table = pa.table({"key": rng.integers(0, 1000, 400_000), "value": rng.normal(0, 50, 400_000)})
     for i in range(4):
@@ -179,25 +153,23 @@ def test_crashes_in_a_batch_job_change_no_bit(engines: Engines, tmp_path: Path) 
     arguments = ["--key=key", "--value=value", "--state", "--quiet", "--input", *files]
     assert parquet.main([*arguments, f"--output={tmp_path / 'undisturbed'}"]) == 0
     command = [sys.executable, "-m", "pipelines.parquet", *arguments, f"--output={tmp_path / 'killed'}"]
+    command += engines.runner_options()
     cluster, log = engines.cluster, tmp_path / "batch.log"
     before = set(cluster.jobs())
     failures = cluster.failures()
     with (
         log.open("wb") as sink,
-        subprocess.Popen(
-            [*command, *engines.flink.options, *cluster.worker_options()], cwd=ROOT, stdout=sink, stderr=sink
-        ) as program,
+        subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink) as program,
     ):
         try:
-            wait_for(lambda: bool(set(cluster.jobs()) - before), "the job to reach Flink")
-            wait_for(lambda: bool(cluster.python_workers()), "a worker to start")
+            cluster.wait_for_job(before)
+            wait_for(cluster.python_workers, "a worker to start")
             time.sleep(random.uniform(2, 6))
             cluster.kill_python_worker(random.choice)
             wait_for(lambda: cluster.failures() > failures, "Flink to see that a worker is gone")
             failures = cluster.failures()
             time.sleep(random.uniform(2, 6))
             cluster.kill_task_manager(1)
-            cluster.start_task_manager(1)
             wait_for(lambda: cluster.failures() > failures, "Flink to see that a TaskManager is gone")
             assert program.wait(200) == 0, log.read_text()
         finally:

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from contract import bits
-from engines.fetch import EngineError, find
 from engines.flink import LOOPBACK, JobServer, finished, job_server
+from programs import home
 
 from lse_stream.accumulator import LogSumExpAccumulator
 from lse_stream.arrow import group_states
@@ -44,12 +44,7 @@ EMBEDDED = ["--runner=FnApiRunner"]
 
 @pytest.fixture(scope="module")
 def flink_home() -> Path:
-    try:
-        return find("flink")
-    except EngineError as error:
-        if os.environ.get("LSE_STREAM_REQUIRE_ENGINES") == "1":
-            raise
-        pytest.skip(str(error))
+    return home("flink")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the e
 """
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from engines.fetch import EngineError, find, find_prism
 from engines.flink import LOOPBACK, job_server
 from engines.kafka import Broker, broker, expansion_service
-from programs import contents
+from programs import contents, home
 
 from lse_stream.arrow import STATE, finalise, group_states, sort_by_keys
 from pipelines import parquet
@@ -26,15 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.Pytes
 
 SAMPLE = Path(__file__).parent.parent / "pipelines" / "samples" / "storm_fixes.parquet"
 HOUR = 3_600_000
-
-
-def home(engine: str) -> Path:
-    try:
-        return find_prism() if engine == "prism" else find(engine)
-    except EngineError as error:
-        if os.environ.get("LSE_STREAM_REQUIRE_ENGINES") == "1" and engine != "prism":
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

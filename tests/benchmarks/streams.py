@@ -7,14 +7,14 @@ Ours and the peers read the same topic and write the same kind of topic, in turn
 import argparse
 import json
 import logging
+import os
 import statistics
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,16 @@ from apache_beam.runners.runner import PipelineResult
 from apache_beam.transforms.combiners import Mean
 from apache_beam.transforms.window import TimestampedValue
 from cores import AVAILABLE, cores
-from engines.fetch import find
-from engines.flink import Cluster, JobServer, job_server
-from engines.kafka import Broker, broker, expansion_service
+from engines.flink import Cluster
+from engines.kafka import Broker
+from engines.kafka_on_flink import KafkaOnFlink, kafka_on_flink
 from engines.processes import wait_for
 from measure import Measurement, Result, details, machine, ratio
 
 from lse_stream import LogSumExp
 from lse_stream.accumulator import LogSumExpAccumulator
 from lse_stream.arrow import group_states
+from lse_stream.transforms import to_ipc
 from pipelines import stream
 from pipelines.kafka import ReadTopic, WriteTopic
 from pipelines.run import execute
@@ -51,55 +52,32 @@ MEAN = "Beam's Mean.PerKey"
 Build = Callable[[Namespace, beam.Pipeline], None]
 
 
-@dataclass(frozen=True)
-class Engines:
-    kafka: Broker
-    service: str
-    cluster: Cluster
-    flink: JobServer
-
-    def arguments(self, topic: str, output: str, *more: str) -> list[str]:
-        """Of the stream program, for a topic of JSON rows."""
-        self.kafka.create(output, f"{output}-dead")
-        return [
-            *("--source=kafka", f"--bootstrap_servers={self.kafka.servers}", f"--expansion_service={self.service}"),
-            *(f"--topic={topic}", f"--output_topic={output}", f"--dead_letter_topic={output}-dead", "--quiet"),
-            *("--key=host", "--value=level", "--event_time=time", "--window=fixed:1h", *more),
-        ]
-
-    def on_flink(self) -> list[str]:
-        return [
-            *(*self.flink.options, *self.cluster.worker_options()),
-            *("--experiments=use_deprecated_read", "--checkpointing_interval=2000"),
-        ]
-
-    @contextmanager
-    def job(self, build: Build, arguments: list[str]) -> Iterator[str]:
-        """A stream that runs on the cluster for the block; gives the id of its job."""
-        options = stream.parse([*arguments, *self.on_flink()])
-        pipeline = beam.Pipeline(options=options.beam)
-        build(options, pipeline)
-        before = set(self.cluster.jobs())
-        result: PipelineResult = pipeline.run()
-        try:
-            wait_for(lambda: bool(set(self.cluster.jobs()) - before), "the job to reach Flink")
-            [job] = set(self.cluster.jobs()) - before
-            yield job
-        finally:
-            result.cancel()
+def arguments_for(place: KafkaOnFlink, topic: str, output: str, *more: str) -> list[str]:
+    """Of the stream program, for a topic of rows."""
+    place.kafka.create(output, f"{output}-dead")
+    return [
+        *(
+            *place.source_options(),
+            f"--topic={topic}",
+            f"--output_topic={output}",
+            f"--dead_letter_topic={output}-dead",
+        ),
+        *("--key=host", "--value=level", "--event_time=time", "--window=fixed:1h", *more),
+    ]
 
 
 @contextmanager
-def engines(folder: Path) -> Iterator[Engines]:
-    folders = {name: folder / name for name in ("kafka", "service", "cluster", "job_server")}
-    for place in folders.values():
-        place.mkdir()
-    with ExitStack() as stack:
-        kafka = stack.enter_context(broker(find("kafka"), folders["kafka"]))
-        service = stack.enter_context(expansion_service(find("flink"), folders["service"]))
-        cluster = stack.enter_context(Cluster(find("flink"), folders["cluster"]))
-        server = stack.enter_context(job_server(find("flink"), folders["job_server"], cluster.address))
-        yield Engines(kafka, service, cluster, server)
+def job(place: KafkaOnFlink, build: Build, arguments: list[str]) -> Iterator[str]:
+    """A stream that runs on the cluster for the block; gives the id of its job."""
+    options = stream.parse([*arguments, *place.stream_options()])
+    pipeline = beam.Pipeline(options=options.beam)
+    build(options, pipeline)
+    before = set(place.cluster.jobs())
+    result: PipelineResult = pipeline.run()
+    try:
+        yield place.cluster.wait_for_job(before)
+    finally:
+        result.cancel()
 
 
 # --- the ways to total a topic of rows --------------------------------------------------------------------------------
@@ -187,7 +165,7 @@ def produce_rows(kafka: Broker, topic: str, n: int) -> None:
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
-def embedded(place: Engines, n: int, rounds: int) -> Iterator[Result]:
+def embedded(place: KafkaOnFlink, n: int, rounds: int) -> Iterator[Result]:
     """Time per record on the embedded runner: of n records less that of a tenth of them, which start alike."""
     sizes = (n // 10, n)
     for size in sizes:
@@ -197,10 +175,8 @@ def embedded(place: Engines, n: int, rounds: int) -> Iterator[Result]:
         for number, (name, build) in enumerate(WAYS.items()):
             seconds = []
             for size in sizes:
-                argv = place.arguments(
-                    f"embedded-{size}", f"embedded-{round_}-{number}-{size}", f"--max_records={size}"
-                )
-                options = stream.parse(argv)
+                output = f"embedded-{round_}-{number}-{size}"
+                options = stream.parse(arguments_for(place, f"embedded-{size}", output, f"--max_records={size}"))
                 wall, cpu = time.perf_counter(), time.process_time()
                 execute(options, partial(build, options), size)
                 seconds.append((time.perf_counter() - wall, time.process_time() - cpu))
@@ -208,19 +184,17 @@ def embedded(place: Engines, n: int, rounds: int) -> Iterator[Result]:
             measurements[name].wall.append((wall - wall_small) / (n - n // 10) * 1e6)
             measurements[name].cpu.append((cpu - cpu_small) / (n - n // 10) * 1e6)
     found = list(measurements.values())
-    yield Result(
-        f"Kafka to windows, embedded runner, {n:,} records", found, [ratio(found, 1.1, ["Beam's Mean.PerKey"])]
-    )
+    yield Result(f"Kafka to windows, embedded runner, {n:,} records", found, [ratio(found, 1.1, [MEAN])])
 
 
-def flink(place: Engines, n: int, rounds: int) -> Iterator[Result]:
+def flink(place: KafkaOnFlink, n: int, rounds: int) -> Iterator[Result]:
     """Time per record on a Flink cluster: between the results of the first window and of the last but one."""
     produce_rows(place.kafka, "flink", n)
     measurements = {name: Measurement(name, "µs per record") for name in WAYS}
     for round_ in range(rounds):
         for number, (name, build) in enumerate(WAYS.items()):
             output = f"flink-{round_}-{number}"
-            with place.job(build, place.arguments("flink", output)):
+            with job(place, build, arguments_for(place, "flink", output)):
                 wait_for(partial(_has_all, place.kafka, output), f"all results of {name}", seconds=300)
             ends: dict[str, int] = {}
             for message in place.kafka.read(output):
@@ -238,56 +212,48 @@ def _has_all(kafka: Broker, output: str) -> bool:
     return kafka.size(output) >= HOSTS * HOURS
 
 
-def checkpoints(place: Engines) -> None:
+def checkpoints(place: KafkaOnFlink) -> None:
     """Size of checkpoints while a window is open: ours and a (max, sum) pair's, by rows per key."""
     keys = 100
     print("\n**Checkpoint per key, one open window, 100 keys**\n")
     print("| way | rows per key | bytes | bytes per key | partial panes | bytes per key and pane |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, build, per_keys in (
-        (f"pipelines.stream, --partial_panes {PARTIAL_PANES}s", of_tables, (100, 100_000)),
-        ("(max, sum) by CombinePerKey", by_element(beam.CombinePerKey(MaxSum())), (100, 10_000)),
+    for name, build, encode, per_keys in (
+        (f"pipelines.stream, --partial_panes {PARTIAL_PANES}s", of_tables, _arrow, (100, 100_000)),
+        ("(max, sum) by CombinePerKey", by_element(beam.CombinePerKey(MaxSum())), _json, (100, 10_000)),
     ):
         for rows in per_keys:
-            topic = f"checkpoints-{rows}-{'tables' if build is of_tables else 'pair'}"
-            settings = [f"--partial_panes={PARTIAL_PANES}s", "--window=fixed:1d"]
-            if build is of_tables:
-                settings.append("--format=arrow")
-            arguments = place.arguments(topic, f"{topic}-out", *settings)
+            topic = f"checkpoints-{encode.__name__}-{rows}"
+            settings = [f"--partial_panes={PARTIAL_PANES}s", "--window=fixed:1d", f"--format={encode.__name__[1:]}"]
+            arguments = arguments_for(place, topic, f"{topic}-out", *settings)
             place.kafka.create(topic)
-            with place.job(build, arguments) as job:
-                empty = _settled(place.cluster, job, 0)
-                _fill(place.kafka, topic, keys, rows, arrow=build is of_tables)
-                full = _settled(place.cluster, job, 3 * PARTIAL_PANES)
-                panes = _partial_panes(place.cluster, job) if build is of_tables else 0
+            with job(place, build, arguments) as running:
+                empty = _settled(place.cluster, running, 0)
+                _fill(place.kafka, topic, keys, rows, encode)
+                full = _settled(place.cluster, running, 3 * PARTIAL_PANES)
+                panes = _partial_panes(place.cluster, running)
             per_key = (full - empty) / keys
             each = f"{panes} | {per_key / panes:,.0f}" if panes else " | "
             print(f"| {name} | {rows:,} | {full - empty:,} | {per_key:,.0f} | {each} |", flush=True)
 
 
-def _fill(kafka: Broker, topic: str, keys: int, rows: int, *, arrow: bool) -> None:
+def _fill(kafka: Broker, topic: str, keys: int, rows: int, encode: Callable[[pa.Table], list[bytes]]) -> None:
     rng = np.random.default_rng(rows)
-    total, batch = keys * rows, 10_000
-    now = int(time.time() * 1000)
-    hosts = [f"host-{key}" for key in range(keys)]
-    for _ in range(0, total, batch):
-        codes, levels = np.arange(batch) % keys, rng.normal(0, 50, batch)
-        if not arrow:
-            found = zip(codes.tolist(), levels.tolist(), strict=True)
-            messages = [json.dumps({"host": hosts[k], "level": v, "time": now}).encode() for k, v in found]
-            kafka.produce(topic, ((message, None, None) for message in messages))
-            continue
-        table = pa.table(
-            {
-                "host": pa.array(hosts).take(pa.array(codes)),
-                "level": levels,
-                "time": pa.array(np.full(batch, now)).cast(pa.timestamp("ms", "UTC")),
-            }
-        )
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        kafka.produce(topic, [(sink.getvalue().to_pybytes(), None, None)])
+    batch = 10_000
+    hosts = pa.array([f"host-{i % keys}" for i in range(batch)])
+    times = pa.repeat(pa.scalar(int(time.time() * 1000), pa.timestamp("ms", "UTC")), batch)
+    for _ in range(0, keys * rows, batch):
+        table = pa.table({"host": hosts, "level": rng.normal(0, 50, batch), "time": times})
+        kafka.produce(topic, [(message, None, None) for message in encode(table)])
+
+
+def _arrow(table: pa.Table) -> list[bytes]:
+    return [to_ipc(table)]
+
+
+def _json(table: pa.Table) -> list[bytes]:
+    millis = table.set_column(2, "time", table.column("time").cast(pa.int64()))
+    return [json.dumps(row).encode() for row in millis.to_pylist()]
 
 
 def _settled(cluster: Cluster, job: str, seconds: float) -> int:
@@ -307,18 +273,16 @@ def _settled(cluster: Cluster, job: str, seconds: float) -> int:
 
 
 def _partial_panes(cluster: Cluster, job: str) -> int:
-    """How many states of the one shard have gone to the final grouping."""
+    """How many states of the one shard have gone to the final grouping; 0 for a job without partial panes."""
     vertices = cluster.get(f"jobs/{job}")["vertices"]
-    [partial] = [vertex for vertex in vertices if "PartialPanes/Group" in vertex["name"]]
-    written: int = partial["metrics"]["write-records"]
-    return written
+    return sum(vertex["metrics"]["write-records"] for vertex in vertices if "PartialPanes/Group" in vertex["name"])
 
 
-def latency(place: Engines, seconds: int) -> None:
+def latency(place: KafkaOnFlink, seconds: int) -> None:
     """From a window's end to its pane in the output topic, of a stream in real time."""
     place.kafka.create("latency")
-    arguments = place.arguments("latency", "latency-out", "--window=fixed:2s", f"--partial_panes={PARTIAL_PANES}s")
-    with place.job(of_tables, arguments):
+    arguments = arguments_for(place, "latency", "latency-out", "--window=fixed:2s", f"--partial_panes={PARTIAL_PANES}s")
+    with job(place, of_tables, arguments):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             now = int(time.time() * 1000)
@@ -369,7 +333,7 @@ def memory(keys: int, windows: int) -> None:
 
 def _resident() -> int:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * 4096
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 WORK = ("memory", "embedded", "flink", "checkpoints", "latency")
@@ -390,7 +354,7 @@ def main() -> None:
     with (
         cores(len(AVAILABLE)),
         tempfile.TemporaryDirectory(prefix="lse_stream_streams") as folder,
-        engines(Path(folder)) as place,
+        kafka_on_flink(Path(folder)) as place,
     ):
         for name, work in (("embedded", embedded), ("flink", flink)):
             if name in arguments.only:

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +66,8 @@ def job_server(home: Path, folder: Path, master: str = "[local]") -> Iterator[Jo
         *(f"--flink-master={master}", f"--flink-conf-dir={folder / 'conf'}", f"--artifacts-dir={folder / 'artifacts'}"),
     ]
     with process(command, log):
-        wait_for(lambda: _PORT.search(log.read_text()) is not None, "Beam's job server to start")
-        endpoint = f"--job_endpoint=127.0.0.1:{_PORT.findall(log.read_text())[0]}"
+        port = wait_for(lambda: _PORT.findall(log.read_text()), "Beam's job server to start")[0]
+        endpoint = f"--job_endpoint=127.0.0.1:{port}"
         # The experiment is to leave out a call of pip, which an environment need not have.
         quiet = "--experiments=disable_logging_submission_environment"
         yield JobServer(["--runner=FlinkRunner", endpoint, "--parallelism=2", quiet], log)
@@ -140,7 +140,7 @@ class Cluster:
         (folder / "conf" / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
         self._start("org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", "job-manager", 512)
         for number in (1, 2):
-            self.start_task_manager(number)
+            self._start_task_manager(number)
         wait_for(lambda: self._registered() == 2, "two TaskManagers to register")
         return self
 
@@ -159,21 +159,21 @@ class Cluster:
         ]
         return self._stack.enter_context(process(command, self._folder / f"{name}.log"))
 
-    def start_task_manager(self, number: int) -> None:
+    def _start_task_manager(self, number: int) -> None:
         main = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
         self._managers[number] = self._start(
             main, f"task-manager-{number}", 512, "-D", f"taskmanager.resource-id=tm{number}"
         )
 
     def kill_task_manager(self, number: int) -> None:
-        """SIGKILL; another one has to be started for its slots."""
+        """SIGKILL; another one starts in its place, for its slots."""
         self._managers[number].kill()
         self._managers[number].wait()
+        self._start_task_manager(number)
 
     def kill_python_worker(self, choose: Callable[[list[int]], int]) -> None:
         """SIGKILL to one of the workers, as soon as there are any."""
-        wait_for(lambda: bool(self.python_workers()), "a Python worker to run")
-        os.kill(choose(self.python_workers()), signal.SIGKILL)
+        os.kill(choose(wait_for(self.python_workers, "a Python worker to run")), signal.SIGKILL)
 
     def python_workers(self) -> list[int]:
         """The ids of those that run."""
@@ -203,6 +203,10 @@ class Cluster:
     def jobs(self) -> dict[str, str]:
         """States of all jobs by id."""
         return {job["jid"]: job["state"] for job in self.get("jobs/overview")["jobs"]}
+
+    def wait_for_job(self, before: Set[str]) -> str:
+        """The id of a job that was not there before."""
+        return wait_for(lambda: self.jobs().keys() - before, "a job to reach Flink").pop()
 
     def cancel(self, job: str) -> None:
         request = urllib.request.Request(f"http://{self.address}/jobs/{job}?mode=cancel", method="PATCH")

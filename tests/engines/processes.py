@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 START_SECONDS = 90.0
 ROOT = Path(__file__).parent.parent.parent
@@ -30,17 +33,18 @@ def process(command: Sequence[str], log: Path, **environment: str) -> Iterator[s
                 started.kill()
 
 
-def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = START_SECONDS) -> None:
-    """Waits until a condition holds.
+def wait_for(condition: Callable[[], T], what: str, *, seconds: float = START_SECONDS) -> T:
+    """Waits until a condition holds; gives what it gave.
 
     Raises:
       TimeoutError: it does not, in so many seconds.
     """
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"expected {what} within {seconds:.0f} s")
         time.sleep(0.1)
+    return found
 
 
 def free_port() -> int:
