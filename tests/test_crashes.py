@@ -111,6 +111,7 @@ def crash(engines: KafkaOnFlink, folder: Path, repetition: int) -> None:
         try:
             job = engines.cluster.wait_for_job(before)
             wait_for(lambda: engines.cluster.jobs()[job] == "RUNNING", "the job to run")
+            wait_for(lambda: engines.cluster.checkpoints(job)["completed"], "a checkpoint")
             producer.start()
             kills = sorted(rng.uniform(2, SECONDS) for _ in range(2))
             start = time.monotonic()
@@ -134,6 +135,8 @@ def crash(engines: KafkaOnFlink, folder: Path, repetition: int) -> None:
                     flush=True,
                 )
             assert engines.kafka.size(dead) == 0
+            # Or it began anew, which tells nothing of checkpoints.
+            assert engines.cluster.checkpoints(job)["restored"] >= 1
             engines.cluster.cancel(job)
             assert program.wait(30) == 0, log.read_text()
         finally:

@@ -208,6 +208,11 @@ class Cluster:
         """The id of a job that was not there before."""
         return wait_for(lambda: self.jobs().keys() - before, "a job to reach Flink").pop()
 
+    def checkpoints(self, job: str) -> dict[str, int]:
+        """How many are "completed", how many were "restored" and so on."""
+        counts: dict[str, int] = self.get(f"jobs/{job}/checkpoints")["counts"]
+        return counts
+
     def cancel(self, job: str) -> None:
         request = urllib.request.Request(f"http://{self.address}/jobs/{job}?mode=cancel", method="PATCH")
         urllib.request.urlopen(request, timeout=10).close()

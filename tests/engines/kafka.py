@@ -122,12 +122,13 @@ def broker(home: Path, folder: Path) -> Iterator[Broker]:
 
 
 @contextmanager
-def expansion_service(home: Path, folder: Path) -> Iterator[str]:
+def expansion_service(home: Path, folder: Path, *arguments: str) -> Iterator[str]:
     """Beam's expansion service for the block; gives "HOST:PORT". Its transforms run in Java workers of our own.
 
     Args:
       home: from ``find("flink")``.
       folder: where logs and ids of the workers go.
+      arguments: more for the service.
     """
     port, pool = free_port(), free_port()
     command = worker_command(folder, "java", BEAM_LIB=str(home / "lib"))
@@ -141,6 +142,7 @@ def expansion_service(home: Path, folder: Path) -> Iterator[str]:
         # Which the embedded runner knows too, where "PROCESS" is for portable runners alone.
         *("--defaultEnvironmentType=EXTERNAL", f"--defaultEnvironmentConfig=127.0.0.1:{pool}"),
         f"--filesToStage={home / 'launcher.jar'}",
+        *arguments,
     ]
     with process(workers, folder / "pool.log"), process(service, folder / "expansion-service.log"):
         wait_for(lambda: listens(pool), "the pool of workers to listen")

@@ -29,8 +29,8 @@ class KafkaOnFlink:
         return [*self.job_server.options, *self.cluster.worker_options()]
 
     def stream_options(self) -> list[str]:
-        """Those of a stream: Flink reads Kafka in its own process, and saves every 2 seconds."""
-        return [*self.runner_options(), "--experiments=use_deprecated_read", "--checkpointing_interval=2000"]
+        """Those of a stream, which saves its state every 2 seconds."""
+        return [*self.runner_options(), "--checkpointing_interval=2000"]
 
 
 @contextmanager
@@ -50,7 +50,9 @@ def kafka_on_flink(folder: Path) -> Iterator[KafkaOnFlink]:
         each.mkdir()
     with ExitStack() as stack:
         running = stack.enter_context(broker(kafka, folders[0]))
-        service = stack.enter_context(expansion_service(flink, folders[1]))
+        # With it Flink reads Kafka in its own process; the service takes no experiments from a program.
+        reads = "--experiments=use_deprecated_read"
+        service = stack.enter_context(expansion_service(flink, folders[1], reads))
         cluster = stack.enter_context(Cluster(flink, folders[2]))
         server = stack.enter_context(job_server(flink, folders[3], cluster.address))
         yield KafkaOnFlink(running, service, cluster, server)
