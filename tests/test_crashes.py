@@ -110,7 +110,6 @@ def crash(engines: KafkaOnFlink, folder: Path, repetition: int) -> None:
         producer = threading.Thread(target=lambda: sent.extend(produce(engines.kafka, topic, rng)))
         try:
             job = engines.cluster.wait_for_job(before)
-            wait_for(lambda: engines.cluster.jobs()[job] == "RUNNING", "the job to run")
             wait_for(lambda: engines.cluster.checkpoints(job)["completed"], "a checkpoint")
             producer.start()
             kills = sorted(rng.uniform(2, SECONDS) for _ in range(2))

@@ -24,7 +24,6 @@ sys.path.append(str(Path(__file__).parents[1]))
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.runners.runner import PipelineResult
 from apache_beam.transforms.combiners import Mean
 from apache_beam.transforms.window import TimestampedValue
 from cores import AVAILABLE, cores
@@ -73,11 +72,12 @@ def job(place: KafkaOnFlink, build: Build, arguments: list[str]) -> Iterator[str
     pipeline = beam.Pipeline(options=options.beam)
     build(options, pipeline)
     before = set(place.cluster.jobs())
-    result: PipelineResult = pipeline.run()
+    pipeline.run()
+    running = place.cluster.wait_for_job(before)
     try:
-        yield place.cluster.wait_for_job(before)
+        yield running
     finally:
-        result.cancel()
+        place.cluster.cancel(running)  # and wait for its end, which Beam's own cancel() does not
 
 
 # --- the ways to total a topic of rows --------------------------------------------------------------------------------
@@ -214,13 +214,13 @@ def _has_all(kafka: Broker, output: str) -> bool:
 
 def checkpoints(place: KafkaOnFlink) -> None:
     """Size of checkpoints while a window is open: ours and a (max, sum) pair's, by rows per key."""
-    keys = 100
-    print("\n**Checkpoint per key, one open window, 100 keys**\n")
+    keys = 1000
+    print("\n**Checkpoint per key, one open window, 1,000 keys**\n")
     print("| way | rows per key | bytes | bytes per key | partial panes | bytes per key and pane |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, build, encode, per_keys in (
         (f"pipelines.stream, --partial_panes {PARTIAL_PANES}s", of_tables, _arrow, (100, 100_000)),
-        ("(max, sum) by CombinePerKey", by_element(beam.CombinePerKey(MaxSum())), _json, (100, 10_000)),
+        ("(max, sum) by CombinePerKey", by_element(beam.CombinePerKey(MaxSum())), _json, (100, 1000)),
     ):
         for rows in per_keys:
             topic = f"checkpoints-{encode.__name__}-{rows}"
@@ -274,8 +274,14 @@ def _settled(cluster: Cluster, job: str, seconds: float) -> int:
 
 def _partial_panes(cluster: Cluster, job: str) -> int:
     """How many states of the one shard have gone to the final grouping; 0 for a job without partial panes."""
-    vertices = cluster.get(f"jobs/{job}")["vertices"]
-    return sum(vertex["metrics"]["write-records"] for vertex in vertices if "PartialPanes/Group" in vertex["name"])
+
+    def written() -> int:
+        vertices = cluster.get(f"jobs/{job}")["vertices"]
+        return sum(vertex["metrics"]["write-records"] for vertex in vertices if "PartialPanes/Group" in vertex["name"])
+
+    written()
+    time.sleep(11)  # Flink fetches its metrics when asked, at most every 10 s
+    return written()
 
 
 def latency(place: KafkaOnFlink, seconds: int) -> None:

@@ -205,8 +205,10 @@ class Cluster:
         return {job["jid"]: job["state"] for job in self.get("jobs/overview")["jobs"]}
 
     def wait_for_job(self, before: Set[str]) -> str:
-        """The id of a job that was not there before."""
-        return wait_for(lambda: self.jobs().keys() - before, "a job to reach Flink").pop()
+        """The id of a job that was not there before, once it runs."""
+        return wait_for(
+            lambda: {job for job, state in self.jobs().items() if state == "RUNNING"} - before, "a job to run on Flink"
+        ).pop()
 
     def checkpoints(self, job: str) -> dict[str, int]:
         """How many are "completed", how many were "restored" and so on."""
