@@ -1,6 +1,6 @@
 """Streams from Kafka on the embedded runner and on a Flink cluster: records per second, checkpoints, latency, memory.
 
-Needs the engines, by ``python tests/engines/fetch.py``, and some ten minutes: ``python tests/benchmarks/streams.py``.
+Needs the engines, by ``python tests/engines/fetch.py``, and half an hour: ``python tests/benchmarks/streams.py``.
 Ours and the peers read the same topic and write the same kind of topic, in turn.
 """
 
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path += [str(Path(__file__).parents[n]) for n in (1, 2)]  # the tests, and what they test
 
 import apache_beam as beam
 import numpy as np
@@ -348,7 +348,7 @@ WORK = ("memory", "embedded", "flink", "checkpoints", "latency")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python tests/benchmarks/streams.py", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), help="not all, but these")
-    parser.add_argument("--records", type=int, default=200_000, metavar="N", help="of the topics (default 200000)")
+    parser.add_argument("--records", type=int, default=500_000, metavar="N", help="of the topics (default 500000)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="measurements of each (default 3)")
     arguments = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)  # or Beam's warnings stand between the figures
