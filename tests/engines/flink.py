@@ -190,7 +190,7 @@ class Cluster:
 
     def get(self, path: str) -> Any:
         """What the REST interface says."""
-        with urllib.request.urlopen(f"http://{self.address}/{path}", timeout=10) as response:
+        with urllib.request.urlopen(f"http://{self.address}/{path}", timeout=60) as response:
             return json.load(response)
 
     def _registered(self) -> int:
@@ -217,5 +217,5 @@ class Cluster:
 
     def cancel(self, job: str) -> None:
         request = urllib.request.Request(f"http://{self.address}/jobs/{job}?mode=cancel", method="PATCH")
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=60).close()
         wait_for(lambda: self.jobs()[job] == "CANCELED", "the job to end")
