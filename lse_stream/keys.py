@@ -9,7 +9,7 @@ Keys are compared by value in one canonical form, the same on every machine and 
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +69,18 @@ def encode_keys(table: pa.Table, keys: Sequence[str]) -> EncodedKeys:
         for (group_codes, values), name in zip(columns, keys, strict=True)
     ]
     return EncodedKeys(codes, pa.table(arrays, names=list(keys)))
+
+
+def one_by_one(keys: pa.Table) -> Iterator[pa.Table]:
+    """Each row of a table of keys alone, in one form: equal keys are equal to the byte, in Arrow's IPC format too.
+
+    A slice would not be: its buffers tell of its neighbours, such as whether one of them is null.
+    """
+    columns = [(_plain(keys, field.name), field.type, field.name) for field in keys.schema]
+    for i in range(keys.num_rows):
+        yield pa.table(
+            {name: _restore(pa.array([plain[i]], plain.type), data_type, name) for plain, data_type, name in columns}
+        )
 
 
 def shard_of_keys(table: pa.Table, keys: Sequence[str], num_shards: int) -> Codes:

@@ -502,8 +502,8 @@ class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollectio
     """(shard, table) in windows to one Parquet file per window and shard; gives the paths.
 
     Files are named ``START-END-part-00000-of-0000N.parquet``, with the window's times in UTC as in 20170905T120000, so
-    that names sort by window. A file appears whole; a further pane of the window replaces it, and so does a bundle that
-    is tried again. Each table is one file, however many windows a bundle closes.
+    that names sort by window (of the years 0 to 9999). A file appears whole; a further pane of the window replaces it,
+    and so does a bundle that is tried again. Each table is one file, however many windows a bundle closes.
 
     Args:
       directory: where to, on any Beam filesystem; it must exist.
@@ -543,7 +543,8 @@ def _compact(time: Timestamp) -> str:
     micros = np.datetime64(time.micros, "us")
     seconds = micros.astype("datetime64[s]")
     # Without a zone's letter: what follows a whole second, "-", sorts before the point of a fraction.
-    return str(micros if micros != seconds else seconds).replace("-", "").replace(":", "")
+    text = str(micros if micros != seconds else seconds).replace(":", "")
+    return text[:1] + text[1:].replace("-", "")  # years before 0 keep their sign
 
 
 def write_shard(
@@ -565,14 +566,17 @@ def write_shard(
     path = FileSystems.join(directory, name)
     # An object appears whole when its writer is closed; a local file has to be renamed.
     written = FileSystems.join(directory, f".{name}.{os.urandom(8).hex()}") if is_local(directory) else path
-    with (
-        FileSystems.create(written, compression_type=CompressionTypes.UNCOMPRESSED) as sink,
-        pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd") as writer,
-    ):
-        for rows in _row_groups(tables, row_group_rows):
-            writer.write_table(rows, row_group_size=row_group_rows)
-    if written != path:
-        os.replace(written, path)
+    try:
+        with (
+            FileSystems.create(written, compression_type=CompressionTypes.UNCOMPRESSED) as sink,
+            pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd") as writer,
+        ):
+            for rows in _row_groups(tables, row_group_rows):
+                writer.write_table(rows, row_group_size=row_group_rows)
+        if written != path:
+            os.replace(written, path)
+    except OSError as error:
+        raise DataError(f"{path}: expected a file that can be written, found {one_line(error)}") from error
     return path
 
 

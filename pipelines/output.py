@@ -17,8 +17,11 @@ SUCCESS = "_SUCCESS"
 TABLES = TOTALS, OVERALL, OBSERVATIONS, EXAMPLES = "totals", "overall", "observations", "examples"
 
 # What may stand at a place that is written to: results, which --overwrite replaces.
-_WINDOW = r"[\d.T]+-[\d.T]+-(pane-\d{5,}-)?"
-_RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?part-\d{{5,}}-of-\d{{5,}}\.parquet|{SUCCESS}")
+_WINDOW = r"-?[\d.T]+--?[\d.T]+-(pane-\d{5,}-)?"
+_PART = r"part-\d{5,}-of-\d{5,}\.parquet"
+# A stream's files appear one by one, each first under a name of its own: that of one which was killed stays.
+_UNFINISHED = rf"\.({_WINDOW}){_PART}\.[0-9a-f]+"
+_RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{_UNFINISHED}|{SUCCESS}")
 _INCOMPLETE = "_incomplete-"
 
 
@@ -70,6 +73,18 @@ def stage(directory: str) -> str:
         ) from error
 
 
+def has_results(directory: str) -> bool:
+    """Whether there is any file of results."""
+    return bool(_names_in(directory))
+
+
+def delete_results(directory: str) -> None:
+    """Deletes what ``check_output`` lets be replaced."""
+    # Sorted, so that _SUCCESS goes before what it vouches for.
+    for name in sorted(_names_in(directory)):
+        FileSystems.delete([FileSystems.join(directory, name)])
+
+
 def make_output(option: str, directory: str) -> None:
     """Makes a directory, if it is not there, for files that appear in it one by one.
 
@@ -111,9 +126,7 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
         os.rename(staging, directory)
         shutil.rmtree(old, ignore_errors=True)
         return
-    # Sorted, so that _SUCCESS goes before what it vouches for.
-    for name in sorted(_names_in(directory)):
-        FileSystems.delete([FileSystems.join(directory, name)])
+    delete_results(directory)
     names = _names_below(staging)
     FileSystems.rename(
         [FileSystems.join(staging, name) for name in names], [FileSystems.join(directory, name) for name in names]

@@ -70,17 +70,29 @@ def run(options: Namespace, build: Callable[[beam.Pipeline, str], Any], num_rows
       InputError: found before any work.
       RunError: the pipeline failed; nothing is left at --output.
     """
+    start = time.monotonic()
+    with staged(options) as directory:
+        execute(options, lambda pipeline: build(pipeline, directory), num_rows)
+    return time.monotonic() - start
+
+
+@contextmanager
+def staged(options: Namespace) -> Iterator[str]:
+    """A directory aside to write to, which takes the place of --output at the end of the block, if that is reached.
+
+    Raises:
+      InputError: found before the block.
+      RunError: the block failed; nothing is left at --output.
+    """
     check_output(options.output, overwrite=options.overwrite)
     check_apart(options.output, options.input)
-    start = time.monotonic()
     staging = stage(options.output)
     try:
         with _told(options):
-            execute(options, lambda pipeline: build(pipeline, staging), num_rows)
+            yield staging
             publish(staging, options.output, overwrite=options.overwrite)
     finally:
         discard(staging)
-    return time.monotonic() - start
 
 
 def execute(options: Namespace, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:

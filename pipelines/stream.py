@@ -5,6 +5,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,8 +26,8 @@ from .command import UsageError
 from .kafka import ReadTopic, WriteTopic, check_expansion_service, check_topics, parse_config
 from .messages import DEAD, EVENT_TIME, FORMATS, KEY_TYPES, MESSAGES, Fields, ReadMessages, WriteLines, result_messages
 from .options import EMBEDDED_RUNNER, Parser, check_columns
-from .output import check_apart, check_output, make_output
-from .run import execute, guarded
+from .output import check_output, delete_results, has_results, make_output
+from .run import execute, guarded, staged
 from .summary import counted, head, preview, read_columns
 from .windows import FORMS, WINDOW, LastSessions, parse_duration, parse_window, total
 
@@ -72,12 +73,13 @@ RESULTS = ("logsumexp", "count", "max")
 FLINK_DEFAULTS = {"max_bundle_time_mills": 200, "checkpointing_interval": 10_000}
 
 
-def build(pipeline: beam.Pipeline, options: Namespace, dataset: Dataset | None) -> None:
+def build(pipeline: beam.Pipeline, options: Namespace, dataset: Dataset | None, directory: str | None) -> None:
     """Adds the graph to a pipeline.
 
     Args:
-      options: as ``parse`` gives them; the directories of output exist.
+      options: as ``parse`` gives them; the directory of dead letters exists.
       dataset: of the source "replay"; None for Kafka.
+      directory: where files of results go, which exists; None where none are wanted.
     """
     if dataset is not None:
         check = partial(_check_event_times, options.event_time)
@@ -103,14 +105,14 @@ def build(pipeline: beam.Pipeline, options: Namespace, dataset: Dataset | None) 
         messages | "WriteTopic" >> WriteTopic(
             options.config, options.output_topic, expansion_service=options.expansion_service
         )
-    if options.output:
+    if directory is not None:
         if isinstance(options.windowfn, Sessions):
             shards = shards | "LastSessions" >> LastSessions(
                 options.key, allowed_lateness=options.allowed_lateness, discarding=options.discarding
             )
         finish = partial(finalise, keep_state=options.state)
         results = shards | "Finalise" >> beam.MapTuple(lambda shard, table: (shard, finish(table)))
-        results | "WriteWindows" >> WriteWindows(options.output, options.num_shards, each_pane=options.discarding)
+        results | "WriteWindows" >> WriteWindows(directory, options.num_shards, each_pane=options.discarding)
 
 
 def _read_kafka(pipeline: beam.Pipeline, options: Namespace) -> PCollection[pa.Table]:
@@ -248,7 +250,8 @@ def _parser() -> Parser:
     add(
         "--output",
         metavar="DIR",
-        help="directory for Parquet files, a set for each window; each appears when it is whole",
+        help="directory for Parquet files, a set for each window; with an end (replay, --max_records) it appears when "
+        "all are whole, otherwise each file does",
     )
     add("--output_topic", metavar="TOPIC", help="kafka: topic for the results of every pane, as JSON")
     return parser
@@ -368,17 +371,29 @@ def _run(argv: Sequence[str]) -> None:
         check_expansion_service(options.expansion_service)
         topics = {name: getattr(options, name) for name in ("topic", "output_topic", "dead_letter_topic")}
         check_topics(options.config, {name: topic for name, topic in topics.items() if topic})
-    if options.output:
-        check_output(options.output, overwrite=options.overwrite)
-        check_apart(options.output, options.input)
-    for option in ("output", "dead_letters"):
-        if directory := getattr(options, option):
-            make_output(option, directory)
     start = time.monotonic()
     rows = dataset.num_rows if dataset else options.max_records
-    result = execute(options, lambda pipeline: build(pipeline, options, dataset), rows)
+    with _place(options) as directory:
+        if options.dead_letters:
+            make_output("dead_letters", options.dead_letters)
+        result = execute(options, lambda pipeline: build(pipeline, options, dataset, directory), rows)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
+
+
+@contextmanager
+def _place(options: Namespace) -> Iterator[str | None]:
+    """Where files of results go. Those of a stream without an end appear one by one, others all at once."""
+    if options.output is None:
+        yield None
+    elif options.bounded:
+        with staged(options) as directory:
+            yield directory
+    else:
+        check_output(options.output, overwrite=options.overwrite)
+        make_output("output", options.output)
+        delete_results(options.output)
+        yield options.output
 
 
 def summary(options: Namespace, dataset: Dataset | None, result: PipelineResult, seconds: float) -> str:
@@ -395,8 +410,11 @@ def summary(options: Namespace, dataset: Dataset | None, result: PipelineResult,
         ]
     if options.output_topic:
         lines.append(f"results in the topic {options.output_topic}")
-    if options.output and (files := find_files([options.output])):
+    if options.output and not has_results(options.output):
+        lines.append(f"no results in {options.output}")
+    elif options.output:
         rows = len(read_columns(options.output, [RESULTS[0]]))
+        files = find_files([options.output])
         lines.append(f"{counted(rows, 'result')} in {counted(len(files), 'file')} in {options.output}")
         lines += preview(head(options.output, [*options.key, *WINDOW, *RESULTS]), rows)
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from lse_stream.accumulator import LogSumExpAccumulator, ScaledLogSumExpAccumulator
 from lse_stream.arrow import STATE, finalise, sort_by_keys, states_to_arrow
 from lse_stream.combine_fn import LogSumExpCombineFn, StatesCombineFn
-from lse_stream.keys import encode_keys
+from lse_stream.keys import encode_keys, one_by_one
 from lse_stream.scales import NATURAL, Scale
 from lse_stream.transforms import LogSumExp, MergeStates, ReducePerKey, from_ipc, to_ipc
 from lse_stream.values import widen_scalar
@@ -163,7 +163,7 @@ def _rows(
     """((keys, value) at its event time) for each row with a value; the keys as a stream of one row."""
     times = event_times(table.column(event_time), event_time).tolist()
     codes, distinct = encode_keys(table, keys)
-    coded = [to_ipc(distinct.slice(i, 1)) for i in range(distinct.num_rows)] if keys else [b""]
+    coded = [to_ipc(key) for key in one_by_one(distinct)] if keys else [b""]
     for code, number, micros in zip(codes.tolist(), table.column(value).to_pylist(), times, strict=True):
         if number is not None:
             yield TimestampedValue((coded[code], widen_scalar(number)), Timestamp(micros=micros))

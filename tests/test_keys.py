@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from lse_stream import _kernel
 from lse_stream.arrow import StateType
-from lse_stream.keys import check_key_type, encode_keys, shard_of_keys, sort_keys
+from lse_stream.keys import check_key_type, encode_keys, one_by_one, shard_of_keys, sort_keys
+from lse_stream.transforms import to_ipc
 
 # Runs a test with C, where there is any, and with NumPy.
 BOTH_KERNELS = pytest.mark.parametrize("kernel", list(dict.fromkeys([_kernel.available()[0], "numpy"])), indirect=True)
@@ -178,6 +179,26 @@ def test_keys_sort_ascending_then_nan_then_null(data_type: pa.DataType, values: 
         assert sorted(order) == list(range(len(rows)))
         assert [given_keys[row] for row in order] == canonical(keys["k"])
         assert canonical(keys["k"]) == [key for key in distinct for _ in range(given_keys.count(key))]
+
+
+# Arrow's IPC format cannot hold a dictionary of dictionaries.
+@pytest.mark.parametrize(
+    ("data_type", "values", "layout"), [case for case in LAID_OUT if "dictionary<values=dictionary" not in str(case.id)]
+)
+def test_a_key_alone_is_the_same_to_the_byte_whoever_its_neighbours_are(
+    data_type: pa.DataType, values: list[Any], layout: Layout
+) -> None:
+    some, distinct = some_rows(data_type, values)
+    # Each key alone, without null beside it, and with all others in several orders.
+    found: dict[Any, set[bytes]] = {key: set() for key in distinct}
+    for rows in (*([key] for key in distinct), [row for row in some if row is not None], some, some[::-1]):
+        _, keys = encode_keys(pa.table({"k": layout(rows, data_type)}), ["k"])
+        for key, alone in zip(canonical(keys["k"]), one_by_one(keys), strict=True):
+            assert alone.schema.types == [data_type]
+            assert canonical(alone["k"]) == [key]
+            found[key].add(to_ipc(alone))
+    assert [len(forms) for forms in found.values()] == [1] * len(distinct)
+    assert len(set().union(*found.values())) == len(distinct)
 
 
 @pytest.mark.parametrize(("data_type", "values", "layout"), LAID_OUT)

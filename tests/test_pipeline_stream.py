@@ -99,9 +99,17 @@ def test_windows_roll_up_to_the_batch_jobs_bytes(tmp_path: Path) -> None:
 
 
 def test_sessions_are_a_set_for_each_day(tmp_path: Path) -> None:
+    # Out of order and over many tables, so that keys have other neighbours in each; some keys are null.
     table = fixes()
-    source = write(tmp_path / "in.parquet", table)
-    assert main([*REPLAY, f"--input={source}", "--window=session:12h", "--state", f"--output={tmp_path / 'out'}"]) == 0
+    nameless = pc.if_else(pc.equal(table["name"], table["name"][0]), None, table["name"])
+    table = table.set_column(table.column_names.index("name"), "name", nameless)
+    table = table.take(np.random.default_rng(1).permutation(table.num_rows))
+    for i in range(2):
+        write(tmp_path / "in" / f"{i}.parquet", table.slice(i * 1000, 1000 if i == 0 else None), row_group_size=150)
+    assert (
+        main([*REPLAY, f"--input={tmp_path / 'in'}", "--window=session:12h", "--state", f"--output={tmp_path / 'out'}"])
+        == 0
+    )
     gap = DAY // 2
     rows = defaultdict(list)
     for season, name, time, value in zip(
@@ -142,6 +150,27 @@ def test_a_session_that_late_rows_lengthen_takes_the_place_of_the_first(tmp_path
     found = pq.read_table(path)
     assert found["window_start"].cast(pa.int64()).to_pylist() == [0, 100_000_000]
     assert found["count"].to_pylist() == [3, 1]
+
+
+def test_an_earlier_output_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", fixes().slice(0, 200))
+    arguments = [*REPLAY, f"--input={source}", f"--output={tmp_path / 'out'}"]
+    assert main([*arguments, "--window=fixed:12h"]) == 0
+    # As a run without an end leaves one that was killed.
+    (tmp_path / "out" / ".19691231T000000-19700101T000000-part-00000-of-00001.parquet.0123456789abcdef").touch()
+    assert main([*arguments, "--window=fixed:52w"]) == 2
+    assert main([*arguments, "--window=fixed:52w", "--num_shards=2", "--overwrite"]) == 0
+    windows = {path.name[:31] for path in (tmp_path / "out").iterdir()}
+    assert len(windows) == len(expected(fixes().slice(0, 200), 364 * DAY, 364 * DAY))
+    assert len(list((tmp_path / "out").iterdir())) == 2 * len(windows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out"]
+
+
+def test_no_rows_give_no_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "in.parquet", fixes().slice(0, 0))
+    assert main([*REPLAY[:-1], f"--input={source}", "--window=fixed:1w", f"--output={tmp_path / 'out'}"]) == 0
+    assert capsys.readouterr().out.endswith(f"\nno results in {tmp_path / 'out'}\n")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -474,7 +503,7 @@ def test_bad_event_times_of_files(
     place({"in.parquet": IN["in.parquet"] | {"t": times}}, tmp_path)
     assert main([*GOOD.split(), "--quiet"]) == 1
     assert fragment in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
 def test_a_broker_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ from lse_stream.combine_fn import (
     StatesCombineFn,
     WeightedLogSumExpCombineFn,
 )
-from lse_stream.parquetio import WriteWindows
+from lse_stream.parquetio import DataError, WriteWindows, write_shard
 from lse_stream.transforms import LogLikelihood, LogSumExp, MergeStates, ReducePerKey
 from lse_stream.windows import PartialPanes, WindowTables, event_times, split_by_window
 
@@ -541,6 +541,25 @@ def test_names_sort_by_window_to_the_microsecond(tmp_path: Path) -> None:
     with beam.Pipeline(FnApiRunner()) as pipeline:
         pipeline | beam.Create([0]) | beam.FlatMap(windowed) | WriteWindows(str(tmp_path), 1)
     assert [pq.read_table(path)["i"][0].as_py() for path in sorted(tmp_path.iterdir())] == list(range(len(starts)))
+
+
+def test_years_before_0_keep_their_sign(tmp_path: Path) -> None:
+    seconds = np.datetime64("-1970-01-01", "s").astype(int).item()
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        tables = pipeline | beam.Create([[0, seconds]]) | beam.ParDo(InManyWindows())
+        tables | WriteWindows(str(tmp_path), 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "-19700101T000000--19700101T000010-part-00000-of-00001.parquet",
+        "19700101T000000-19700101T000010-part-00000-of-00001.parquet",
+    ]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        DataError, match=r"file/part-00000-of-00001.parquet: expected a file that can be written, found"
+    ):
+        write_shard(str(tmp_path / "file"), 1, 0, pa.schema([]), [])
 
 
 def test_a_further_pane_replaces_the_file(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def job(place: KafkaOnFlink, build: Build, arguments: list[str]) -> Iterator[str
 
 
 def of_tables(options: Namespace, pipeline: beam.Pipeline) -> None:
-    stream.build(pipeline, options, None)
+    stream.build(pipeline, options, None, None)
 
 
 def by_element(combine: beam.PTransform[Any, Any]) -> Build:
