@@ -46,7 +46,9 @@ class InputError(ValueError):
 
 
 class DataError(ValueError):
-    """The input turned out to be damaged when it was read. One line: file, row group, column, expected, found."""
+    """Found in mid-run: damaged input, or a file that cannot be written. One line: file, row group, column, expected,
+    found.
+    """
 
 
 class RowCounter:
@@ -560,6 +562,9 @@ def write_shard(
 
     The bytes depend on the rows and ``row_group_rows`` alone, not on how they are spread over tables. A file that is
     there already is replaced at once.
+
+    Raises:
+      DataError: it cannot be written.
     """
     row_group_rows = row_group_rows or OUTPUT_ROW_GROUP
     name = f"{prefix}part-{shard:05d}-of-{num_shards:05d}.parquet"

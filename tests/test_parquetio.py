@@ -339,7 +339,8 @@ def test_a_write_that_fails_leaves_no_file_of_that_name(tmp_path: Path) -> None:
         yield states
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    found = r"part-00000-of-00001\.parquet: expected a file that can be written, found OSError: disk full"
+    with pytest.raises(parquetio.DataError, match=found):
         write_shard(str(tmp_path), 1, 0, states.schema, fail())
     assert list(tmp_path.glob("part-*")) == []
 
