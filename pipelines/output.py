@@ -75,7 +75,7 @@ def stage(directory: str) -> str:
 
 def has_results(directory: str) -> bool:
     """Whether there is any file of results."""
-    return bool(_names_in(directory))
+    return any(name.endswith(".parquet") for name in _names_in(directory))
 
 
 def delete_results(directory: str) -> None:
