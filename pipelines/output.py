@@ -20,7 +20,7 @@ TABLES = TOTALS, OVERALL, OBSERVATIONS, EXAMPLES = "totals", "overall", "observa
 _WINDOW = r"-?[\d.T]+--?[\d.T]+-(pane-\d{5,}-)?"
 _PART = r"part-\d{5,}-of-\d{5,}\.parquet"
 # A stream's files appear one by one, each first under a name of its own: that of one which was killed stays.
-_UNFINISHED = rf"\.({_WINDOW}){_PART}\.[0-9a-f]+"
+_UNFINISHED = rf"\.{_WINDOW}{_PART}\.[0-9a-f]+"
 _RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{_UNFINISHED}|{SUCCESS}")
 _INCOMPLETE = "_incomplete-"
 

@@ -70,6 +70,8 @@ def run(options: Namespace, build: Callable[[beam.Pipeline, str], Any], num_rows
       InputError: found before any work.
       RunError: the pipeline failed; nothing is left at --output.
     """
+    check_output(options.output, overwrite=options.overwrite)
+    check_apart(options.output, options.input)
     start = time.monotonic()
     with staged(options) as directory:
         execute(options, lambda pipeline: build(pipeline, directory), num_rows)
@@ -81,11 +83,9 @@ def staged(options: Namespace) -> Iterator[str]:
     """A directory aside to write to, which takes the place of --output at the end of the block, if that is reached.
 
     Raises:
-      InputError: found before the block.
+      InputError: it cannot be made.
       RunError: the block failed; nothing is left at --output.
     """
-    check_output(options.output, overwrite=options.overwrite)
-    check_apart(options.output, options.input)
     staging = stage(options.output)
     try:
         with _told(options):

@@ -26,7 +26,7 @@ from .command import UsageError
 from .kafka import ReadTopic, WriteTopic, check_expansion_service, check_topics, parse_config
 from .messages import DEAD, EVENT_TIME, FORMATS, KEY_TYPES, MESSAGES, Fields, ReadMessages, WriteLines, result_messages
 from .options import EMBEDDED_RUNNER, Parser, check_columns
-from .output import check_output, delete_results, has_results, make_output
+from .output import check_apart, check_output, delete_results, has_results, make_output
 from .run import execute, guarded, staged
 from .summary import counted, head, preview, read_columns
 from .windows import FORMS, WINDOW, LastSessions, parse_duration, parse_window, total
@@ -371,11 +371,14 @@ def _run(argv: Sequence[str]) -> None:
         check_expansion_service(options.expansion_service)
         topics = {name: getattr(options, name) for name in ("topic", "output_topic", "dead_letter_topic")}
         check_topics(options.config, {name: topic for name, topic in topics.items() if topic})
+    if options.output:
+        check_output(options.output, overwrite=options.overwrite)
+        check_apart(options.output, options.input)
+    if options.dead_letters:
+        make_output("dead_letters", options.dead_letters)
     start = time.monotonic()
     rows = dataset.num_rows if dataset else options.max_records
     with _place(options) as directory:
-        if options.dead_letters:
-            make_output("dead_letters", options.dead_letters)
         result = execute(options, lambda pipeline: build(pipeline, options, dataset, directory), rows)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
@@ -390,7 +393,6 @@ def _place(options: Namespace) -> Iterator[str | None]:
         with staged(options) as directory:
             yield directory
     else:
-        check_output(options.output, overwrite=options.overwrite)
         make_output("output", options.output)
         delete_results(options.output)
         yield options.output

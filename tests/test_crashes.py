@@ -110,7 +110,7 @@ def crash(engines: KafkaOnFlink, folder: Path, repetition: int) -> None:
         producer = threading.Thread(target=lambda: sent.extend(produce(engines.kafka, topic, rng)))
         try:
             job = engines.cluster.wait_for_job(before)
-            wait_for(lambda: engines.cluster.checkpoints(job)["completed"], "a checkpoint")
+            wait_for(lambda: engines.cluster.checkpoints(job)["counts"]["completed"], "a checkpoint")
             producer.start()
             kills = sorted(rng.uniform(2, SECONDS) for _ in range(2))
             start = time.monotonic()
@@ -135,7 +135,7 @@ def crash(engines: KafkaOnFlink, folder: Path, repetition: int) -> None:
                 )
             assert engines.kafka.size(dead) == 0
             # Or it began anew, which tells nothing of checkpoints.
-            assert engines.cluster.checkpoints(job)["restored"] >= 1
+            assert engines.cluster.checkpoints(job)["counts"]["restored"] >= 1
             engines.cluster.cancel(job)
             assert program.wait(30) == 0, log.read_text()
         finally:

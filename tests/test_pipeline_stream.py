@@ -518,6 +518,18 @@ def test_a_broker_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dead_letters_that_cannot_be_put_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for check in ("check_topics", "check_expansion_service"):  # as if all were there
+        monkeypatch.setattr(f"pipelines.stream.{check}", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad").touch()
+    assert main([*KAFKA.split(), "--output", "out"]) == 2
+    assert "--dead_letters bad: expected a directory to be made" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
 def test_streams_on_flink_have_what_they_need() -> None:
     def flink(*more: str) -> dict[str, Any]:
         arguments = KAFKA.replace("--max_records 5", "").split()

@@ -218,18 +218,18 @@ def checkpoints(place: KafkaOnFlink) -> None:
     print("\n**Checkpoint per key, one open window, 1,000 keys**\n")
     print("| way | rows per key | bytes | bytes per key | partial panes | bytes per key and pane |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, build, encode, per_keys in (
-        (f"pipelines.stream, --partial_panes {PARTIAL_PANES}s", of_tables, _arrow, (100, 100_000)),
-        ("(max, sum) by CombinePerKey", by_element(beam.CombinePerKey(MaxSum())), _json, (100, 1000)),
+    for name, build, form, per_keys in (
+        (f"pipelines.stream, --partial_panes {PARTIAL_PANES}s", of_tables, "arrow", (100, 100_000)),
+        ("(max, sum) by CombinePerKey", by_element(beam.CombinePerKey(MaxSum())), "json", (100, 1000)),
     ):
         for rows in per_keys:
-            topic = f"checkpoints-{encode.__name__}-{rows}"
-            settings = [f"--partial_panes={PARTIAL_PANES}s", "--window=fixed:1d", f"--format={encode.__name__[1:]}"]
+            topic = f"checkpoints-{form}-{rows}"
+            settings = [f"--partial_panes={PARTIAL_PANES}s", "--window=fixed:1d", f"--format={form}"]
             arguments = arguments_for(place, topic, f"{topic}-out", *settings)
             place.kafka.create(topic)
             with job(place, build, arguments) as running:
                 empty = _settled(place.cluster, running, 0)
-                _fill(place.kafka, topic, keys, rows, encode)
+                _fill(place.kafka, topic, keys, rows, ENCODERS[form])
                 full = _settled(place.cluster, running, 3 * PARTIAL_PANES)
                 panes = _partial_panes(place.cluster, running)
             per_key = (full - empty) / keys
@@ -256,13 +256,16 @@ def _json(table: pa.Table) -> list[bytes]:
     return [json.dumps(row).encode() for row in millis.to_pylist()]
 
 
+ENCODERS = {"arrow": _arrow, "json": _json}
+
+
 def _settled(cluster: Cluster, job: str, seconds: float) -> int:
     """Bytes of the last checkpoint, once so many seconds are past and three in a row are alike."""
     found: list[tuple[int, int]] = []
     start = time.monotonic()
 
     def settled() -> bool:
-        latest = cluster.get(f"jobs/{job}/checkpoints")["latest"]["completed"]
+        latest = cluster.checkpoints(job)["latest"]["completed"]
         if latest and (not found or latest["id"] != found[-1][0]):
             found.append((latest["id"], latest["state_size"]))
         sizes = {size for _, size in found[-3:]}

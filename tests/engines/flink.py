@@ -210,10 +210,9 @@ class Cluster:
             lambda: {job for job, state in self.jobs().items() if state == "RUNNING"} - before, "a job to run on Flink"
         ).pop()
 
-    def checkpoints(self, job: str) -> dict[str, int]:
-        """How many are "completed", how many were "restored" and so on."""
-        counts: dict[str, int] = self.get(f"jobs/{job}/checkpoints")["counts"]
-        return counts
+    def checkpoints(self, job: str) -> Any:
+        """Of a job: "counts" of those "completed", "restored" and so on, and the "latest" of each."""
+        return self.get(f"jobs/{job}/checkpoints")
 
     def cancel(self, job: str) -> None:
         request = urllib.request.Request(f"http://{self.address}/jobs/{job}?mode=cancel", method="PATCH")
