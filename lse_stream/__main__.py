@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from ._kernel import StateError
 from ._kernel.record import VERSION
-from .arrow import STATE, StateType, states_from_arrow
+from .state_column import STATE, StateType, states_from_arrow
 from .text import aligned
 
 DESCRIPTION = """\
@@ -67,7 +67,7 @@ def describe(table: pa.Table, name: str) -> list[str]:
     states, null = states_from_arrow(column, name)
     lines = [
         f"column {name!r}: version {VERSION}, kind {states.kind.name}, scale {states.scale.name}",
-        f"{len(states):,} states ({null.sum():,} null), {column.nbytes:,} bytes",
+        f"{len(states):,} states ({0 if null is None else null.sum():,} null), {column.nbytes:,} bytes",
         "",
     ]
     first = np.arange(min(FIRST_ROWS, len(states)))
@@ -77,7 +77,7 @@ def describe(table: pa.Table, name: str) -> list[str]:
             shown[field.name] = table.column(field.name).slice(0, FIRST_ROWS)
     for result in states.kind.results:
         try:
-            shown[result] = pa.array(states.take(first).result(result), mask=null[first])
+            shown[result] = pa.array(states.take(first).result(result), mask=None if null is None else null[first])
         except ValueError as error:  # of a part of an example's classes there is no cross-entropy
             lines[-1] = f"no {result}: {error}"
     return [*lines, *aligned(pa.table(shown)), *(["..."] if len(states) > FIRST_ROWS else [])]

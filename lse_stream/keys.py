@@ -8,18 +8,21 @@ Keys are compared by value in one canonical form, the same on every machine and 
 * order: ascending, column by column; strings and binaries by bytes; NaN after all numbers; nulls last.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from . import _kernel
+from ._kernel import ByteIndex, WordIndex, checksum_bytes
+from .buffers import Mask, array_of, nulls_of, numbers_of, numpy_type, take, validity
 
+Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
+Offsets = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 _INT64_IMAGES = (pa.types.is_timestamp, pa.types.is_duration, pa.types.is_time64, pa.types.is_date64)
@@ -51,24 +54,201 @@ def encode_keys(table: pa.Table, keys: Sequence[str]) -> EncodedKeys:
       KeyError: a column that is not there.
       TypeError: a column of a type that cannot be a key.
     """
-    codes: npt.NDArray[Any] = np.zeros(table.num_rows, np.int32)
-    columns: list[tuple[Codes, pa.Array]] = []  # per key column: the code of each group, and what the codes mean
-    for name in keys:
-        column_codes, values = _encode_column(table, name)
-        if columns:
-            # Both factors are dense, so the product stays within int64.
-            codes, pairs = _kernel.encode_int64(codes.astype(np.int64) * len(values) + column_codes)
-            left, right = np.divmod(pairs, max(len(values), 1))
-            columns = [(group_codes[left], meaning) for group_codes, meaning in columns]
-            columns.append((right.astype(np.int32), values))
-        else:
-            codes = column_codes
-            columns.append((np.arange(len(values), dtype=np.int32), values))
-    arrays = [
-        _restore(values.take(pa.array(group_codes)), table.schema.field(name).type, name)
-        for (group_codes, values), name in zip(columns, keys, strict=True)
-    ]
-    return EncodedKeys(codes, pa.table(arrays, names=list(keys)))
+    index = KeyIndex(key_schema(table, keys))
+    return EncodedKeys(index.encode(table), index.keys())
+
+
+def key_schema(table: pa.Table, keys: Sequence[str]) -> pa.Schema:
+    """The key columns' names and types; raises KeyError for one that is not there."""
+    return pa.schema([(name, column_of(table, name).type) for name in keys])
+
+
+class KeyIndex:
+    """A growing index of keys: each has a dense code, in order of first appearance, that stays the same.
+
+    Any number of threads may ``find`` keys at once; one may ``encode`` while none does.
+
+    Args:
+      schema: of the key columns. Tables may have the values of a dictionary in place of it, and the reverse.
+
+    Raises:
+      TypeError: a column of a type that cannot be a key.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._columns = [
+            (_WordColumn if _is_word(_plain_type(field.name, field.type)) else _ByteColumn)(field) for field in schema
+        ]
+        # The codes of one column of bytes are those of the keys.
+        self._words = None if self._is_bytes or not self._columns else WordIndex(len(self._columns))
+        self._has_nulls = False
+
+    @property
+    def _is_bytes(self) -> bool:
+        return len(self._columns) == 1 and isinstance(self._columns[0], _ByteColumn)
+
+    def __len__(self) -> int:
+        if self._words is not None:
+            return self._words.size
+        return self._columns[0].size if self._columns else 1
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes of memory."""
+        parts = [self._words, *self._columns]
+        return sum(part.nbytes for part in parts if part is not None)
+
+    def encode(self, table: pa.Table) -> Codes:
+        """The code (rows,) of each row's key; new ones are added."""
+        return self._codes(table, add=True)
+
+    def find(self, table: pa.Table) -> Codes:
+        """The code (rows,) of each row's key; -1 for one that is not there."""
+        return self._codes(table, add=False)
+
+    def keys(self) -> pa.Table:
+        """The key columns, one row per key, in the order of the codes; without columns a table without rows."""
+        arrays = []
+        rows = None if self._words is None else self._words.keys()
+        for j, (column, field) in enumerate(zip(self._columns, self._schema, strict=True)):
+            words = None if rows is None else np.ascontiguousarray(rows[:, j])
+            null = (rows[:, -1] >> j & 1) != 0 if rows is not None and self._has_nulls else None
+            values = column.values(words, null if null is not None and null.any() else None)
+            arrays.append(_restore(values, field.type, field.name))
+        return pa.Table.from_arrays(arrays, schema=self._schema)
+
+    def _codes(self, table: pa.Table, *, add: bool) -> Codes:
+        if not self._columns:
+            return np.zeros(table.num_rows, np.int32)
+        words, nulls = [], []
+        for column, field in zip(self._columns, self._schema, strict=True):
+            found, null = column.words(column_of(table, field.name), add=add)
+            words.append(found)
+            nulls.append(null)
+        if self._words is None:
+            return words[0].astype(np.int32)
+        any_null = [null for null in nulls if null is not None]
+        if any_null and not self._has_nulls:
+            if not add:
+                codes = self._words.find(words)
+                codes[np.logical_or.reduce(any_null)] = -1
+                return codes
+            self._widen()
+        if self._has_nulls:
+            flags = np.zeros(table.num_rows, np.int64)
+            for j, null in enumerate(nulls):
+                if null is not None:
+                    flags |= null.astype(np.int64) << j
+            words.append(flags)
+        return self._words.encode(words) if add else self._words.find(words)
+
+    def _widen(self) -> None:
+        """Gives every key one more word, of flags: which columns are null."""
+        assert self._words is not None
+        keys = self._words.keys()
+        self._words = WordIndex(len(self._columns) + 1)
+        columns = [np.ascontiguousarray(keys[:, j]) for j in range(len(self._columns))]
+        if keys.size:
+            self._words.encode([*columns, np.zeros(keys.shape[0], np.int64)])
+        self._has_nulls = True
+
+
+class _WordColumn:
+    """A key column whose values have images of 64 bits, one to one."""
+
+    nbytes = size = 0
+
+    def __init__(self, field: pa.Field) -> None:
+        self._type = _plain_type(field.name, field.type)
+
+    def words(self, column: pa.ChunkedArray, *, add: bool) -> tuple[Ints, Mask | None]:
+        """The images (rows,), 0 for null, and where the column is null."""
+        parts = [self._chunk(chunk, add=add) for chunk in column.chunks]
+        if len(parts) == 1:
+            return parts[0]
+        words = np.concatenate([np.zeros(0, np.int64), *(found for found, _ in parts)])
+        if all(null is None for _, null in parts):
+            return words, None
+        masks = [np.zeros(found.size, np.bool_) if null is None else null for found, null in parts]
+        return words, np.concatenate(masks)
+
+    def values(self, words: Ints | None, null: Mask | None) -> pa.Array:
+        """The canonical values (rows,) of images; of all that there are, in their order, without."""
+        assert words is not None  # only a column of bytes knows all
+        return _values_of(words, self._type, null)
+
+    def _chunk(self, array: pa.Array, *, add: bool) -> tuple[Ints, Mask | None]:
+        if pa.types.is_dictionary(array.type):
+            return self._dictionary(array, add=add)
+        null = nulls_of(array)
+        words = _words_of(array)
+        return (words if null is None else np.where(null, 0, words)), null
+
+    def _dictionary(self, array: pa.Array, *, add: bool) -> tuple[Ints, Mask | None]:
+        """By the values, of which a dictionary may have some twice, null too, and some that no row has."""
+        null = nulls_of(array.indices)
+        indices = numbers_of(array.indices).astype(np.int64)
+        valid = indices if null is None else indices[~null]
+        used = np.flatnonzero(np.bincount(valid, minlength=len(array.dictionary)))
+        words = np.zeros(len(array.dictionary), np.int64)
+        is_null = np.zeros(len(array.dictionary), np.bool_)
+        words[used], value_null = self._chunk(_dictionary_of(array).take(array_of(used)), add=add)
+        if value_null is not None:
+            is_null[used] = value_null
+        if null is None:
+            found = words[indices]
+            return found, is_null[indices] if value_null is not None else None
+        found = np.full(len(array), self._null(add=add), np.int64)
+        found[~null] = words[valid]
+        null[~null] = is_null[valid]
+        return found, null
+
+    def _null(self, *, add: bool) -> int:
+        """The image of null."""
+        del add
+        return 0
+
+
+class _ByteColumn(_WordColumn):
+    """A key column of strings, binaries or decimals: the images are codes of an index, in which null has one too."""
+
+    def __init__(self, field: pa.Field) -> None:
+        super().__init__(field)
+        self._index = ByteIndex()
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        return self._index.size
+
+    @property
+    def nbytes(self) -> int:  # type: ignore[override]
+        return self._index.nbytes
+
+    def words(self, column: pa.ChunkedArray, *, add: bool) -> tuple[Ints, Mask | None]:
+        codes, _ = super().words(column, add=add)
+        return codes, None
+
+    def values(self, words: Ints | None, null: Mask | None) -> pa.Array:
+        del null  # it has a code
+        values = _from_bytes(*self._index.keys(), self._type, self._index.null_code)
+        return values if words is None else take(values, words)
+
+    def _chunk(self, array: pa.Array, *, add: bool) -> tuple[Ints, Mask | None]:
+        if pa.types.is_dictionary(array.type):
+            return self._dictionary(array, add=add)
+        null = nulls_of(array)
+        offsets, data = _bytes_of(array)
+        valid = np.zeros(0, np.uint8) if null is None else (~null).view(np.uint8)
+        return self._encode(offsets, data, valid, add=add), null
+
+    def _null(self, *, add: bool) -> int:
+        return int(self._encode(np.zeros(2, np.int64), np.zeros(0, np.uint8), np.zeros(1, np.uint8), add=add)[0])
+
+    def _encode(self, offsets: Offsets, data: Bytes, valid: Bytes, *, add: bool) -> Ints:
+        index = self._index
+        codes = index.encode(offsets, data, valid) if add else index.find(offsets, data, valid)
+        return codes.astype(np.int64)
 
 
 def one_by_one(keys: pa.Table) -> Iterator[pa.Table]:
@@ -78,9 +258,21 @@ def one_by_one(keys: pa.Table) -> Iterator[pa.Table]:
     """
     columns = [(_plain(keys, field.name), field.type, field.name) for field in keys.schema]
     for i in range(keys.num_rows):
-        yield pa.table(
-            {name: _restore(pa.array([plain[i]], plain.type), data_type, name) for plain, data_type, name in columns}
-        )
+        arrays = [_restore(pa.array([plain[i]], plain.type), data_type, name) for plain, data_type, name in columns]
+        yield pa.Table.from_arrays(arrays, schema=keys.schema)
+
+
+def with_own_dictionaries(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """The table with dictionaries of key columns that hold the values of its rows, in the order of the rows.
+
+    A slice would have the whole dictionary with it, in a file or on its way to another worker.
+    """
+    for name in keys:
+        position = table.schema.get_field_index(name)
+        field = table.schema.field(position)
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(position, field, _restore(_plain(table, name), field.type, name))
+    return table
 
 
 def shard_of_keys(table: pa.Table, keys: Sequence[str], num_shards: int) -> Codes:
@@ -111,16 +303,21 @@ def sort_keys(table: pa.Table, keys: Sequence[str]) -> tuple[npt.NDArray[np.int6
     sortable = [column for column in plain.values() if not pa.types.is_null(column.type)]
     if not sortable:
         return np.arange(table.num_rows), table.select(keys)
-    image = _int64_image(sortable[0]) if len(sortable) == 1 and sortable[0].null_count == 0 else None
-    if image is not None and not (pa.types.is_floating(sortable[0].type) or pa.types.is_uint64(sortable[0].type)):
-        rows = np.argsort(image.to_numpy())  # four times as fast
+    if len(sortable) == 1 and not sortable[0].null_count and _sorts_as_integers(sortable[0].type):
+        rows = np.argsort(_words_of(sortable[0]))  # four times as fast
     else:
         names = [str(i) for i in range(len(sortable))]
-        order = pc.sort_indices(pa.table(sortable, names=names), sort_keys=[(name, "ascending") for name in names])
-        rows = order.to_numpy().view(np.int64)
-    taken = pa.array(rows)
-    columns = [_restore(column.take(taken), table.schema.field(name).type, name) for name, column in plain.items()]
-    return rows, pa.table(columns, names=list(keys))
+        by_name = pa.Table.from_arrays(sortable, names=names)
+        import pyarrow.compute as pc  # its import takes longer than most that is done here
+
+        rows = numbers_of(pc.sort_indices(by_name, sort_keys=[(name, "ascending") for name in names])).view(np.int64)
+    columns = [_restore(take(column, rows), table.schema.field(name).type, name) for name, column in plain.items()]
+    return rows, pa.Table.from_arrays(columns, schema=key_schema(table, keys))
+
+
+def _sorts_as_integers(data_type: pa.DataType) -> bool:
+    """Whether images of values stand in the order of the values."""
+    return _is_word(data_type) and not (pa.types.is_floating(data_type) or pa.types.is_uint64(data_type))
 
 
 def check_key_type(name: str, data_type: pa.DataType) -> None:
@@ -142,6 +339,7 @@ def describe_key(table: pa.Table, keys: Sequence[str], row: int) -> str:
 # --- one column -------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=256)
 def _plain_type(name: str, data_type: pa.DataType) -> pa.DataType:
     """The type in which values of ``data_type`` are compared: each has one form in it."""
     types = pa.types
@@ -165,9 +363,18 @@ def _plain_type(name: str, data_type: pa.DataType) -> pa.DataType:
     )
 
 
-def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
-    if name not in table.column_names:
-        raise KeyError(f"column {name!r}: expected one of {', '.join(table.column_names)}")
+def _is_word(data_type: pa.DataType) -> bool:
+    """Whether values of a plain type have images of 64 bits."""
+    types = pa.types
+    if types.is_null(data_type) or types.is_boolean(data_type) or types.is_integer(data_type):
+        return True
+    return types.is_floating(data_type) or any(test(data_type) for test in (*_INT64_IMAGES, *_INT32_IMAGES))
+
+
+def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column; raises KeyError for one that is not there, or there more than once."""
+    if table.column_names.count(name) != 1:
+        raise KeyError(f"column {name!r}: expected once among the columns {table.column_names}")
     return table.column(name)
 
 
@@ -176,93 +383,88 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
         return column.chunk(0)
     if column.nbytes > np.iinfo(np.int32).max:  # more than the offsets of a plain string array can hold
         column = column.cast(_LARGE.get(column.type, column.type))
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0, column.type)
 
 
-def _canonical(array: pa.Array, plain_type: pa.DataType) -> pa.Array:
-    if array.type not in (plain_type, _LARGE.get(plain_type)):
-        array = array.cast(plain_type)
-    if pa.types.is_floating(array.type):
-        numbers = array.fill_null(0).to_numpy() + 0.0
-        numbers[np.isnan(numbers)] = np.nan
-        mask = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
-        array = pa.array(numbers, array.type, mask=mask, from_pandas=False)
-    return array
+def _dictionary_of(array: pa.Array) -> pa.Array:
+    """The values of a dictionary, in a form that Arrow can take rows of."""
+    values = array.dictionary
+    is_view = pa.types.is_string_view(values.type) or pa.types.is_binary_view(values.type)
+    return values.cast(_plain_type("", values.type)) if is_view else values
 
 
 def _plain(table: pa.Table, name: str) -> pa.Array:
     """The column as one array of canonical values."""
-    column = _column(table, name)
+    column = column_of(table, name)
     plain_type = _plain_type(name, column.type)
-    if pa.types.is_dictionary(column.type):
-        codes, values = _encode_dictionary(column, plain_type)
-        return values.take(pa.array(codes))
-    return _canonical(_one_array(column), plain_type)
+    while pa.types.is_dictionary(column.type):
+        chunks = [_dictionary_of(chunk).take(chunk.indices) for chunk in column.chunks]
+        column = pa.chunked_array(chunks, chunks[0].type if chunks else column.type.value_type)
+    array = _one_array(column)
+    if array.type not in (plain_type, _LARGE.get(plain_type)):
+        array = array.cast(plain_type)
+    if pa.types.is_floating(array.type):
+        array = _values_of(_words_of(array), array.type, nulls_of(array))
+    return array
 
 
-def _encode_column(table: pa.Table, name: str) -> tuple[Codes, pa.Array]:
-    """Dense codes (rows,) and the distinct canonical values, of which null may be one."""
-    column = _column(table, name)
-    plain_type = _plain_type(name, column.type)
-    if pa.types.is_dictionary(column.type):
-        return _encode_dictionary(column, plain_type)
-    return _encode_array(_canonical(_one_array(column), plain_type))
+def _words_of(array: pa.Array) -> Ints:
+    """The images of values as int64 (n,), one to one; anything for null."""
+    if pa.types.is_null(array.type):
+        return np.zeros(len(array), np.int64)
+    numbers = numbers_of(array)
+    if pa.types.is_floating(array.type):
+        numbers = numbers.astype(np.float64) + 0.0
+        numbers[np.isnan(numbers)] = np.nan
+        return numbers.view(np.int64)
+    return numbers.view(np.int64) if numbers.itemsize == 8 else numbers.astype(np.int64)
 
 
-def _encode_dictionary(column: pa.ChunkedArray, plain_type: pa.DataType) -> tuple[Codes, pa.Array]:
-    """Encodes the dictionaries' values, which may repeat or be null, and looks the indices up in that."""
-    dictionaries = [_canonical(chunk.dictionary, plain_type) for chunk in column.chunks]
-    # A null of its own stands first, for the rows whose index is null.
-    value_codes, values = _encode_array(pa.concat_arrays([pa.nulls(1, plain_type), *dictionaries]))
-    rows, start = [np.zeros(0, np.int32)], 1
-    for chunk, dictionary in zip(column.chunks, dictionaries, strict=True):
-        indices = chunk.indices.cast(pa.int64())
-        rows.append(value_codes[pc.add(indices, start).fill_null(0).to_numpy(zero_copy_only=False)])
-        start += len(dictionary)
-    # A dictionary may hold values that no row has.
-    codes, used = _kernel.encode_int64(np.concatenate(rows).astype(np.int64))
-    return codes, values.take(pa.array(used))
+def _values_of(words: Ints, data_type: pa.DataType, null: Mask | None) -> pa.Array:
+    if pa.types.is_null(data_type):
+        return pa.nulls(words.size)
+    if pa.types.is_boolean(data_type):
+        return array_of(words != 0, null=null)
+    if pa.types.is_floating(data_type):
+        with np.errstate(over="ignore"):  # where it is null
+            return array_of(words.view(np.float64).astype(numpy_type(data_type)), data_type, null)
+    dtype = numpy_type(data_type)
+    return array_of(words.view(dtype) if dtype.itemsize == 8 else words.astype(dtype), data_type, null)
 
 
-def _int64_image(array: pa.Array) -> pa.Array | None:
-    """Canonical values without nulls as int64, one to one; None for a type that has no such image."""
-    types, data_type = pa.types, array.type
-    if types.is_floating(data_type):
-        return array.cast(pa.float64()).view(pa.int64())
-    if types.is_uint64(data_type) or any(test(data_type) for test in _INT64_IMAGES):
-        return array.view(pa.int64())
-    if any(test(data_type) for test in _INT32_IMAGES):
-        return array.view(pa.int32()).cast(pa.int64())
-    if types.is_integer(data_type) or types.is_boolean(data_type):
-        return array.cast(pa.int64())
-    return None
+def _bytes_of(array: pa.Array) -> tuple[Offsets, Bytes]:
+    """The bytes of values: offsets (n + 1,) into data."""
+    types, n = pa.types, len(array)
+    if types.is_string_view(array.type) or types.is_binary_view(array.type):
+        array = array.cast(pa.large_binary())
+    elif types.is_decimal32(array.type) or types.is_decimal64(array.type):
+        array = array.cast(pa.decimal128(array.type.precision, array.type.scale))
+    buffers = array.buffers()
+    data = np.zeros(0, np.uint8) if buffers[-1] is None else np.frombuffer(buffers[-1], np.uint8)
+    if types.is_fixed_size_binary(array.type) or types.is_decimal(array.type):
+        width = array.type.byte_width
+        return np.arange(array.offset, array.offset + n + 1) * width, data
+    is_large = types.is_large_string(array.type) or types.is_large_binary(array.type)
+    offset_type = np.dtype(np.int64 if is_large else np.int32)
+    if buffers[1] is None or n == 0:
+        return np.zeros(n + 1, np.int64), data
+    return np.frombuffer(buffers[1], offset_type, n + 1, array.offset * offset_type.itemsize), data
 
 
-def _from_int64_image(image: pa.Array, data_type: pa.DataType) -> pa.Array:
-    types = pa.types
-    if types.is_floating(data_type):
-        return image.view(pa.float64()).cast(data_type)
-    if types.is_uint64(data_type) or any(test(data_type) for test in _INT64_IMAGES):
-        return image.view(data_type)
-    if any(test(data_type) for test in _INT32_IMAGES):
-        return image.cast(pa.int32()).view(data_type)
-    return image.cast(data_type)
-
-
-def _encode_array(array: pa.Array) -> tuple[Codes, pa.Array]:
-    valid = array.drop_null() if array.null_count else array
-    image = None if pa.types.is_null(array.type) else _int64_image(valid)
-    if image is not None:
-        valid_codes, uniques = _kernel.encode_int64(image.to_numpy())
-        values = _from_int64_image(pa.array(uniques), array.type)
-    else:
-        encoded = valid.dictionary_encode()
-        valid_codes, values = encoded.indices.to_numpy(), encoded.dictionary
-    if len(valid) == len(array):
-        return valid_codes, values
-    codes = np.full(len(array), len(values), np.int32)
-    codes[array.is_valid().to_numpy(zero_copy_only=False)] = valid_codes
-    return codes, pa.concat_arrays([values, pa.nulls(1, values.type)])
+def _from_bytes(offsets: Ints, data: Bytes, data_type: pa.DataType, null_code: int) -> pa.Array:
+    """Canonical values of the bytes between offsets; null at ``null_code``, where those are none."""
+    n = offsets.size - 1
+    null = None if null_code < 0 else np.arange(n) == null_code
+    if pa.types.is_fixed_size_binary(data_type) or pa.types.is_decimal(data_type):
+        if null_code >= 0:  # it takes as much as the others
+            gap = np.zeros(data_type.byte_width, np.uint8)
+            data = np.concatenate([data[: offsets[null_code]], gap, data[offsets[null_code] :]])
+        return pa.Array.from_buffers(data_type, n, [validity(null), pa.py_buffer(data)])
+    if data_type in _LARGE and data.size <= np.iinfo(np.int32).max:
+        offsets32 = offsets.astype(np.int32)
+        return pa.Array.from_buffers(data_type, n, [validity(null), pa.py_buffer(offsets32), pa.py_buffer(data)])
+    data_type = _LARGE.get(data_type, data_type)
+    return pa.Array.from_buffers(data_type, n, [validity(null), pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def _restore(values: pa.Array, data_type: pa.DataType, name: str) -> pa.Array:
@@ -295,26 +497,27 @@ def _mix(words: Words) -> Words:
 
 def _hash_column(table: pa.Table, name: str) -> Words:
     """The hash (rows,) of a column."""
-    column = _column(table, name)
-    plain_type = _plain_type(name, column.type)
-    if plain_type == column.type and not column.null_count:
-        array = _canonical(_one_array(column), plain_type)
-        if _int64_image(array) is not None:
-            return _hash(array)  # quicker than to find the distinct values first
-    codes, values = _encode_column(table, name)
-    return _hash(values)[codes]
+    column = column_of(table, name)
+    _plain_type(name, column.type)
+    return np.concatenate([np.zeros(0, np.uint64), *(_hash(chunk) for chunk in column.chunks)])
 
 
-def _hash(values: pa.Array) -> Words:
-    """The hash (n,) of canonical values; of null, 0."""
-    hashes = np.zeros(len(values), np.uint64)
-    valid = values.drop_null()
-    image = None if pa.types.is_null(values.type) else _int64_image(valid)
-    if image is not None:
-        words = image.to_numpy().view(np.uint64)
+def _hash(array: pa.Array) -> Words:
+    """The hash (n,) of the canonical form of each value; of null, 0."""
+    if pa.types.is_dictionary(array.type):
+        # A null of its own stands first, for the rows whose index is null.
+        hashes = np.concatenate([np.zeros(1, np.uint64), _hash(array.dictionary)])
+        indices = numbers_of(array.indices).astype(np.int64) + 1
+        null = nulls_of(array.indices)
+        return hashes[indices if null is None else np.where(null, 0, indices)]
+    null = nulls_of(array)
+    if pa.types.is_null(array.type):
+        return np.zeros(len(array), np.uint64)
+    if pa.types.is_decimal(array.type):
+        array = array.cast(pa.decimal256(array.type.precision, array.type.scale)).cast(pa.string())
+    if _is_word(_plain_type("", array.type)):
+        words = _words_of(array).view(np.uint64)
     else:
-        texts = valid.cast(pa.string()) if pa.types.is_decimal(valid.type) else valid
-        data = [text.encode() if isinstance(text, str) else text for text in texts.to_pylist()]
-        words = np.array([zlib.crc32(item) | len(item) << 32 for item in data], np.uint64)
-    hashes[values.is_valid().to_numpy(zero_copy_only=False)] = _mix(words)
-    return hashes
+        words = checksum_bytes(*_bytes_of(array))
+    hashes = _mix(words)
+    return hashes if null is None else np.where(null, np.uint64(0), hashes)

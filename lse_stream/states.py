@@ -45,16 +45,23 @@ class ScaledSum:
     has_weights: bool = False
     doubled: bool = False
 
-    def group(self, codes: Codes, inputs: Sequence[Floats], groups: int, scale: Scale) -> States:
+    def is_plain(self, scale: Scale) -> bool:
+        """Whether it is a sum of ``exp(x)``, which has a kernel of its own."""
+        return scale == NATURAL and not self.has_weights
+
+    def terms(self, inputs: Sequence[Floats], scale: Scale) -> tuple[Floats, Floats | None]:
+        """The x and the weights of the kernel's terms."""
         x = inputs[0]
         if self.doubled:
             with np.errstate(over="ignore"):
                 x = 2.0 * x
-        if scale.descends:
-            x = -x
-        if scale == NATURAL and not self.has_weights:
+        return -x if scale.descends else x, inputs[1] if self.has_weights else None
+
+    def group(self, codes: Codes, inputs: Sequence[Floats], groups: int, scale: Scale) -> States:
+        x, weights = self.terms(inputs, scale)
+        if self.is_plain(scale):
             return _kernel.group_values(codes, x, groups)
-        return _kernel.group_terms(codes, x, inputs[1] if self.has_weights else None, groups, scale.factor)
+        return _kernel.group_terms(codes, x, weights, groups, scale.factor)
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,9 @@ class Kind:
     results: Mapping[str, Callable[["StateArray"], Result]]
     columns: tuple[str, ...]
     scales: bool = False
+
+    def __reduce__(self) -> tuple[Callable[[str], "Kind"], tuple[str]]:
+        return kind_named, (self.name,)  # there is one of each
 
     def check_scale(self, scale: Scale) -> None:
         """Raises ValueError for a scale that this kind does not know."""
@@ -144,6 +154,18 @@ class StateArray:
         sums = tuple(_kernel.take_states(states, rows) for states in self.sums)
         return StateArray(self.kind, self.scale, sums, tuple((words, at[rows]) for words, at in self.exact))
 
+    def slice(self, start: int, rows: int) -> "StateArray":
+        """Some states that follow each other, without a copy."""
+        part = slice(start, start + rows)
+        sums = tuple(states[part] for states in self.sums)
+        return StateArray(self.kind, self.scale, sums, tuple((words, at[part]) for words, at in self.exact))
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes of memory."""
+        exact = sum(words.nbytes + at.nbytes for words, at in self.exact)
+        return sum(states.nbytes for states in self.sums) + exact
+
     @staticmethod
     def concat(parts: Sequence["StateArray"]) -> "StateArray":
         """All states of ``parts``, of which there is at least one.
@@ -177,7 +199,7 @@ class StateArray:
         for states in self.sums:
             fixed[:, start : start + _TERM_WORDS] = states.view(np.uint64).reshape(n, _TERM_WORDS + 2)[:, 2:]
             start += _TERM_WORDS
-        sizes = [(words[at] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) + 1 for words, at in self.exact]
+        sizes = [_exact_words(words, at) for words, at in self.exact]
         if n == 1:  # most often so, and quicker than the general way
             stored = [words[at[0] : at[0] + size[0]] for (words, at), size in zip(self.exact, sizes, strict=True)]
             out = np.concatenate([fixed[0], *stored])
@@ -194,11 +216,14 @@ class StateArray:
         return out, offsets
 
     @classmethod
-    def from_words(cls, words: Words, offsets: Ints, expected: tuple[Kind, Scale] | None = None) -> "StateArray":
+    def from_words(
+        cls, words: Words, offsets: Ints, expected: tuple[Kind, Scale] | None = None, *, trusted: bool = False
+    ) -> "StateArray":
         """The states of records, each from an offset to the next.
 
         Args:
           expected: kind and scale; None for those of the first record, and without any for log-sum-exp.
+          trusted: the records are in their one form, as what made them is known.
 
         Raises:
           StateError: a record is truncated, of another version, kind or scale than it should be, or not canonical.
@@ -216,7 +241,8 @@ class StateArray:
         _require(fits, lambda i: f"expected a state of {8 * fixed} bytes{least}, found {8 * sizes[i]}")
         if (kind, scale) == (LOGSUMEXP, NATURAL):
             states = words[offsets[0] : offsets[-1]].view(RECORD)
-            _kernel.check_states(states)
+            if not trusted:
+                _kernel.check_states(states)
             return cls(kind, scale, (states,), ())
         start = 2
         if scale.parameter is not None:
@@ -230,12 +256,13 @@ class StateArray:
             matrix = states.view(np.uint64).reshape(n, _TERM_WORDS + 2)
             matrix[:, 1] = words[begin + 1]
             matrix[:, 2:] = words[begin[:, None] + np.arange(start, start + _TERM_WORDS)]
-            _kernel.check_states(states, scale.factor, has_signs=part.has_weights)
+            if not trusted:
+                _kernel.check_states(states, scale.factor, has_signs=part.has_weights)
             sums.append(states)
             start += _TERM_WORDS
         place, end, exact = begin + fixed, offsets[1:], []
         for _ in kind.exact:
-            size = _check_exact(words, place, end)
+            size = _exact_words(words, place) if trusted else _check_exact(words, place, end)
             exact.append((words, place))
             place = place + size
         _require(place == end, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
@@ -291,6 +318,11 @@ def _ratio(units: int, low: int) -> Ratio:
     return (units, 1 << bits) if bits >= 0 else (units << -bits, 1)
 
 
+def kind_named(name: str) -> Kind:
+    """The kind of that name."""
+    return KINDS[name]
+
+
 def check_same(expected: StateArray, found: StateArray) -> None:
     """Raises StateError for two kinds or scales; both named."""
     if expected.kind is found.kind and expected.scale == found.scale:
@@ -338,6 +370,11 @@ def _header(words: Words, offsets: Ints) -> tuple[Kind, Scale]:
     if (scale.code != code) or (scale != NATURAL and not kind.scales):
         raise StateError(0, f"state 0: expected a scale that {kind.name} knows, found {_describe(head)}")
     return kind, scale
+
+
+def _exact_words(words: Words, place: Ints) -> Ints:
+    """How many words each stored sum takes, head included."""
+    return (words[place] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) + 1
 
 
 def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:

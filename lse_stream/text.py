@@ -3,7 +3,6 @@
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 
 def aligned(table: pa.Table, null: str = "null") -> list[str]:
@@ -24,6 +23,8 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not pa.types.is_temporal(column.type):
         return column
     if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        import pyarrow.compute as pc  # its import takes longer than all the rest
+
         return pc.binary_join_element_wise(column.cast(pa.timestamp(column.type.unit)).cast(pa.string()), "Z", "")
     return column.cast(pa.string())
 

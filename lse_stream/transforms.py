@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PCollection
 from apache_beam.transforms.combiners import Count
@@ -15,18 +14,8 @@ from apache_beam.typehints.trivial_inference import key_value_types
 from apache_beam.typehints.typehints import Tuple
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .arrow import (
-    STATE,
-    StateType,
-    check_kind,
-    check_names,
-    finalise,
-    group_states,
-    log_softmax_of_keys,
-    merge_states,
-    sort_by_keys,
-    take_rows,
-)
+from .arrow import Shares, finalise
+from .beam.tables import MAX_STATES, MergeTables, ReduceTables, split_by_shard
 from .combine_fn import (
     CrossEntropyCombineFn,
     EffectiveSampleSizeCombineFn,
@@ -38,57 +27,16 @@ from .combine_fn import (
     StatesCombineFn,
     WeightedLogSumExpCombineFn,
 )
-from .keys import shard_of_keys
+from .plan import MAX_BROADCAST
 from .scales import NATURAL, Scale
+from .state_column import STATE
+from .state_table import Aggregate, Reduction, StateTable, check_names, from_ipc, to_ipc
 from .states import CROSS_ENTROPY, EFFECTIVE_SAMPLE_SIZE, LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP, less_log
 from .values import widen_scalar
 from .windows import PartialPanes
 
-# A state is as long as some four rows of two keys and a number. With fewer rows per key and table, rows are shuffled in
-# place of states: at most this many tables, before it is tried again whether grouping has come to pay.
-ROWS_PER_STATE = 4
-TABLES_OF_ROWS = 8
 
-# How many keys a worker holds at once for every row to look up: some 0.3 GB.
-MAX_BROADCAST = 1_000_000
-
-
-class _MergeByShard(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
-    """Tables to (shard, table of states).
-
-    ``to_states`` makes states of a table, with each key once. ``row`` names the columns of rows that can be shuffled in
-    place of their states; None if the tables hold states already.
-    """
-
-    def __init__(
-        self,
-        to_states: Callable[[pa.Table], pa.Table],
-        keys: list[str],
-        row: list[str] | None,
-        num_shards: int,
-        max_states: int,
-        partial_panes: int | None,
-    ) -> None:
-        super().__init__()
-        for name, number in (("num_shards", num_shards), ("max_states", max_states)):
-            if number < 1:
-                raise ValueError(f"{name}: expected 1 or more, found {number}")
-        self._group = _GroupBundle(to_states, keys, row, num_shards, max_states)
-        self._merge = _MergeShard(to_states, keys, max_states)
-        self._partial = PartialPanes(self._merge.merge_streams, partial_panes) if partial_panes is not None else None
-
-    def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
-        _refuse_merging_windows(pcoll)
-        states = pcoll | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
-        shards: PCollection[tuple[int, pa.Table]] = (
-            (states if self._partial is None else states | "PartialPanes" >> self._partial)
-            | "GroupByShard" >> beam.GroupByKey()
-            | "MergeShard" >> beam.ParDo(self._merge)
-        )
-        return shards
-
-
-class _PerKeyOfTables(_MergeByShard):
+class _PerKeyOfTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
     """PCollection of ``pa.Table`` to (shard, ``pa.Table``), exactly one per window and shard.
 
     Each table that comes out holds the key columns and "state", one row per key, sorted by key, and is the same
@@ -126,19 +74,34 @@ class _PerKeyOfTables(_MergeByShard):
         scale: Scale | str = NATURAL,
         num_shards: int = 1,
         skip_nulls: bool = True,
-        max_states: int = 1 << 20,
+        max_states: int = MAX_STATES,
         partial_panes: int | None = None,
     ) -> None:
-        kind, found, names = check_kind(self.KIND, scale, value)
-        check_names(keys, others=[*names, STATE, *kind.columns])
-        group = partial(group_states, keys=list(keys), value=names, kind=self.KIND, scale=found, skip_nulls=skip_nulls)
-        super().__init__(group, list(keys), list(dict.fromkeys([*keys, *names])), num_shards, max_states, partial_panes)
+        super().__init__()
+        aggregate = Aggregate.of(self.KIND, scale, value)
+        check_names(keys, others=[*aggregate.values, STATE, *aggregate.kind.columns])
+        reduction = Reduction(tuple(keys), {STATE: aggregate}, skip_nulls)
+        self._reduce = ReduceTables(
+            reduction, num_shards=num_shards, max_states=max_states, partial_panes=partial_panes
+        )
+
+    def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
+        tables: PCollection[tuple[int, pa.Table]] = pcoll | "Reduce" >> self._reduce | "ToArrow" >> _ToArrow()
+        return tables
+
+
+class _ToArrow(beam.PTransform[PCollection[tuple[int, StateTable]], PCollection[tuple[int, pa.Table]]]):
+    def expand(self, shards: PCollection[tuple[int, StateTable]]) -> PCollection[tuple[int, pa.Table]]:
+        tables: PCollection[tuple[int, pa.Table]] = shards | beam.MapTuple(
+            lambda shard, states: (shard, states.to_arrow())
+        ).with_output_types(tuple[int, pa.Table])
+        return tables
 
 
 class MergeStates:
     """Transforms that merge states, of one kind and scale, exactly as if all rows behind them had been combined."""
 
-    class PerKeyOfTables(_MergeByShard):
+    class PerKeyOfTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
         """PCollection of ``pa.Table`` with key columns and "state" to (shard, ``pa.Table``), exactly one per shard.
 
         Further columns are left out: name fewer keys to merge to coarser ones. What comes out is what
@@ -155,12 +118,16 @@ class MergeStates:
             keys: Sequence[str],
             *,
             num_shards: int = 1,
-            max_states: int = 1 << 20,
+            max_states: int = MAX_STATES,
             partial_panes: int | None = None,
         ) -> None:
+            super().__init__()
             check_names(keys, others=[STATE])
-            to_states = partial(merge_states, keys=list(keys))
-            super().__init__(to_states, list(keys), None, num_shards, max_states, partial_panes)
+            self._merge = MergeTables(keys, num_shards=num_shards, max_states=max_states, partial_panes=partial_panes)
+
+        def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
+            tables: PCollection[tuple[int, pa.Table]] = pcoll | "Merge" >> self._merge | "ToArrow" >> _ToArrow()
+            return tables
 
     class PerKey(beam.CombinePerKey):
         """PCollection of (key, accumulator) to a PCollection of (key, result), one per key.
@@ -254,13 +221,8 @@ class Finalise(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tu
         finalise_shard = self._finalise
         results: PCollection[tuple[int, pa.Table]] = shards | "Finalise" >> beam.MapTuple(
             lambda shard, states: (shard, finalise_shard(states))
-        )
+        ).with_output_types(tuple[int, pa.Table])
         return results
-
-
-def _refuse_merging_windows(pcoll: PCollection[Any]) -> None:
-    if pcoll.windowing.windowfn.is_merging():
-        raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
 
 
 class LogSumExp:
@@ -480,14 +442,15 @@ class LogSoftmax:
             value: str,
             *,
             num_shards: int = 1,
-            max_states: int = 1 << 20,
+            max_states: int = MAX_STATES,
             max_broadcast: int = MAX_BROADCAST,
         ) -> None:
             super().__init__()
             check_names(keys, others=[value, "log_softmax", "softmax"])
             self._keys, self._value, self._num_shards = list(keys), value, num_shards
             self._max_broadcast = _check_broadcast(max_broadcast)
-            self._sum = LogSumExp.PerKeyOfTables(keys, value, num_shards=num_shards, max_states=max_states)
+            reduction = Reduction(tuple(keys), {STATE: Aggregate.of(LOGSUMEXP.name, NATURAL, value)})
+            self._sum = ReduceTables(reduction, num_shards=num_shards, max_states=max_states)
 
         def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:
             keys, value, limit = self._keys, self._value, self._max_broadcast
@@ -499,7 +462,7 @@ class LogSoftmax:
             looked_up = (
                 pcoll
                 | "LookUp" >> beam.Filter(lambda _, total, limit: total <= limit, total, limit)
-                | "Broadcast" >> beam.ParDo(_BroadcastLogSoftmax(keys, value), AsIter(few))
+                | "Broadcast" >> beam.ParDo(_BroadcastLogSoftmax(keys, value), AsIter(few)).with_output_types(pa.Table)
             )
             joined = (
                 pcoll
@@ -507,12 +470,9 @@ class LogSoftmax:
                 | "Split" >> beam.FlatMap(_split_to_ipc, keys, self._num_shards).with_output_types(tuple[int, bytes])
             )
             shuffled = (
-                {
-                    "rows": joined,
-                    "states": many | "ToIpc" >> beam.MapTuple(lambda shard, table: (shard, to_ipc(table))),
-                }
+                {"rows": joined, "states": many}
                 | beam.CoGroupByKey()
-                | "Shuffled" >> beam.FlatMap(_log_softmax_of_shard, keys, value)
+                | "Shuffled" >> beam.FlatMap(_log_softmax_of_shard, keys, value).with_output_types(pa.Table)
             )
             tables: PCollection[pa.Table] = (looked_up, shuffled) | beam.Flatten()
             return tables
@@ -551,177 +511,27 @@ def _split_to_ipc(table: pa.Table, keys: list[str], num_shards: int) -> Iterator
 
 def _log_softmax_of_shard(element: tuple[int, dict[str, Any]], keys: list[str], value: str) -> Iterator[pa.Table]:
     _, group = element
-    for stream in group["states"]:
-        states = from_ipc(stream)
-        for rows in group["rows"]:
-            yield log_softmax_of_keys(from_ipc(rows), states, keys, value)
+    if rows := list(group["rows"]):
+        [states] = group["states"]
+        shares = Shares(states, keys, value)
+        for stream in rows:
+            yield shares.of(from_ipc(stream))
 
 
 class _BroadcastLogSoftmax(beam.DoFn):
     """Tables to tables with the columns added, by the states of all keys."""
 
     def __init__(self, keys: list[str], value: str) -> None:
-        self._keys = keys
-        self._value = value
-
-    def process(self, table: pa.Table, shards: Iterable[tuple[int, pa.Table]]) -> Iterator[pa.Table]:
-        states = pa.concat_tables([shard for _, shard in shards])
-        yield log_softmax_of_keys(table, states, self._keys, self._value)
-
-
-class _GroupBundle(beam.DoFn):
-    """Tables to (shard, IPC stream of states, or of rows). Per window of a bundle every shard is sent, be it empty.
-
-    So every shard comes out at the end, with the right schema. The output feeds a GroupByKey and must go on doing so:
-    Beam loses what ``finish_bundle`` emits into a DoFn that has only ``process_batch``.
-    """
-
-    def __init__(
-        self,
-        to_states: Callable[[pa.Table], pa.Table],
-        keys: list[str],
-        row: list[str] | None,
-        num_shards: int,
-        max_states: int,
-    ) -> None:
-        self._to_states = to_states
-        self._keys = keys
-        self._row = row
-        self._num_shards = num_shards
-        self._max_states = max_states
+        self._keys, self._value = keys, value
 
     def start_bundle(self) -> None:
-        self._tables: dict[BoundedWindow, list[pa.Table]] = {}
-        self._buffered = 0
-        self._limit = self._max_states
-        self._merging_pays = True
-        self._tables_of_rows = 0
+        self._shares: tuple[Any, Shares] | None = None
 
-    def process(self, table: pa.Table, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
-        if self._tables_of_rows and table.num_rows > self._max_states // 8:
-            self._tables_of_rows -= 1
-            yield from self._send(table.select(self._row), window)
-            return
-        states = self._to_states(table)
-        if self._row and not self._merging_pays and ROWS_PER_STATE * states.num_rows > table.num_rows:
-            self._tables_of_rows = TABLES_OF_ROWS
-        if states.num_rows > self._max_states // 2 and not self._merging_pays:
-            yield from self._send(states, window)  # nearly all its keys would be new, and fill the buffer at once
-            return
-        self._tables.setdefault(window, []).append(states)
-        self._buffered += states.num_rows
-        if self._buffered <= self._limit:
-            return
-        unmerged = self._buffered
-        self._tables = {window: [_merge(tables, self._keys)] for window, tables in self._tables.items()}
-        self._buffered = sum(table.num_rows for [table] in self._tables.values())
-        self._merging_pays = self._buffered < unmerged * 3 // 4
-        # Twice what is there, so that the merging of a bundle is linear in its states.
-        self._limit = max(self._max_states, 2 * self._buffered)
-        if self._buffered > self._max_states:
-            yield from self._flush()
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        yield from self._flush()
-
-    def _flush(self) -> Iterator[WindowedValue]:
-        for window, tables in self._tables.items():
-            yield from self._send(_merge(tables, self._keys), window)
-        self._tables.clear()
-        self._buffered = 0
-        self._limit = self._max_states
-
-    def _send(self, states: pa.Table, window: BoundedWindow) -> Iterator[WindowedValue]:
-        for shard, part in enumerate(split_by_shard(states, self._keys, self._num_shards)):
-            yield WindowedValue((shard, to_ipc(part)), window.max_timestamp(), (window,))
-
-
-class _MergeShard(beam.DoFn):
-    """(shard, IPC streams of states or rows) to (shard, one table of states, sorted by key)."""
-
-    def __init__(self, to_states: Callable[[pa.Table], pa.Table], keys: list[str], max_states: int) -> None:
-        self._to_states = to_states
-        self._keys = keys
-        self._max_states = max_states
-
-    def _tables(self, streams: Iterable[bytes]) -> Iterator[pa.Table]:
-        """Tables of states; rows are grouped many at once."""
-        rows: list[pa.Table] = []
-        for stream in streams:
-            table = from_ipc(stream)
-            if STATE in table.column_names and isinstance(table.schema.field(STATE).type, StateType):
-                yield table
-                continue
-            rows.append(table)
-            if sum(table.num_rows for table in rows) > ROWS_PER_STATE * self._max_states:
-                yield self._to_states(pa.concat_tables(rows))
-                rows.clear()
-        if rows:
-            yield self._to_states(pa.concat_tables(rows))
-
-    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, pa.Table]]:
-        shard, streams = element
-        if merged := self._merged(streams):
-            yield shard, sort_by_keys(merged[0], self._keys)
-
-    def merge_streams(self, streams: Iterable[bytes]) -> bytes:
-        """One stream of states for some of them."""
-        [merged] = self._merged(streams)
-        return to_ipc(merged)
-
-    def _merged(self, streams: Iterable[bytes]) -> list[pa.Table]:
-        """One table of states; none where there is no stream, as in a pane that fires with nothing new in it."""
-        tables: list[pa.Table] = []
-        buffered, limit = 0, self._max_states
-        for table in self._tables(streams):
-            tables.append(table)
-            buffered += table.num_rows
-            # There may be more batches than memory holds; the doubling keeps the merging linear.
-            if buffered > limit:
-                tables = [_merge(tables, self._keys)]
-                buffered = tables[0].num_rows
-                limit = max(self._max_states, 2 * buffered)
-        return [_merge(tables, self._keys)] if tables else []
-
-
-def _merge(tables: list[pa.Table], keys: list[str]) -> pa.Table:
-    """One table of states, each key once; each of the given ones has each key once already."""
-    # Without keys a merge of nothing is one state, of -inf; but the other shards than the first have none.
-    some = [table for table in tables if table.num_rows] or tables[:1]
-    return some[0] if len(some) == 1 else merge_states(some, keys)
-
-
-def split_by_shard(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[pa.Table]:
-    """The rows of each shard in turn."""
-    if num_shards == 1:
-        yield table
-        return
-    shards = shard_of_keys(table, keys, num_shards)
-    # A stable sort of numbers of 16 bits or fewer is a radix sort.
-    by_shard = take_rows(table, np.argsort(shards.astype(np.min_scalar_type(num_shards)), kind="stable"))
-    has_dictionary = any(pa.types.is_dictionary(column_type) for column_type in table.schema.types)
-    start = 0
-    for rows in np.bincount(shards, minlength=num_shards).tolist():
-        part = by_shard.slice(start, rows)
-        # A slice has the whole dictionary with it; sorting writes one anew.
-        yield sort_by_keys(part, keys) if has_dictionary else part
-        start += rows
-
-
-def to_ipc(table: pa.Table) -> bytes:
-    """The table as an Arrow IPC stream. Unlike a pickle it holds a slice's own rows only.
-
-    A state compresses from 92 bytes to about 35. That costs 0.25 us, and pays even within one process, since Beam
-    copies what it shuffles a dozen times: 4e6 states took 12 s and 1.9 GB, compressed 7 s and 0.9 GB.
-    """
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
-    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def from_ipc(stream: bytes) -> pa.Table:
-    """The table of an Arrow IPC stream."""
-    return pa.ipc.open_stream(stream).read_all()
+    def process(
+        self, table: pa.Table, shards: Iterable[tuple[int, StateTable]], window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[pa.Table]:
+        # Within a window of a bundle a side input is the same for every table.
+        if self._shares is None or self._shares[0] != window:
+            states = StateTable.concat([states for _, states in shards])
+            self._shares = window, Shares(states, self._keys, self._value)
+        yield self._shares[1].of(table)

@@ -80,6 +80,17 @@ def check_widenable(data_type: Any, name: str = "input") -> None:
         raise TypeError(f"{name}: expected integers, float16, float32 or float64, found Arrow type {data_type}")
 
 
+def _chunked(values: Any) -> Any:
+    """A pyarrow column, or what has the Arrow C data interface, as a chunked array."""
+    import pyarrow as pa
+
+    if isinstance(values, pa.ChunkedArray):
+        return values
+    if isinstance(values, pa.Array):
+        return pa.chunked_array([values])
+    return pa.chunked_array(values if hasattr(values, "__arrow_c_stream__") else [pa.array(values)])
+
+
 def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """The values that are not null, of a pyarrow column or an object with the Arrow C data interface, as NumPy arrays.
 
@@ -90,16 +101,16 @@ def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """
     import pyarrow as pa
 
-    if not isinstance(values, pa.ChunkedArray):
-        is_stream = hasattr(values, "__arrow_c_stream__")
-        values = pa.chunked_array(values if is_stream else [pa.array(values)])
+    from .buffers import numbers_of
+
+    values = _chunked(values)
     check_widenable(values.type, name)
     for chunk in values.chunks:
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.dictionary_decode()
         if pa.types.is_null(chunk.type):
             continue
-        yield (chunk.drop_null() if chunk.null_count else chunk).to_numpy()
+        yield numbers_of(chunk.drop_null() if chunk.null_count else chunk)
 
 
 def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
@@ -110,16 +121,13 @@ def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np
     elif is_arrow(values):
         import pyarrow as pa
 
-        is_stream = hasattr(values, "__arrow_c_stream__")
-        column = (
-            values
-            if isinstance(values, pa.ChunkedArray)
-            else pa.chunked_array(values if is_stream else [pa.array(values)])
-        )
+        from .buffers import nulls_of_column
+
+        column = _chunked(values)
         check_widenable(column.type, name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        mask = column.is_null().to_numpy() if column.null_count else None
+        mask = nulls_of_column(column)
         array = np.concatenate([np.zeros(0), *(widen(part, name) for part in widen_arrow(column, name))])
         if mask is not None:
             filled = np.zeros(mask.size)

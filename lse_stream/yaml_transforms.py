@@ -23,7 +23,9 @@ from .combine_fn import (
     StateCombineFn,
     WeightedLogSumExpCombineFn,
 )
-from .parquetio import InputError, find_files, one_line, open_file
+from .parquet.files import one_line, open_file
+from .parquet.scan import InputError, find_files
+from .plan import MAX_BROADCAST
 from .states import (
     CROSS_ENTROPY,
     EFFECTIVE_SAMPLE_SIZE,
@@ -32,7 +34,6 @@ from .states import (
     WEIGHTED_LOGSUMEXP,
     Kind,
 )
-from .transforms import MAX_BROADCAST
 from .transforms import LogSoftmax as LogSoftmaxOfElements
 
 Rows = PCollection[Any]

@@ -3,32 +3,35 @@
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.pvalue import AsIter, PCollection
 
 from lse_stream._kernel import StateError
 from lse_stream.accumulator import LogSumExpAccumulator
-from lse_stream.arrow import STATE, finalise, plain, plain_type, rows_of_keys, states_from_arrow
+from lse_stream.arrow import LookUp
+from lse_stream.buffers import array_of, nulls_of_column, numbers_of
 from lse_stream.compute import cross_entropy, label_outside
 from lse_stream.keys import describe_key
-from lse_stream.parquetio import DataError, Dataset, InputError, ReadTables, WriteShards, scan
+from lse_stream.parquet.files import join
+from lse_stream.parquet.scan import DataError, Dataset, InputError, scan
+from lse_stream.plan import Engine, OnTable
 from lse_stream.rows import gradient
-from lse_stream.transforms import CrossEntropy, LogLikelihood, MergeStates
+from lse_stream.scales import NATURAL
+from lse_stream.state_column import STATE
+from lse_stream.state_table import Aggregate, Reduction, StateTable, columns_of, plain, plain_type
+from lse_stream.states import CROSS_ENTROPY, LOG_LIKELIHOOD
 from lse_stream.values import is_widenable
 
 from .command import UsageError
-from .options import Parser, check_columns
+from .options import COMMON, Parser, check_columns
 from .output import OVERALL, TOTALS, make_directory
-from .run import guarded, run
-from .summary import counted, head, preview, read_columns
+from .run import guarded, on_beam, run
+from .summary import COUNTERS, TERMS, counted, head, preview, read_totals
 
 PROGRAM = "cross_entropy"
 
@@ -63,79 +66,86 @@ LOGIT, TARGET, LOSS = "logit", "target", "loss"
 COUNT, SUM, MEAN, PERPLEXITY = RESULTS = ("count", "sum", "mean", "perplexity")
 UNITS = {"nats": 1.0, "bits": math.log(2.0)}
 
-# Into how many shards examples go on their way, so that all cores merge them.
-SHARDS = 16
 
-
-def losses_of_lists(
-    pipeline: beam.Pipeline,
+def describe(
+    engine: Engine,
     dataset: Dataset,
+    directory: str,
     *,
-    keys: Sequence[str],
-    logits: str,
-    label: str,
+    labels: Dataset | None = None,
+    keys: Sequence[str] = (),
     example: Sequence[str] = (),
+    logits: str | None = None,
+    classes: str = "",
+    label: str = "label",
     ignored: Any = None,
-) -> PCollection[pa.Table]:
-    """Tables of the key columns and "loss", in nats, a row for each example: a list of logits and a label.
+    num_shards: int = 1,
+    unit: str = "nats",
+) -> None:
+    """What is computed: of the rows of ``dataset``, files in directories inside ``directory``, which exists.
 
-    The loss is null where the label is ``ignored``. Errors name an example by the columns ``example``, beside its row.
+    Args:
+      dataset: a row is an example, with a list of logits and a label; or, without ``logits``, a class of an example.
+      labels: the labels of examples, where they are not in the rows.
+      example: names of the columns that, with the keys, tell examples apart. With lists, errors name them.
+      logits, classes, label: names of columns.
+      ignored: examples with this label are left out.
+      unit: of sum and mean, "nats" or "bits".
     """
-    prepare = partial(_list_losses, list(keys), logits, label, list(example), ignored)
-    tables: PCollection[pa.Table] = pipeline | "ReadTables" >> ReadTables(dataset, prepare)
-    return tables
+    common = {"keys": list(keys), "example": list(example), "label": label, "ignored": ignored}
+    if logits is not None:
+        losses = engine.read("Read", dataset, partial(_list_losses, logits=logits, **common))
+    else:
+        losses = _losses_of_rows(engine, dataset, labels, classes=classes, **common)
+    sums = Reduction(tuple(keys), {STATE: Aggregate(LOG_LIKELIHOOD, NATURAL, (LOSS,))})
+    totals = engine.reduce("Sum", losses, sums, num_shards)
+    overall = engine.merge("Merge", totals, [], 1)
+    for name, states, names, shards in ((TOTALS, totals, keys, num_shards), (OVERALL, overall, [], 1)):
+        results = engine.finish(f"Results {name}", states, partial(_results, UNITS[unit]))
+        engine.write(f"Write {name}", results, names, make_directory(directory, name), shards, COUNTERS)
 
 
-def losses_of_rows(
-    pipeline: beam.Pipeline,
+build = on_beam(describe)
+
+
+def _losses_of_rows(
+    engine: Engine,
     dataset: Dataset,
     labels: Dataset | None,
     *,
-    keys: Sequence[str],
-    example: Sequence[str],
+    keys: list[str],
+    example: list[str],
     classes: str,
     label: str,
-    ignored: Any = None,
-) -> PCollection[pa.Table]:
-    """The same where a row is a class of an example. Its label is a column of each, or of ``labels``, by example."""
+    ignored: Any,
+) -> Any:
+    """Tables of the key columns and "loss", in nats, a row for each example, whose classes are rows."""
     names = [*keys, *example]
     [value] = dataset.values
     prepare = partial(_check_no_nulls, [value, classes] if labels else [value, classes, label])
-    tables: PCollection[pa.Table] = pipeline | "ReadTables" >> ReadTables(dataset, prepare)
+    tables = engine.read("Read", dataset, prepare)
     if labels:
-        held = pipeline | "ReadLabels" >> ReadTables(labels, partial(_check_no_nulls, [label]))
-        tables = tables | "Label" >> beam.Map(partial(_with_label, list(example), label), AsIter(held))
-    losses: PCollection[pa.Table] = (
-        tables
-        | "Targets" >> beam.Map(partial(_targets, names, value, classes, label, ignored))
-        | "Examples" >> CrossEntropy.PerKeyOfTables(names, [LOGIT, TARGET], num_shards=SHARDS)
-        | "Losses" >> beam.MapTuple(partial(_losses, list(keys), names))
-    )
-    return losses
-
-
-def write_totals(
-    losses: PCollection[pa.Table], directory: str, *, keys: Sequence[str], num_shards: int = 1, unit: str = "nats"
-) -> None:
-    """Writes the totals of tables of losses to files in directories inside ``directory``, which exists."""
-    totals = losses | "Sum" >> LogLikelihood.PerKeyOfTables(keys, LOSS, num_shards=num_shards)
-    overall = totals | "Tables" >> beam.Values() | "Merge" >> MergeStates.PerKeyOfTables([])
-    for name, states, shards in ((TOTALS, totals, num_shards), (OVERALL, overall, 1)):
-        results = states | f"Results {name}" >> beam.MapTuple(partial(_results, UNITS[unit]))
-        results | f"Write {name}" >> WriteShards(make_directory(directory, name), shards)
+        held = engine.read("ReadLabels", labels, partial(_check_no_nulls, [label]))
+        tables = engine.look_up("Label", tables, held, partial(_labelled, example, label))
+    tables = engine.map("Targets", tables, partial(_targets, names, value, classes, label, ignored))
+    reduction = Reduction(tuple(names), {STATE: Aggregate(CROSS_ENTROPY, NATURAL, (LOGIT, TARGET))})
+    states = engine.reduce("Examples", tables, reduction)
+    return engine.finish("Losses", states, partial(_losses, keys))
 
 
 def _check_no_nulls(names: Sequence[str], table: pa.Table) -> pa.Table:
     for name in names:
-        if table.column(name).null_count:
-            row = pc.index(table.column(name).is_null(), pa.scalar(True))
+        null = nulls_of_column(table.column(name))
+        if null is not None:
+            row = int(null.argmax())
             raise ValueError(f"column {name!r}, row {row}: expected a value, found null")
     return table
 
 
 def _list_losses(
-    keys: list[str], logits: str, label: str, example: list[str], ignored: Any, table: pa.Table
+    table: pa.Table, *, keys: list[str], logits: str, label: str, example: list[str], ignored: Any
 ) -> pa.Table:
+    """The key columns and "loss" of lists of logits; null where the label is ignored."""
     _check_no_nulls([logits, label], table)
     labels = table.column(label)
     if ignored is not None:
@@ -150,13 +160,21 @@ def _list_losses(
     return table.select(keys).append_column(LOSS, loss)
 
 
-def _with_label(example: list[str], label: str, table: pa.Table, labels: Iterable[pa.Table]) -> pa.Table:
-    held = pa.concat_tables(labels)
+def _labelled(example: list[str], label: str, held: pa.Table) -> OnTable:
+    """What adds the labels of examples to their rows."""
     try:
-        rows = rows_of_keys(held, table, example, what="label")
-    except (KeyError, ValueError) as error:
+        look_up = LookUp(columns_of(held, example), held.num_rows, what="label")
+    except ValueError as error:
+        raise DataError(f"--labels: {error}") from error
+    return partial(_with_label, look_up, held.column(label).combine_chunks(), label)
+
+
+def _with_label(look_up: LookUp, labels: pa.Array, label: str, table: pa.Table) -> pa.Table:
+    try:
+        rows = look_up.rows(table)
+    except KeyError as error:
         raise DataError(f"--labels: {error.args[0]}") from error
-    return table.append_column(label, held.column(label).take(pa.array(rows)))
+    return table.append_column(label, labels.take(array_of(rows)))
 
 
 def _targets(names: list[str], value: str, classes: str, label: str, ignored: Any, table: pa.Table) -> pa.Table:
@@ -168,9 +186,9 @@ def _targets(names: list[str], value: str, classes: str, label: str, ignored: An
     return table.select(names).append_column(LOGIT, logit).append_column(TARGET, pc.equal(found, expected))
 
 
-def _losses(keys: list[str], names: list[str], _: int, table: pa.Table) -> pa.Table:
+def _losses(keys: list[str], table: StateTable) -> pa.Table:
     """States of examples to losses; of an example that is ignored there is no term."""
-    states, null = states_from_arrow(table.column(STATE))
+    states, null = table.states[STATE]
     rows = np.flatnonzero(states.counts)
     loss = np.zeros(len(states))
     try:
@@ -179,22 +197,22 @@ def _losses(keys: list[str], names: list[str], _: int, table: pa.Table) -> pa.Ta
         row = int(rows[error.row])
         [(times, _)] = states.take(rows[[error.row]]).exact_sums(1)
         raise DataError(
-            f"example {describe_key(table, names, row)}: expected its label among its classes ({states.counts[row]}), "
-            f"once, found it {times} times"
+            f"example {describe_key(table.keys, table.keys.column_names, row)}: expected its label among its classes "
+            f"({states.counts[row]}), once, found it {times} times"
         ) from error
-    return table.select(keys).append_column(LOSS, pa.array(loss, mask=null | (states.counts == 0)))
+    none = states.counts == 0
+    columns = [*(table.keys.column(name) for name in keys), array_of(loss, null=none if null is None else none | null)]
+    return pa.Table.from_arrays(columns, names=[*keys, LOSS])
 
 
-def _results(unit: float, shard: int, table: pa.Table) -> tuple[int, pa.Table]:
-    results = finalise(table, results=["log_likelihood", COUNT, MEAN])
-    mean = results[MEAN].to_numpy()
+def _results(unit: float, table: StateTable) -> pa.Table:
+    found = table.results(STATE, ["log_likelihood", COUNT, MEAN], 0)
+    total, mean = numbers_of(found["log_likelihood"]), numbers_of(found[MEAN])
     # exp by the kernel: that of a C library differs from machine to machine.
     with np.errstate(divide="ignore"):
         perplexity = 1.0 / gradient(-mean, LogSumExpAccumulator([0.0]))
-    keys = [results.column(i) for i in range(results.num_columns - 3)]
-    columns = [results[COUNT], pa.array(results["log_likelihood"].to_numpy() / unit), pa.array(mean / unit)]
-    names = [*results.column_names[:-3], *RESULTS]
-    return shard, pa.table([*keys, *columns, pa.array(perplexity)], names=names)
+    columns = [found[COUNT], array_of(total / unit), array_of(mean / unit), array_of(np.asarray(perplexity))]
+    return pa.Table.from_arrays([*table.keys.columns, *columns], names=[*table.keys.column_names, *RESULTS])
 
 
 def _list_type(data_type: pa.DataType) -> str | None:
@@ -214,7 +232,7 @@ def _class_type(data_type: pa.DataType) -> str | None:
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
-    words = ("input", "key", "output", "num_shards", "overwrite", "quiet", "traceback")
+    words = ("input", "key", "output", "num_shards", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
     parser.add_argument("--logits", metavar="COLUMN", help="column of lists, the logits of an example each")
     parser.add_argument("--value", metavar="COLUMN", help="in place of --logits: column of logits, one for each class")
@@ -302,28 +320,33 @@ def _run(argv: Sequence[str]) -> None:
             )
     ignored = _ignored(options, label)
 
-    def graph(pipeline: beam.Pipeline, directory: str) -> None:
-        common = {"keys": options.key, "example": options.example, "label": options.label, "ignored": ignored}
-        if options.logits is not None:
-            losses = losses_of_lists(pipeline, dataset, logits=options.logits, **common)
-        else:
-            losses = losses_of_rows(pipeline, dataset, labels, classes=options.classes, **common)
-        write_totals(losses, directory, keys=options.key, num_shards=options.num_shards, unit=options.unit)
-
-    seconds = run(options, graph, dataset.num_rows + (labels.num_rows if labels else 0))
+    plan = partial(
+        describe,
+        dataset=dataset,
+        labels=labels,
+        keys=options.key,
+        example=options.example,
+        logits=options.logits,
+        classes=options.classes,
+        label=options.label,
+        ignored=ignored,
+        num_shards=options.num_shards,
+        unit=options.unit,
+    )
+    seconds = run(options, plan, dataset.num_rows + (labels.num_rows if labels else 0))
     if not options.quiet:
         print(summary(dataset, options, seconds), flush=True)
 
 
 def summary(dataset: Dataset, options: Namespace, seconds: float) -> str:
     """What was done, and the first totals."""
-    totals, overall = (FileSystems.join(options.output, name) for name in (TOTALS, OVERALL))
-    counts = read_columns(totals, [COUNT])[COUNT]
+    totals, overall = (join(options.output, name) for name in (TOTALS, OVERALL))
+    found = read_totals(totals)
     lines = [
         f"{counted(dataset.num_rows, 'row')} of {counted(dataset.num_files, 'file')}: "
-        f"{counted(pc.sum(counts).as_py() or 0, 'example')} of {counted(len(counts), 'key')}, {seconds:.1f} s",
+        f"{counted(found.counts[TERMS], 'example')} of {counted(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}, in {options.unit}",
-        *preview(head(totals, [*options.key, *RESULTS]), len(counts)),
+        *preview(head(totals, [*options.key, *RESULTS]), found.rows),
     ]
     if options.key:
         lines += ["", "overall", *preview(head(overall, RESULTS), 1)[1:]]

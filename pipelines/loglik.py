@@ -7,25 +7,25 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.pvalue import PCollection
 
-from lse_stream.arrow import STATE, finalise, states_from_arrow
+from lse_stream.buffers import array_of, nulls_of, numbers_of
 from lse_stream.keys import describe_key
-from lse_stream.parquetio import DataError, Dataset, ReadTables, WriteShards, scan
-from lse_stream.states import variances
-from lse_stream.transforms import Finalise, LogLikelihood, LogSumExp, MergeStates, WeightedLogSumExp
+from lse_stream.parquet.files import join
+from lse_stream.parquet.scan import DataError, Dataset, scan
+from lse_stream.plan import Engine
+from lse_stream.scales import NATURAL
+from lse_stream.state_column import STATE
+from lse_stream.state_table import Aggregate, Reduction, StateTable
+from lse_stream.states import LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP, variances
 from lse_stream.values import widen, widen_arrow
 
 from .command import UsageError
-from .options import Parser, check_columns
+from .options import COMMON, Parser, check_columns
 from .output import OBSERVATIONS, OVERALL, TOTALS, make_directory
-from .run import guarded, run
-from .summary import counted, head, preview, read_columns
+from .run import guarded, on_beam, run
+from .summary import COUNTERS, TERMS, counted, head, preview, read_totals
 
 PROGRAM = "loglik"
 
@@ -64,20 +64,18 @@ examples:
 
 INNER = ("none", "logsumexp", "logmeanexp")
 
-# Into how many shards observations go that are not written, so that all cores merge them.
-INNER_SHARDS = 16
-
 # Columns of the totals; with --waic these too (Vehtari, Gelman, Gabry, Statistics and Computing 27, 2017).
 RESULTS = ("log_likelihood", "count", "max")
 LPPD, P_WAIC, ELPD_WAIC, SE = WAIC = ("lppd", "p_waic", "elpd_waic", "se")
 # Beyond this p_waic of an observation the same paper calls WAIC unreliable.
 DOUBTFUL = 0.4
+UNSURE = "unsure"
 # Columns of the observations, beside those.
 VALUE, COUNT = "value", "count"
 
 
-def build(
-    pipeline: beam.Pipeline,
+def describe(
+    engine: Engine,
     dataset: Dataset,
     directory: str,
     *,
@@ -90,45 +88,33 @@ def build(
     num_shards: int = 1,
     skip_nulls: bool = True,
     state: bool = False,
-) -> None:
-    """Adds the graph to a pipeline: the rows of ``dataset`` to files in directories inside ``directory``, which exists.
+) -> Any:
+    """What is computed: of the rows of ``dataset``, files in directories inside ``directory``, which exists.
 
     The values of ``dataset`` are the log-likelihood and, if there are two, the weight.
     """
     value, *weight = dataset.values
-    tables = pipeline | "ReadTables" >> ReadTables(dataset, partial(_check_weights, weight, inner) if weight else None)
+    tables = engine.read("Read", dataset, partial(_check_weights, weight, inner) if weight else None)
     if inner != "none":
         value, names = VALUE, [*keys, *observation]
-        combine: Any = LogLikelihood if waic else WeightedLogSumExp if weight else LogSumExp
-        shards = num_shards if per_observation else max(num_shards, INNER_SHARDS)
-        observations = (
-            tables
-            | "Inner" >> combine.PerKeyOfTables(names, dataset.values, num_shards=shards, skip_nulls=skip_nulls)
-            | "Observations" >> beam.MapTuple(partial(_observations, names, inner, ddof if waic else None))
-        )
+        kind = LOG_LIKELIHOOD if waic else WEIGHTED_LOGSUMEXP if weight else LOGSUMEXP
+        reduction = Reduction(tuple(names), {STATE: Aggregate(kind, NATURAL, dataset.values)}, skip_nulls)
+        states = engine.reduce("Inner", tables, reduction, num_shards if per_observation else None)
+        tables = engine.finish("Observations", states, partial(_observations, inner, ddof if waic else None))
         if per_observation:
-            path = make_directory(directory, OBSERVATIONS)
-            observations | "WriteObservations" >> WriteShards(path, num_shards)
-        tables = observations | "Tables" >> beam.Values()
+            path, counters = make_directory(directory, OBSERVATIONS), {UNSURE: _count_unsure} if waic else {}
+            engine.write("WriteObservations", tables, names, path, num_shards, counters)
+    columns = (LPPD, P_WAIC, ELPD_WAIC) if waic else (value,)
+    sums = {column: Aggregate(LOG_LIKELIHOOD, NATURAL, (column,)) for column in columns}
+    totals = engine.reduce("Sum", tables, Reduction(tuple(keys), sums, skip_nulls), num_shards)
+    overall = engine.merge("Merge", totals, [], 1)
+    finish = partial(_waic, ddof) if waic else partial(_totals, value, state)
+    for name, parts, of, shards in ((TOTALS, totals, keys, num_shards), (OVERALL, overall, [], 1)):
+        results = engine.finish(f"Finalise {name}", parts, finish)
+        engine.write(f"Write {name}", results, of, make_directory(directory, name), shards, COUNTERS)
 
-    def sums(column: str) -> PCollection[tuple[int, pa.Table]]:
-        outer = LogLikelihood.PerKeyOfTables(keys, column, num_shards=num_shards, skip_nulls=skip_nulls)
-        states: PCollection[tuple[int, pa.Table]] = tables | f"Sum {column}" >> outer
-        return states
 
-    totals = {column: sums(column) for column in ((LPPD, P_WAIC, ELPD_WAIC) if waic else (value,))}
-    overall = {
-        column: states | f"Tables {column}" >> beam.Values() | f"Merge {column}" >> MergeStates.PerKeyOfTables([])
-        for column, states in totals.items()
-    }
-    for name, parts, shards in ((TOTALS, totals, num_shards), (OVERALL, overall, 1)):
-        if waic:
-            results = (
-                parts | f"Join {name}" >> beam.CoGroupByKey() | f"WAIC {name}" >> beam.MapTuple(partial(_waic, ddof))
-            )
-        else:
-            results = parts[value] | f"Finalise {name}" >> Finalise(RESULTS, keep_state=state)
-        results | f"Write {name}" >> WriteShards(make_directory(directory, name), shards)
+build = on_beam(describe)
 
 
 def _check_weights(weight: Sequence[str], inner: str, table: pa.Table) -> pa.Table:
@@ -143,41 +129,51 @@ def _check_weights(weight: Sequence[str], inner: str, table: pa.Table) -> pa.Tab
     return table
 
 
-def _observations(
-    names: Sequence[str], inner: str, ddof: int | None, shard: int, table: pa.Table
-) -> tuple[int, pa.Table]:
+def _observations(inner: str, ddof: int | None, table: StateTable) -> pa.Table:
     """States per observation to values; with a ``ddof`` also what WAIC has of each."""
-    results = finalise(table, results=[inner, COUNT])
-    results = results.rename_columns({inner: VALUE})
+    results = table.finalise([inner, COUNT])
+    results = results.rename_columns([*table.keys.column_names, VALUE, COUNT])
     if ddof is None:
-        return shard, results
-    states, null = states_from_arrow(table.column(STATE))
-    few = (states.counts <= ddof) & ~null
+        return results
+    states, null = table.states[STATE]
+    few = states.counts <= ddof
+    if null is not None:
+        few &= ~null
     if few.any():
         row = int(few.argmax())
         raise DataError(
-            f"observation {describe_key(table, names, row)}: expected {ddof + 1} draws or more, for a variance, "
-            f"found {states.counts[row]}"
+            f"observation {describe_key(table.keys, table.keys.column_names, row)}: expected {ddof + 1} draws or more, "
+            f"for a variance, found {states.counts[row]}"
         )
     p_waic = variances(states, ddof)
-    for name, column in ((LPPD, results[VALUE]), (P_WAIC, p_waic), (ELPD_WAIC, results[VALUE].to_numpy() - p_waic)):
-        results = results.append_column(name, column if name == LPPD else pa.array(column, mask=null))
-    return shard, results
+    elpd = numbers_of(results[VALUE].chunk(0)) - p_waic
+    columns = [*results.columns, results[VALUE], array_of(p_waic, null=null), array_of(elpd, null=null)]
+    return pa.Table.from_arrays(columns, names=[*results.column_names, LPPD, P_WAIC, ELPD_WAIC])
 
 
-def _waic(ddof: int, shard: int, parts: dict[str, list[pa.Table]]) -> tuple[int, pa.Table]:
-    """The states of each column of the observations, which have the same keys in the same order, to totals."""
-    tables = {name: table for name, [table] in parts.items()}
-    results = finalise(tables[LPPD], results=RESULTS)
-    for name, table in tables.items():
-        results = results.append_column(name, finalise(table, results=RESULTS[:1])[RESULTS[0]])
-    states, null = states_from_arrow(tables[ELPD_WAIC].column(STATE))
+def _count_unsure(table: pa.Table) -> int:
+    """Observations whose p_waic puts WAIC in doubt."""
+    return sum(int((numbers_of(chunk.drop_null()) > DOUBTFUL).sum()) for chunk in table[P_WAIC].chunks)
+
+
+def _totals(column: str, keep_state: bool, table: StateTable) -> pa.Table:
+    results = table.finalise(RESULTS, state=column, keep_state=keep_state)
+    return results.rename_columns([STATE if name == column else name for name in results.column_names])
+
+
+def _waic(ddof: int, table: StateTable) -> pa.Table:
+    """The states of what WAIC has of the observations to totals."""
+    results = table.finalise(RESULTS, state=LPPD)
+    columns, names = results.columns, [*results.column_names, *WAIC]
+    columns += [table.results(name, RESULTS[:1], 0)[RESULTS[0]] for name in (LPPD, P_WAIC, ELPD_WAIC)]
+    states, null = table.states[ELPD_WAIC]
     with np.errstate(invalid="ignore"):
-        return shard, results.append_column(SE, pa.array(np.sqrt(states.counts * variances(states, ddof)), mask=null))
+        columns.append(array_of(np.sqrt(states.counts * variances(states, ddof)), null=null))
+    return pa.Table.from_arrays(columns, names=names)
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
-    words = ("input", "key", "value", "output", "num_shards", "state", "skip_nulls", "overwrite", "quiet", "traceback")
+    words = ("input", "key", "value", "output", "num_shards", "state", "skip_nulls", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
     parser.add_argument(
         "--observation",
@@ -222,46 +218,43 @@ def _run(argv: Sequence[str]) -> None:
     values = [options.value] if options.weight is None else [options.value, options.weight]
     dataset = scan(options.input, [*options.key, *options.observation], values)
 
-    def graph(pipeline: beam.Pipeline, directory: str) -> None:
-        build(
-            pipeline,
-            dataset,
-            directory,
-            keys=options.key,
-            observation=options.observation,
-            inner=options.inner,
-            waic=options.waic,
-            ddof=options.ddof,
-            per_observation=options.per_observation,
-            num_shards=options.num_shards,
-            skip_nulls=options.skip_nulls,
-            state=options.state,
-        )
-
-    seconds = run(options, graph, dataset.num_rows)
+    plan = partial(
+        describe,
+        dataset=dataset,
+        keys=options.key,
+        observation=options.observation,
+        inner=options.inner,
+        waic=options.waic,
+        ddof=options.ddof,
+        per_observation=options.per_observation,
+        num_shards=options.num_shards,
+        skip_nulls=options.skip_nulls,
+        state=options.state,
+    )
+    seconds = run(options, plan, dataset.num_rows)
     if not options.quiet:
         print(summary(dataset, options, seconds), flush=True)
 
 
 def summary(dataset: Dataset, options: Namespace, seconds: float) -> str:
     """What was done, and the first totals."""
-    totals, overall = (FileSystems.join(options.output, name) for name in (TOTALS, OVERALL))
-    counts = read_columns(totals, [COUNT])[COUNT]
+    totals, overall = (join(options.output, name) for name in (TOTALS, OVERALL))
+    found = read_totals(totals)
     what = "row" if options.inner == "none" else "observation"
     lines = [
         f"{counted(dataset.num_rows, 'row')} of {counted(dataset.num_files, 'file')}: "
-        f"{counted(pc.sum(counts).as_py() or 0, what)} of {counted(len(counts), 'key')}, {seconds:.1f} s",
+        f"{counted(found.counts[TERMS], what)} of {counted(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
-        *preview(_shown(totals, options.key, options.waic), len(counts)),
+        *preview(_shown(totals, options.key, options.waic), found.rows),
     ]
     if options.key:
         lines += ["", "overall", *preview(_shown(overall, [], options.waic), 1)[1:]]
     if options.waic and options.per_observation:
-        p_waic = read_columns(FileSystems.join(options.output, OBSERVATIONS), [P_WAIC])[P_WAIC]
-        if doubtful := pc.sum(pc.greater(p_waic, DOUBTFUL)).as_py():
+        each = read_totals(join(options.output, OBSERVATIONS))
+        if unsure := each.counts[UNSURE]:
             lines += [
                 "",
-                f"{doubtful:,} of {counted(len(p_waic), 'observation')} with p_waic above {DOUBTFUL}: WAIC is in doubt",
+                f"{unsure:,} of {counted(each.rows, 'observation')} with p_waic above {DOUBTFUL}: WAIC is in doubt",
             ]
     return "\n".join(lines)
 
@@ -270,7 +263,8 @@ def _shown(directory: str, keys: Sequence[str], waic: bool) -> pa.Table:
     if not waic:
         return head(directory, [*keys, *RESULTS])
     table = head(directory, [*keys, COUNT, *WAIC])
-    return table.append_column("waic", pc.multiply(table[ELPD_WAIC], -2.0))
+    elpd = table[ELPD_WAIC].combine_chunks()
+    return table.append_column("waic", array_of(-2.0 * numbers_of(elpd), null=nulls_of(elpd)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from lse_stream.parquetio import is_local
+from lse_stream.parquet.files import is_local
 from lse_stream.values import check_widenable, widen, widen_arrow, widen_scalar
 from lse_stream.windows import EARLIEST, LATEST, event_times
 

@@ -1,17 +1,14 @@
-"""The command line that the programs share: our options, Beam's, and what is wrong with them."""
+"""The command line that the programs share, and what is wrong with it."""
 
 import argparse
+import difflib
 import os
-import sys
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.runner import create_runner
-
 from .command import ArgumentParser, UsageError
-
-EMBEDDED_RUNNER = "FnApiRunner"
+from .memory import free_memory
 
 # One word means one thing in every program that has it.
 _WORDS: dict[str, dict[str, Any]] = {
@@ -53,11 +50,31 @@ _WORDS: dict[str, dict[str, Any]] = {
         "help": "with fewer terms than N the result is null (default 0: nothing gives -inf)",
     },
     "overwrite": {"action": "store_true", "help": "replace DIR if it exists"},
+    "threads": {
+        "type": int,
+        "metavar": "N",
+        "help": "how many threads work (default: one per core)",
+    },
+    "memory": {
+        "metavar": "SIZE",
+        "help": "how much the states of keys may fill, such as 4GB (default: half of what is free); what is more "
+        "goes to --temp on its way",
+    },
+    "temp": {
+        "metavar": "DIR",
+        "help": "directory for states that memory does not hold (default: beside a local --output)",
+    },
     "quiet": {"action": "store_true", "help": "no progress and no summary"},
     "traceback": {"action": "store_true", "help": "show the whole traceback of a fault"},
 }
 _REQUIRED = ("input", "value", "output")
-_LEAST = {"num_shards": 1, "min_count": 0}
+_LEAST = {"num_shards": 1, "min_count": 0, "threads": 1}
+# Of the engine in this process.
+LOCAL = ("threads", "memory", "temp")
+# Of every program that has it.
+COMMON = (*LOCAL, "overwrite", "quiet", "traceback")
+
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 class Parser(ArgumentParser):
@@ -74,28 +91,66 @@ class Parser(ArgumentParser):
         words: Sequence[str] = tuple(_WORDS),
         usage: str = "--input PATH --output DIR",
     ) -> None:
-        examples = f"{examples}\nEvery option of Beam is taken too, such as --runner and --direct_num_workers."
-        super().__init__(program, description, examples, f"{usage} [OPTION ...]")
+        if set(LOCAL) & set(words):
+            ends = "It runs in this process; with --runner on Beam, whose options are taken then."
+        else:
+            ends = "Every option of Beam is taken too, such as --runner and --direct_num_workers."
+        super().__init__(program, description, f"{examples}\n{ends}", f"{usage} [OPTION ...]")
         self._words = words
         for word in words:
             self.add_argument(f"--{word}", **_WORDS[word])
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Our options, and as ``beam`` Beam's, with the embedded runner on all cores where none is named.
+        """Our options, and as ``beam`` those for Beam: None where this process does the work.
 
         Raises:
           UsageError: an option that is unknown, incomplete or out of range.
           SystemExit: for --help, which prints ours.
         """
         options, rest = self.parse_known_args(argv)
-        options.beam = _beam_options(rest)
+        on_beam = not set(LOCAL) <= set(self._words) or any(re.match("--runner(=|$)", argument) for argument in rest)
+        options.beam = None
+        if on_beam:
+            from .on_beam import parse_options  # what needs Beam alone imports it
+
+            options.beam = parse_options(rest)
+        elif rest:
+            raise UsageError(self._unknown(rest))
         for word in self._words:
             found = getattr(options, word)
             if word in _REQUIRED and not found:
                 raise UsageError(f"--{word}: expected a value, found none")
-            if word in _LEAST and found < _LEAST[word]:
+            if word in LOCAL and found is not None and on_beam:
+                raise UsageError(f"--{word}: expected none with --runner, found {found}")
+            if word in _LEAST and found is not None and found < _LEAST[word]:
                 raise UsageError(f"--{word}: expected {_LEAST[word]} or more, found {found}")
+        if not on_beam:
+            options.threads = options.threads or len(os.sched_getaffinity(0))
+            options.memory = free_memory() // 2 if options.memory is None else parse_size("memory", options.memory)
+            if options.temp is not None and not os.path.isdir(options.temp):
+                raise UsageError(f"--temp {options.temp}: expected a directory, found none")
         return options
+
+    def _unknown(self, rest: Sequence[str]) -> str:
+        """What is said of arguments that are none of ours."""
+        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        first = rest[0].partition("=")[0]
+        near = difflib.get_close_matches(first, known, 1)
+        hint = f"nearest: {near[0]}" if near else "options of Beam need --runner"
+        return f"{first}: expected an option of this program, found none of that name ({hint})"
+
+
+def parse_size(option: str, text: str) -> int:
+    """A number of bytes, such as 4GB, 512M or 1.5GiB: units are powers of 1024.
+
+    Raises:
+      UsageError: no such number, or less than a megabyte.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = int(float(found[1]) * 2 ** _UNITS[found[2].upper()]) if found else 0
+    if size < 1 << 20:
+        raise UsageError(f"--{option} {text}: expected a size of 1MB or more, such as 4GB")
+    return size
 
 
 def check_columns(keys: Mapping[str, Sequence[str]], others: Mapping[str, str | None], results: Sequence[str]) -> None:
@@ -116,35 +171,3 @@ def check_columns(keys: Mapping[str, Sequence[str]], others: Mapping[str, str | 
                     f"--{option} {name}: expected a name other than the columns of the result ({', '.join(results)})"
                 )
             taken[name] = option
-
-
-def _beam_options(rest: list[str]) -> PipelineOptions:
-    options = PipelineOptions(rest)
-    standard = options.view_as(StandardOptions)
-    runner = str(standard.runner or EMBEDDED_RUNNER)
-    standard.runner = runner
-    if "dask" in runner.lower():
-        raise UsageError(
-            f"--runner {runner}: it gives silently wrong results with windows, finish_bundle and file sinks; "
-            "expected another runner, such as FlinkRunner"
-        )
-    try:
-        create_runner(runner)
-    except Exception as error:  # also what a runner misses of its own requirements
-        raise UsageError(f"--runner {runner}: {' '.join(str(error).split())}") from error
-    if not runner.endswith(EMBEDDED_RUNNER):
-        return options  # other runners may know options that only their own job server names
-    beam: Any = ArgumentParser("", "", "", "")
-    for group in PipelineOptions.__subclasses__():
-        group._add_argparse_args(beam)
-    _, unknown = beam.parse_known_args(rest)
-    if unknown:
-        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
-    direct = options.view_as(DirectOptions)
-    named = {argument.split("=")[0] for argument in rest}
-    if "--direct_running_mode" not in named:
-        # The kernel and pyarrow release the GIL, so threads do.
-        direct.direct_running_mode = "multi_threading"
-    if "--direct_num_workers" not in named:
-        direct.direct_num_workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return options

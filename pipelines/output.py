@@ -1,14 +1,17 @@
 """Outputs that appear whole or not at all: written aside, then put in place."""
 
+import hashlib
 import os
 import re
 import shutil
-import uuid
+import socket
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
-from apache_beam.io.filesystems import FileSystems
-
-from lse_stream.parquetio import InputError, is_local, one_line
+from lse_stream.parquet import files
+from lse_stream.parquet.files import is_local, join, one_line
+from lse_stream.parquet.scan import InputError
 
 # Marks a directory of an object store as whole, as Hadoop's committers do. Local ones are renamed as a whole instead.
 SUCCESS = "_SUCCESS"
@@ -22,7 +25,10 @@ _PART = r"part-\d{5,}-of-\d{5,}\.parquet"
 # A stream's files appear one by one, each first under a name of its own: that of one which was killed stays.
 _UNFINISHED = rf"\.{_WINDOW}{_PART}\.[0-9a-f]+"
 _RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{_UNFINISHED}|{SUCCESS}")
+
+# What is written aside is named after the run that writes: host, process, the process's start, and a random number.
 _INCOMPLETE = "_incomplete-"
+_RUN = re.compile(rf"{_INCOMPLETE}(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{{8}}(?P<old>\.old)?")
 
 
 def check_output(directory: str, *, overwrite: bool) -> None:
@@ -50,27 +56,68 @@ def _is_within(path: str, directory: str) -> bool:
     return f"{path.rstrip('/')}/".startswith(directory.rstrip("/") + "/")
 
 
+def place_of(directory: str) -> tuple[str, str]:
+    """The parent and the name of a local directory where a link leads, as that may be another disk."""
+    return os.path.split(os.path.realpath(directory))
+
+
 def stage(directory: str) -> str:
     """Makes a directory aside to write to. Give it to ``publish`` or ``discard``.
+
+    What runs to the same output that were killed have left there goes first.
 
     Raises:
       InputError: it cannot be made.
     """
-    name = _INCOMPLETE + uuid.uuid4().hex
+    name = f"{_INCOMPLETE}{_host()}-{os.getpid()}-{_start_of(os.getpid())}-{os.urandom(4).hex()}"
     try:
-        if not is_local(directory):
-            staging = FileSystems.join(directory, name)
-            FileSystems.mkdirs(staging)
-            return staging
-        # Where a link leads, as that may be another disk.
-        parent, base = os.path.split(os.path.realpath(directory))
-        staging = os.path.join(parent, f".{base}{name}")
-        os.makedirs(staging)
+        if is_local(directory):
+            parent, base = place_of(directory)
+            staging = os.path.join(parent, f".{base}{name}")
+        else:
+            staging = join(directory, name)
+        remove_left_behind(directory)
+        files.make_directory(staging)
         return staging
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(
             f"--output {directory}: expected a place that can be written, found {one_line(error)}"
         ) from error
+
+
+def remove_left_behind(directory: str) -> None:
+    """Removes what runs to that output have left aside, if it is certain that they are gone; names what others left."""
+    if is_local(directory):
+        parent, base = place_of(directory)
+        names = os.listdir(parent) if os.path.isdir(parent) else []
+        found = {name: os.path.join(parent, name) for name in names if name.startswith(f".{base}{_INCOMPLETE}")}
+    else:
+        inside = {name.partition("/")[0] for name in files.names_below(directory)}
+        found = {name: join(directory, name) for name in inside if name.startswith(_INCOMPLETE)}
+    for name, path in found.items():
+        run = _RUN.fullmatch(name[name.index(_INCOMPLETE) :])
+        if run is None or run["host"] != _host():
+            print(f"left where it is, as its run may go on elsewhere: {path}", file=sys.stderr)
+        elif _start_of(int(run["pid"])) != int(run["start"]):
+            if run["old"] and not os.path.exists(directory):
+                os.rename(path, os.path.realpath(directory))  # the run was killed between two renames
+            else:
+                files.delete_tree(path)
+
+
+def _host() -> str:
+    """This machine since it was started, and this namespace of processes: another has processes of its own."""
+    since = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()}-{hashlib.sha256(since.encode()).hexdigest()[:8]}"
+
+
+def _start_of(pid: int) -> int:
+    """When a process was started, in ticks since the machine was; 0 if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])  # the name before may hold anything
 
 
 def has_results(directory: str) -> bool:
@@ -81,8 +128,7 @@ def has_results(directory: str) -> bool:
 def delete_results(directory: str) -> None:
     """Deletes what ``check_output`` lets be replaced."""
     # Sorted, so that _SUCCESS goes before what it vouches for.
-    for name in sorted(_names_in(directory)):
-        FileSystems.delete([FileSystems.join(directory, name)])
+    files.delete_files(join(directory, name) for name in sorted(_names_in(directory)))
 
 
 def make_output(option: str, directory: str) -> None:
@@ -95,15 +141,15 @@ def make_output(option: str, directory: str) -> None:
         if is_local(directory):
             os.makedirs(directory, exist_ok=True)
         else:
-            FileSystems.mkdirs(directory)
+            files.make_directory(directory)
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(f"--{option} {directory}: expected a directory to be made, found {one_line(error)}") from error
 
 
 def make_directory(staging: str, name: str) -> str:
     """Makes the directory of one of ``TABLES`` inside a staged one; gives its path."""
-    path: str = FileSystems.join(staging, name)
-    FileSystems.mkdirs(path)
+    path = join(staging, name)
+    files.make_directory(path)
     return path
 
 
@@ -127,19 +173,15 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
         shutil.rmtree(old, ignore_errors=True)
         return
     delete_results(directory)
-    names = _names_below(staging)
-    FileSystems.rename(
-        [FileSystems.join(staging, name) for name in names], [FileSystems.join(directory, name) for name in names]
-    )
-    FileSystems.create(FileSystems.join(directory, SUCCESS)).close()
+    names = files.names_below(staging)
+    files.rename_remote([join(staging, name) for name in names], [join(directory, name) for name in names])
+    with files.create_file(join(directory, SUCCESS)):
+        pass
 
 
 def discard(staging: str) -> None:
     """Deletes what was written aside."""
-    if is_local(staging):
-        shutil.rmtree(staging, ignore_errors=True)
-    elif names := _names_below(staging):
-        FileSystems.delete([FileSystems.join(staging, name) for name in names])
+    files.delete_tree(staging)
 
 
 def _names_in(directory: str) -> list[str]:
@@ -151,7 +193,7 @@ def _names_in(directory: str) -> list[str]:
     try:
         if is_local(directory):
             return _local_names_below(directory) if os.path.exists(directory) else []
-        return [name for name in _names_below(directory) if not name.startswith(_INCOMPLETE)]
+        return [name for name in files.names_below(directory) if not name.startswith(_INCOMPLETE)]
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(f"--output {directory}: expected a directory to be made, found {one_line(error)}") from error
 
@@ -163,9 +205,3 @@ def _local_names_below(directory: str) -> list[str]:
         inside = os.listdir(path) if name in TABLES and os.path.isdir(path) else []
         names += [f"{name}/{below}" for below in inside] or [name]
     return names
-
-
-def _names_below(directory: str) -> list[str]:
-    directory = directory.rstrip("/") + "/"
-    [result] = FileSystems.match([f"{directory}**"])
-    return [file.path[len(directory) :] for file in result.metadata_list]

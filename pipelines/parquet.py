@@ -2,18 +2,19 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-import apache_beam as beam
-import pyarrow.compute as pc
-from apache_beam.pvalue import PCollection
-
-from lse_stream.arrow import STATE
-from lse_stream.parquetio import Dataset, ReadTables, WriteShards, find_files, scan
-from lse_stream.transforms import Finalise, LogSumExp
+from lse_stream.parquet.scan import Dataset, scan
+from lse_stream.plan import Engine
+from lse_stream.scales import NATURAL
+from lse_stream.state_column import STATE
+from lse_stream.state_table import Aggregate, Reduction, StateTable
+from lse_stream.states import LOGSUMEXP
 
 from .options import Parser, check_columns
-from .run import guarded, run
-from .summary import counted, head, preview, read_columns, with_bonus
+from .run import guarded, on_beam, run
+from .summary import COUNTERS, NULLS, TERMS, counted, head, preview, read_totals, with_bonus
 
 PROGRAM = "parquet"
 
@@ -43,8 +44,8 @@ examples:
 RESULTS = ("logsumexp", "count", "max")
 
 
-def build(
-    pipeline: beam.Pipeline,
+def describe(
+    engine: Engine,
     dataset: Dataset,
     directory: str,
     *,
@@ -53,57 +54,48 @@ def build(
     skip_nulls: bool = True,
     min_count: int = 0,
     state: bool = False,
-) -> PCollection[str]:
-    """Adds the graph to a pipeline: the rows of ``dataset`` to ``num_shards`` files in ``directory``; their paths.
+) -> Any:
+    """What is computed: of the rows of ``dataset``, ``num_shards`` files in ``directory``, which exists."""
+    aggregate = Aggregate(LOGSUMEXP, NATURAL, dataset.values)
+    rows = engine.read("Read", dataset)
+    states = engine.reduce("LogSumExp", rows, Reduction(tuple(keys), {STATE: aggregate}, skip_nulls), num_shards)
+    results = engine.finish("Finalise", states, partial(StateTable.finalise, min_count=min_count, keep_state=state))
+    return engine.write("Write", results, keys, directory, num_shards, COUNTERS)
 
-    The directory must exist. ``stage`` of ``pipelines.output`` makes one aside, ``publish`` puts it in place after the
-    run.
-    """
-    [value] = dataset.values
-    paths: PCollection[str] = (
-        pipeline
-        | "ReadTables" >> ReadTables(dataset)
-        | "LogSumExp" >> LogSumExp.PerKeyOfTables(keys, value, num_shards=num_shards, skip_nulls=skip_nulls)
-        | "Finalise" >> Finalise(min_count=min_count, keep_state=state)
-        | "WriteShards" >> WriteShards(directory, num_shards)
-    )
-    return paths
+
+build = on_beam(describe)
 
 
 def _run(argv: Sequence[str]) -> None:
     options = Parser(PROGRAM, DESCRIPTION, EXAMPLES).parse(argv)
     check_columns({"key": options.key}, {"value": options.value}, [*RESULTS, STATE])
     dataset = scan(options.input, options.key, [options.value])
-
-    def graph(pipeline: beam.Pipeline, directory: str) -> None:
-        build(
-            pipeline,
-            dataset,
-            directory,
-            keys=options.key,
-            num_shards=options.num_shards,
-            skip_nulls=options.skip_nulls,
-            min_count=options.min_count,
-            state=options.state,
-        )
-
-    seconds = run(options, graph, dataset.num_rows)
+    plan = partial(
+        describe,
+        dataset=dataset,
+        keys=options.key,
+        num_shards=options.num_shards,
+        skip_nulls=options.skip_nulls,
+        min_count=options.min_count,
+        state=options.state,
+    )
+    seconds = run(options, plan, dataset.num_rows)
     if not options.quiet:
         print(summary(dataset, options.output, seconds, options.key, skip_nulls=options.skip_nulls), flush=True)
 
 
 def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str], *, skip_nulls: bool) -> str:
-    """What was done, and the first rows. Counted from the output, so exact also where a runner tried work again."""
-    counts = read_columns(directory, ["count"])["count"]
-    nulls = dataset.num_rows - (pc.sum(counts).as_py() or 0)
-    what = f"{nulls:,} null" if skip_nulls else f"{counted(counts.null_count, 'key')} with a null"
+    """What was done, and the first rows."""
+    found = read_totals(directory)
+    nulls = dataset.num_rows - found.counts[TERMS]
+    what = f"{nulls:,} null" if skip_nulls else f"{counted(found.counts[NULLS], 'key')} with a null"
     first = head(directory, [*keys, *RESULTS])
     return "\n".join(
         [
             f"{counted(dataset.num_rows, 'row')} ({what}) of {counted(dataset.num_files, 'file')}: "
-            f"{counted(len(counts), 'key')} in {counted(len(find_files([directory])), 'file')}, {seconds:.1f} s",
+            f"{counted(found.rows, 'key')} in {counted(found.files, 'file')}, {seconds:.1f} s",
             f"results in {directory}",
-            *preview(with_bonus(first), len(counts)),
+            *preview(with_bonus(first), found.rows),
         ]
     )
 

@@ -4,23 +4,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from apache_beam.pvalue import PCollection
 
-from lse_stream.arrow import STATE, kind_of, plain_type, states_from_arrow
 from lse_stream.keys import check_key_type
-from lse_stream.parquetio import Dataset, InputError, ReadTables, WriteShards, find_files, one_line, scan
-from lse_stream.transforms import Finalise, MergeStates
+from lse_stream.parquet.files import one_line
+from lse_stream.parquet.scan import Dataset, InputError, scan
+from lse_stream.plan import Engine
+from lse_stream.state_column import STATE, kind_of, states_from_arrow
+from lse_stream.state_table import StateTable, plain_type
 
 from .command import UsageError
-from .options import Parser, check_columns
-from .run import guarded, run
-from .summary import counted, head, preview, read_columns
+from .options import COMMON, Parser, check_columns
+from .run import guarded, on_beam, run
+from .summary import COUNTERS, TERMS, counted, head, preview, read_totals
 
 PROGRAM = "rollup"
 
@@ -53,8 +54,8 @@ COUNT = "count"
 UNITS = ("minute", "hour", "day", "week", "month", "quarter", "year")
 
 
-def build(
-    pipeline: beam.Pipeline,
+def describe(
+    engine: Engine,
     dataset: Dataset,
     directory: str,
     *,
@@ -64,8 +65,8 @@ def build(
     num_shards: int = 1,
     min_count: int = 0,
     state: bool = False,
-) -> PCollection[str]:
-    """Adds the graph to a pipeline: the states of ``dataset`` to ``num_shards`` files in ``directory``; their paths.
+) -> Any:
+    """What is computed: of the states of ``dataset``, ``num_shards`` files in ``directory``.
 
     Args:
       dataset: all columns of results with states.
@@ -75,16 +76,15 @@ def build(
       mapped: by the name of a column, a table of two columns: its values, each once, and what they become. The
         column takes the name of the second.
     """
-    columns = [*keys, *truncate, *mapped, STATE]
-    coarsen = partial(_coarsen, dict(truncate), dict(mapped))
-    paths: PCollection[str] = (
-        pipeline
-        | "ReadTables" >> ReadTables(dataset.select(columns), coarsen)
-        | "MergeStates" >> MergeStates.PerKeyOfTables(keys, num_shards=num_shards)
-        | "Finalise" >> Finalise(results_of(dataset, keys), min_count=min_count, keep_state=state)
-        | "WriteShards" >> WriteShards(directory, num_shards)
-    )
-    return paths
+    read = dataset.select([*keys, *truncate, *mapped, STATE])
+    tables = engine.read("Read", read, partial(_coarsen, dict(truncate), dict(mapped)))
+    states = engine.merge("Merge", tables, keys, num_shards)
+    finish = partial(StateTable.finalise, results=results_of(dataset, keys), min_count=min_count, keep_state=state)
+    results = engine.finish("Finalise", states, finish)
+    return engine.write("Write", results, keys, directory, num_shards, COUNTERS)
+
+
+build = on_beam(describe)
 
 
 def results_of(dataset: Dataset, keys: Sequence[str]) -> list[str] | None:
@@ -164,7 +164,7 @@ def _read_map(name: str, path: str, dataset: Dataset) -> pa.Table:
 
 
 def _run(argv: Sequence[str]) -> None:
-    words = ("input", "key", "output", "num_shards", "state", "min_count", "overwrite", "quiet", "traceback")
+    words = ("input", "key", "output", "num_shards", "state", "min_count", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
     parser.add_argument(
         "--truncate",
@@ -215,35 +215,32 @@ def _run(argv: Sequence[str]) -> None:
         except TypeError as error:
             raise InputError(f"--key {name}: {error}") from None
 
-    def graph(pipeline: beam.Pipeline, directory: str) -> None:
-        build(
-            pipeline,
-            dataset,
-            directory,
-            keys=options.key,
-            truncate=truncate,
-            mapped=mapped,
-            num_shards=options.num_shards,
-            min_count=options.min_count,
-            state=options.state,
-        )
-
-    seconds = run(options, graph, dataset.num_rows)
+    plan = partial(
+        describe,
+        dataset=dataset,
+        keys=options.key,
+        truncate=truncate,
+        mapped=mapped,
+        num_shards=options.num_shards,
+        min_count=options.min_count,
+        state=options.state,
+    )
+    seconds = run(options, plan, dataset.num_rows)
     if not options.quiet:
         print(summary(dataset, options.output, seconds, options.key), flush=True)
 
 
 def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str]) -> str:
     """What was done, and the first rows."""
-    counts = read_columns(directory, [COUNT])[COUNT]
+    found = read_totals(directory)
     results = results_of(dataset, keys) or [COUNT]
     return "\n".join(
         [
             f"{counted(dataset.num_rows, 'state')} of {counted(dataset.num_files, 'file')}: "
-            f"{counted(len(counts), 'key')} in {counted(len(find_files([directory])), 'file')}, "
-            f"{counted(pc.sum(counts).as_py() or 0, 'term')}, {seconds:.1f} s",
+            f"{counted(found.rows, 'key')} in {counted(found.files, 'file')}, "
+            f"{counted(found.counts[TERMS], 'term')}, {seconds:.1f} s",
             f"results in {directory}",
-            *preview(head(directory, [*keys, *results]), len(counts)),
+            *preview(head(directory, [*keys, *results]), found.rows),
         ]
     )
 

@@ -17,18 +17,21 @@ from apache_beam.pvalue import PCollection
 from apache_beam.runners.runner import PipelineResult
 from apache_beam.transforms.window import Sessions
 
-from lse_stream.arrow import STATE, finalise
-from lse_stream.parquetio import Dataset, ReadTables, WriteWindows, find_files, scan
+from lse_stream.arrow import finalise
+from lse_stream.beam.parquet import ReadTables, WriteWindows
+from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.scales import Scale
+from lse_stream.state_column import STATE
 from lse_stream.windows import check_event_time, event_times
 
 from .command import UsageError
 from .kafka import ReadTopic, WriteTopic, check_expansion_service, check_topics, parse_config
 from .messages import DEAD, EVENT_TIME, FORMATS, KEY_TYPES, MESSAGES, Fields, ReadMessages, WriteLines, result_messages
-from .options import EMBEDDED_RUNNER, Parser, check_columns
+from .on_beam import EMBEDDED_RUNNER, execute
+from .options import Parser, check_columns
 from .output import check_apart, check_output, delete_results, has_results, make_output
-from .run import execute, guarded, staged
-from .summary import counted, head, preview, read_columns
+from .run import guarded, staged
+from .summary import counted, head, preview, read_totals
 from .windows import FORMS, WINDOW, LastSessions, parse_duration, parse_window, total
 
 PROGRAM = "stream"
@@ -415,10 +418,9 @@ def summary(options: Namespace, dataset: Dataset | None, result: PipelineResult,
     if options.output and not has_results(options.output):
         lines.append(f"no results in {options.output}")
     elif options.output:
-        rows = len(read_columns(options.output, [RESULTS[0]]))
-        files = find_files([options.output])
-        lines.append(f"{counted(rows, 'result')} in {counted(len(files), 'file')} in {options.output}")
-        lines += preview(head(options.output, [*options.key, *WINDOW, *RESULTS]), rows)
+        totals = read_totals(options.output)
+        lines.append(f"{counted(totals.rows, 'result')} in {counted(totals.files, 'file')} in {options.output}")
+        lines += preview(head(options.output, [*options.key, *WINDOW, *RESULTS]), totals.rows)
     return "\n".join(lines)
 
 

@@ -1,24 +1,54 @@
 """What the programs print when they are done: figures read from the output, and its first rows."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lse_stream.parquetio import find_files, open_file
+from lse_stream.buffers import array_of, numbers_of
+from lse_stream.parquet.files import open_file
+from lse_stream.parquet.scan import find_files
+from lse_stream.parquet.sink import read_counts
 from lse_stream.text import aligned
 
 PREVIEW_ROWS = 8
 
+# What is counted while results are written, as their files tell.
+TERMS, NULLS = "terms", "nulls"
 
-def read_columns(directory: str, columns: Sequence[str]) -> pa.Table:
-    """Those columns of all rows of a directory of results."""
-    tables = []
-    for path in find_files([directory]):
+
+def _count_terms(table: pa.Table) -> int:
+    return sum(int(numbers_of(chunk.drop_null()).sum()) for chunk in table["count"].chunks)
+
+
+def _count_nulls(table: pa.Table) -> int:
+    return int(table["count"].null_count)
+
+
+COUNTERS = {TERMS: _count_terms, NULLS: _count_nulls}
+
+
+class Totals(NamedTuple):
+    """What the footers of a directory of results tell: rows, files, and what was counted while they were written."""
+
+    rows: int
+    files: int
+    counts: Counter[str]
+
+
+def read_totals(directory: str) -> Totals:
+    """Reads the footers alone. As a file is written as a whole, this is exact also where work was tried again."""
+    rows, counts, paths = 0, Counter[str](), find_files([directory])
+    for path in paths:
         with open_file(path) as source:
-            tables.append(pq.ParquetFile(source).read(columns=list(columns)))
-    return pa.concat_tables(tables)
+            metadata = pq.read_metadata(source)
+        rows += metadata.num_rows
+        counts.update(read_counts(metadata))
+    return Totals(rows, len(paths), counts)
 
 
 def head(directory: str, columns: Sequence[str]) -> pa.Table:
@@ -27,7 +57,7 @@ def head(directory: str, columns: Sequence[str]) -> pa.Table:
     rows = 0
     for path in find_files([directory]):
         with open_file(path) as source:
-            file = pq.ParquetFile(source)
+            file = pq.ParquetFile(source, pre_buffer=False)
             schema = pa.schema([file.schema_arrow.field(name) for name in columns])
             for batch in file.iter_batches(PREVIEW_ROWS - rows, columns=list(columns)):
                 batches.append(batch.select(columns))
@@ -49,8 +79,9 @@ def preview(table: pa.Table, num_rows: int) -> list[str]:
 def with_bonus(table: pa.Table) -> pa.Table:
     """With what the smaller terms add to the largest one as the last column."""
     pairs = zip(table["logsumexp"].to_pylist(), table["max"].to_pylist(), strict=True)
-    bonus = [value - largest if value is not None and math.isfinite(value) else None for value, largest in pairs]
-    return table.append_column("bonus", pa.array(bonus, pa.float64()))
+    bonus = [value - largest if value is not None and math.isfinite(value) else math.nan for value, largest in pairs]
+    found = np.array(bonus, np.float64)
+    return table.append_column("bonus", array_of(found, null=np.isnan(found)))
 
 
 def counted(number: int, thing: str) -> str:

@@ -14,11 +14,13 @@ from apache_beam.transforms.window import FixedWindows, Sessions, SlidingWindows
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from lse_stream.accumulator import LogSumExpAccumulator, ScaledLogSumExpAccumulator
-from lse_stream.arrow import STATE, finalise, sort_by_keys, states_to_arrow
+from lse_stream.arrow import finalise, sort_by_keys
 from lse_stream.combine_fn import LogSumExpCombineFn, StatesCombineFn
 from lse_stream.keys import encode_keys, one_by_one
 from lse_stream.scales import NATURAL, Scale
-from lse_stream.transforms import LogSumExp, MergeStates, ReducePerKey, from_ipc, to_ipc
+from lse_stream.state_column import STATE, states_to_arrow
+from lse_stream.state_table import from_ipc, to_ipc
+from lse_stream.transforms import LogSumExp, MergeStates, ReducePerKey
 from lse_stream.values import widen_scalar
 from lse_stream.windows import WindowTables, event_times
 

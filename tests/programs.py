@@ -107,29 +107,47 @@ def check_bad(main: Main, program: str, folder: Path, capsys: Any, bad: Bad, sta
     assert (contents(folder), sorted(folder.rglob("*"))) == before
 
 
+# Options of the embedded runner, each of which spreads the work in another way.
+BEAM = "--runner=FnApiRunner"
+IN_PROCESSES = [BEAM, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+
+# By whom which layout of the rows is read.
+BY_BEAM = [("whole", [BEAM, "--direct_running_mode=in_memory"]), ("seven", [BEAM, "--direct_num_workers=2"])]
+BY_BOTH = [
+    ("whole", []),
+    ("small", ["--threads=1"]),
+    ("seven", ["--threads=7"]),
+    ("small", ["--threads=2", "--memory=1MB"]),
+    *BY_BEAM,
+]
+
+
 def check_bytes(
-    program: str, main: Main, folder: Path, table: pa.Table, arguments: Sequence[str], *, processes: bool = True
+    program: str,
+    main: Main,
+    folder: Path,
+    table: pa.Table,
+    arguments: Sequence[str],
+    *,
+    ways: Sequence[tuple[str, list[str]]] = BY_BOTH,
+    processes: bool = True,
 ) -> dict[str, bytes]:
-    """Runs a program over the rows of a table, in many layouts and by many workers: always the same files."""
+    """Runs a program over the rows of a table, in many layouts and on both engines: always the same files."""
     backwards = table.take(np.arange(table.num_rows)[::-1])
-    layouts = [
-        write(folder / "whole.parquet", table),
-        write(folder / "small.parquet", backwards, row_group_size=311),
-        split(folder / "seven", table, 7, row_group_size=100),
-    ]
+    layouts = {
+        "whole": write(folder / "whole.parquet", table),
+        "small": write(folder / "small.parquet", backwards, row_group_size=311),
+        "seven": split(folder / "seven", table, 7, row_group_size=100),
+    }
     output = folder / "out"
     always = ["--output", str(output), "--overwrite", "--quiet", *arguments]
     found = []
-    for source, workers in zip(
-        [*layouts, layouts[2]],
-        [[], ["--direct_running_mode=in_memory"], ["--direct_num_workers=2"], ["--direct_num_workers=1"]],
-        strict=True,
-    ):
-        assert main(["--input", str(source), *always, *workers]) == 0
+    for layout, workers in ways:
+        assert main(["--input", str(layouts[layout]), *always, *workers]) == 0
         found.append(contents(output))
     if processes:
-        workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-        process = cli(program, "--input", layouts[2], *always, *workers)
+        process = cli(program, "--input", layouts["seven"], *always, *IN_PROCESSES)
         assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
         found.append(contents(output))
     assert found[0]

@@ -11,7 +11,8 @@ import pytest
 
 from lse_stream import LogSumExpAccumulator
 from lse_stream.__main__ import main
-from lse_stream.arrow import StateType, group_states
+from lse_stream.arrow import group_states
+from lse_stream.state_column import StateType
 from lse_stream.states import KINDS
 
 TABLE = pa.table({"k": list("aabbcdefg"), "x": [1.0, 2.0, 3.0, 3.0, None, -1.0, 0.5, 0.0, 9.0], "w": [1.0] * 9})

@@ -127,20 +127,6 @@ def test_groups_without_rows_are_empty_states() -> None:
     )
 
 
-@pytest.mark.usefixtures("kernel")
-def test_encode_int64() -> None:
-    rng = np.random.default_rng(1)
-    for keys in (
-        rng.integers(-(2**63), 2**63 - 1, 5000)[rng.integers(0, 5000, 9000)],
-        rng.integers(0, 50, 1000),
-        np.arange(3000) << 40,
-        np.zeros(0, np.int64),
-    ):
-        codes, uniques = _kernel.encode_int64(keys)
-        assert uniques.tolist() == list(dict.fromkeys(keys.tolist()))
-        assert (uniques[codes] == keys).all()
-
-
 # --- weights, scales, exact sums --------------------------------------------------------------------------------------
 
 SCALES = [

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lse_stream import _kernel
-from lse_stream.arrow import StateType
 from lse_stream.keys import check_key_type, encode_keys, one_by_one, shard_of_keys, sort_keys
-from lse_stream.transforms import to_ipc
+from lse_stream.state_column import StateType
+from lse_stream.state_table import to_ipc
 
 # Runs a test with C, where there is any, and with NumPy.
 BOTH_KERNELS = pytest.mark.parametrize("kernel", list(dict.fromkeys([_kernel.available()[0], "numpy"])), indirect=True)
@@ -372,7 +372,7 @@ def test_a_column_that_is_not_there_is_named() -> None:
         lambda: shard_of_keys(table, ["a", "z"], 2),
     ]
     for call in calls:
-        with pytest.raises(KeyError, match="column 'z': expected one of a, b"):
+        with pytest.raises(KeyError, match="column 'z': expected once among the columns"):
             call()
 
 

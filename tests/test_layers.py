@@ -14,20 +14,27 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"pyarrow", "apache_beam"}
 LAYERS: dict[str, set[str]] = {
     "lse_stream._kernel": set(),
+    "lse_stream.buffers": {"pyarrow"},
     "lse_stream.values": {"pyarrow"},  # once it is handed Arrow data, and not before: see the last test
     "lse_stream.scales": set(),
     "lse_stream.states": set(),
     "lse_stream.accumulator": set(),
     "lse_stream.rows": set(),
     "lse_stream.keys": {"pyarrow"},
+    "lse_stream.state_column": {"pyarrow"},
+    "lse_stream.state_table": {"pyarrow"},
+    "lse_stream.key_accumulator": {"pyarrow"},
     "lse_stream.arrow": {"pyarrow"},
     "lse_stream.compute": {"pyarrow"},
     "lse_stream.text": {"pyarrow"},
     "lse_stream.__main__": {"pyarrow"},
-    "lse_stream.parquetio": {"pyarrow", "apache_beam"},
+    "lse_stream.parquet": {"pyarrow", "apache_beam"},  # for paths that are not local, and not before
+    "lse_stream.plan": {"pyarrow"},
+    "lse_stream.local": {"pyarrow"},
     "lse_stream.coders": {"apache_beam"},
     "lse_stream.combine_fn": {"apache_beam"},
     "lse_stream.windows": {"pyarrow", "apache_beam"},
+    "lse_stream.beam": {"pyarrow", "apache_beam"},
     "lse_stream.transforms": {"pyarrow", "apache_beam"},
     "lse_stream.yaml_transforms": {"pyarrow", "apache_beam"},
     "pipelines": {"pyarrow", "apache_beam"},

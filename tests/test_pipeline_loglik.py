@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from programs import ROOT, check_bad, check_bytes, contents, write
 
-from lse_stream.arrow import StateType, finalise, merge_states, sort_by_keys
+from lse_stream.arrow import finalise, merge_states, sort_by_keys
+from lse_stream.state_column import StateType
 from pipelines.loglik import main
 
 DRAWS = ROOT / "pipelines" / "samples" / "diabetes_draws.parquet"

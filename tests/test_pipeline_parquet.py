@@ -22,10 +22,12 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.transforms.combiners import ToList
-from programs import ROOT, check_bad, check_fault, cli, contents, damage, parts, place, split, write
+from programs import BEAM, IN_PROCESSES, ROOT, check_bad, check_fault, cli, contents, damage, parts, place, split, write
 
-from lse_stream import LogSumExpAccumulator, parquetio
-from lse_stream.arrow import StateType, finalise, merge_states, sort_by_keys
+from lse_stream import LogSumExpAccumulator
+from lse_stream.arrow import finalise, merge_states, sort_by_keys
+from lse_stream.parquet import scan as scanning
+from lse_stream.state_column import StateType
 from pipelines import loglik, output
 from pipelines.options import Parser
 from pipelines.parquet import build, main
@@ -258,20 +260,22 @@ def test_bytes_depend_on_the_rows_alone(tmp_path: Path, monkeypatch: pytest.Monk
     first = bytes_of(whole)
     assert list(first) == [f"part-0000{i}-of-00003.parquet" for i in range(3)]
     assert bytes_of(whole) == first
+    for threads in (1, 2, 7):
+        assert bytes_of(seven, f"--threads={threads}") == first
     assert bytes_of(write(tmp_path / "backwards.parquet", backwards)) == first
     assert bytes_of(write(tmp_path / "small.parquet", table, row_group_size=61)) == first
-    assert bytes_of(seven, "--direct_num_workers=1") == first
-    assert bytes_of(seven, "--direct_num_workers=2") == first
-    assert bytes_of(seven, "--direct_running_mode=in_memory") == first
+    assert bytes_of(seven, BEAM, "--direct_num_workers=1") == first
+    assert bytes_of(seven, BEAM, "--direct_num_workers=2") == first
+    assert bytes_of(seven, BEAM, "--direct_running_mode=in_memory") == first
     with monkeypatch.context() as patched:
-        patched.setattr(parquetio, "TABLE_ROWS", 64)  # a row group that does not fit into one table
+        patched.setattr(scanning, "TABLE_ROWS", 64)  # a row group that does not fit into one table
         assert bytes_of(whole) == first
 
 
 def test_worker_processes_give_the_same_bytes(tmp_path: Path) -> None:
     source = split(tmp_path / "in", sample(), 4)
     total(tmp_path / "threads", source, *COMPOUND)
-    arguments = [*COMPOUND, "--value=value", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    arguments = [*COMPOUND, "--value=value", *IN_PROCESSES]
     process = cli("parquet", "--input", source, "--output", tmp_path / "processes", *arguments, "--quiet")
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     assert contents(tmp_path / "processes") == contents(tmp_path / "threads")
@@ -280,7 +284,7 @@ def test_worker_processes_give_the_same_bytes(tmp_path: Path) -> None:
 def test_the_graph_is_of_use_to_other_programs(tmp_path: Path) -> None:
     table = sample(500)
     source = write(tmp_path / "a.parquet", table)
-    dataset = parquetio.scan([str(source)], ["fold"], ["value"])
+    dataset = scanning.scan([str(source)], ["fold"], ["value"])
     (tmp_path / "out").mkdir()
     result = tmp_path / "paths"
     with beam.Pipeline(FnApiRunner(), PipelineOptions()) as pipeline:
@@ -319,7 +323,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "no shards": (FILES, f"{BASE} --num_shards 0", ["--num_shards", "1 or more", "found 0"]),
     "shards not a number": (FILES, f"{BASE} --num_shards two", ["--num_shards", "'two'"]),
     "negative min_count": (FILES, f"{BASE} --min_count=-1", ["--min_count", "0 or more", "found -1"]),
-    "workers not a number": (FILES, f"{BASE} --direct_num_workers=two", ["--direct_num_workers", "'two'"]),
+    "workers not a number": (FILES, f"{BASE} {BEAM} --direct_num_workers=two", ["--direct_num_workers", "'two'"]),
     "unknown runner": (FILES, f"{BASE} --runner Nobody", ["--runner Nobody", "FlinkRunner"]),
     "runner of no module": (FILES, f"{BASE} --runner no.such.Runner", ["--runner no.such.Runner"]),
     "DaskRunner": (FILES, f"{BASE} --runner DaskRunner", ["DaskRunner", "wrong results", "FlinkRunner"]),
@@ -427,8 +431,9 @@ def test_a_damaged_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     captured = capsys.readouterr()
     check_damaged_page(tmp_path, status, captured.out, captured.err)
 
-    process = cli("parquet", *argv, "--direct_running_mode=multi_processing", "--direct_num_workers=2", "--quiet")
-    check_damaged_page(tmp_path, process.returncode, process.stdout, process.stderr)
+    for workers in ([BEAM], IN_PROCESSES):
+        process = cli("parquet", *argv, *workers, "--quiet")
+        check_damaged_page(tmp_path, process.returncode, process.stdout, process.stderr)
 
 
 @pytest.mark.parametrize("value_type", [pa.int64(), pa.uint64()], ids=str)
@@ -482,7 +487,7 @@ def test_traceback_shows_all(tmp_path: Path) -> None:
     source = write(tmp_path / "a.parquet", {"value": [2**60]})
     with pytest.raises(Exception, match="row group 0") as raised:
         main(["--input", str(source), "--value=value", "--output", str(tmp_path / "out"), "--traceback"])
-    assert "self._reader.tables(row_group)" in str(raised.getrepr())
+    assert "self._check_integers(table)" in str(raised.getrepr())
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
@@ -545,10 +550,14 @@ def test_the_output_lies_apart_from_the_input(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.fixture(scope="module")
 def long_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Takes seconds to read, for its many row groups."""
+    """Takes seconds to read, for its many row groups: one file by many names."""
     rng = np.random.default_rng(1)
     table = pa.table({"key": rng.integers(0, 50, 20_000), "value": rng.normal(size=20_000)})
-    return write(tmp_path_factory.mktemp("long") / "a.parquet", table, row_group_size=10)
+    folder = tmp_path_factory.mktemp("long")
+    first = write(folder / "0.parquet", table, row_group_size=10)
+    for i in range(1, 40):
+        os.link(first, folder / f"{i}.parquet")
+    return folder
 
 
 def read_until(terminal: int, pattern: str | None) -> str:
@@ -576,19 +585,19 @@ def test_stopped_in_the_middle_of_reading(
         command, cwd=ROOT, env=environment, stderr=slave, stdout=subprocess.PIPE, text=True
     ) as process:
         os.close(slave)
-        seen = read_until(master, r" of 20,000 rows \(\d+%\)")
+        seen = read_until(master, r" of 800,000 rows \(\d+%\)")
         # Only now: rows are being read, and not all of them are.
         process.send_signal(how)
         seen += read_until(master, None)
         printed, _ = process.communicate(timeout=60)
     os.close(master)
-    assert re.search(r" of 20,000 rows \(\d+%\)", seen)
+    assert re.search(r" of 800,000 rows \(\d+%\)", seen)
     assert "Traceback" not in seen
     assert printed == ""
     left = [path.name for path in tmp_path.iterdir()]
     if how == signal.SIGINT:
-        assert process.returncode == 1
-        assert seen.endswith("parquet: interrupted; no output was written\r\n")
+        assert process.returncode == 130
+        assert seen.endswith("parquet: interrupted (SIGINT); no output was written\r\n")
         assert left == []
         assert os.listdir(environment["TMPDIR"]) == []
     else:
@@ -889,13 +898,15 @@ def test_the_summary_of_times_that_python_does_not_have(tmp_path: Path, capsys: 
     assert row.startswith("1970-01-01 00:00:00.000000001Z  00:00:00.000000001  ")
 
 
-def test_without_a_runner_it_uses_all_cores_in_threads() -> None:
+def test_all_cores_are_used_in_threads() -> None:
     argv = ["--input=a", "--value=v", "--output=out"]
 
     def direct(*arguments: str) -> DirectOptions:
-        beam_options: PipelineOptions = Parser("parquet", "", "").parse([*argv, *arguments]).beam
+        beam_options: PipelineOptions = Parser("parquet", "", "").parse([*argv, BEAM, *arguments]).beam
         return beam_options.view_as(DirectOptions)
 
+    assert Parser("parquet", "", "").parse(argv).beam is None
+    assert Parser("parquet", "", "").parse(argv).threads == len(os.sched_getaffinity(0))
     assert direct().direct_running_mode == "multi_threading"
     assert direct().direct_num_workers == len(os.sched_getaffinity(0))
     assert direct("--direct_running_mode", "in_memory").direct_running_mode == "in_memory"
@@ -942,14 +953,14 @@ def test_progress_on_a_terminal(tmp_path: Path, long_input: Path) -> None:
         printed, _ = process.communicate(timeout=60)
     os.close(master)
     assert process.returncode == 0
-    assert printed.startswith("20,000 rows ")
+    assert printed.startswith("800,000 rows ")
     # One line, written over and over, and wiped at the end.
     assert "\n" not in seen
     assert seen.endswith("\r\x1b[K")
     lines = [line for line in re.split("\r|\x1b\\[K", seen) if line]
-    line = r"[\d,]+ of 20,000 rows \(\d+%\), [\d,]+ rows/s, \d+ s left"
+    line = r"[\d,]+ of 800,000 rows \(\d+%\), [\d,]+ rows/s, \d+ s left"
     assert any(re.fullmatch(line, text) for text in lines)
-    rest = r"running, \d+ s|20,000 rows read, merging and writing, \d+ s"
+    rest = r"running, \d+ s|800,000 rows read, (reading|merging|writing), \d+ s"
     assert all(re.fullmatch(f"{line}|{rest}", text) for text in lines)
 
 
@@ -960,5 +971,5 @@ def test_progress_in_a_log(
     argv = ["--input", str(long_input), "--key=key", "--value=value", "--output", str(tmp_path / "out")]
     assert main(argv) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert any(re.fullmatch(r"[\d,]+ of 20,000 rows \(\d+%\), [\d,]+ rows/s, \d+ s left", line) for line in lines)
+    assert any(re.fullmatch(r"[\d,]+ of 800,000 rows \(\d+%\), [\d,]+ rows/s, \d+ s left", line) for line in lines)
     assert not any("\r" in line or "\x1b" in line for line in lines)

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from programs import check_bad, check_bytes, contents, parts, write
 
-from lse_stream import arrow
-from lse_stream.arrow import StateType, group_states
+from lse_stream import state_column
+from lse_stream.arrow import group_states
+from lse_stream.state_column import StateType
 from lse_stream.states import KINDS
 from pipelines import loglik, parquet
 from pipelines.rollup import main
@@ -243,4 +244,4 @@ def test_faults_found_in_the_rows(
 
 def test_a_column_of_states_says_what_it_is() -> None:
     assert str(DECIBEL.schema.field("state").type) == "lse_stream.state of version 1, kind logsumexp, scale decibel"
-    assert arrow.kind_of(pa.binary(), "state") is None
+    assert state_column.kind_of(pa.binary(), "state") is None

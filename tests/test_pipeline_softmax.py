@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programs import check_bad, cli, contents, parts, split, write
+from programs import BEAM, IN_PROCESSES, check_bad, cli, contents, parts, split, write
 
-from lse_stream import parquetio
-from pipelines import softmax
+from lse_stream import plan
+from lse_stream.parquet import scan as scanning
+from lse_stream.parquet.source import RowGroupReader
 from pipelines.softmax import main
 
 
@@ -68,13 +69,19 @@ def test_values_order_and_columns(tmp_path: Path) -> None:
 
 def test_states_broadcast_or_joined_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = split(tmp_path / "in", sample(), 3, row_group_size=200)
-    monkeypatch.setattr(softmax, "PART_ROWS", 400)
+    monkeypatch.setattr(plan, "PART_ROWS", 400)
     always = ["--key=k", "--overwrite"]
     run(tmp_path / "out", source, *always)
     first = contents(tmp_path / "out")
     assert list(first) == [f"part-0000{i}-of-00006.parquet" for i in range(6)]
-    for limit in (1, 299):
-        run(tmp_path / "out", source, *always, f"--max_broadcast={limit}")
+    for workers in (
+        [BEAM],
+        [BEAM, "--max_broadcast=1"],
+        [BEAM, "--max_broadcast=299"],
+        ["--memory=1MB"],
+        ["--threads=7"],
+    ):
+        run(tmp_path / "out", source, *always, *workers)
         assert contents(tmp_path / "out") == first
 
 
@@ -84,13 +91,12 @@ def test_bytes_do_not_depend_on_workers_or_the_order_of_files(tmp_path: Path, mo
     first = contents(tmp_path / "out")
     paths = sorted(map(str, source.iterdir()), reverse=True)
     always = ["--output", str(tmp_path / "out"), "--value=value", "--key=k", "--overwrite", "--quiet"]
-    assert main(["--input", *paths, *always, "--direct_running_mode=in_memory"]) == 0
+    assert main(["--input", *paths, *always, BEAM, "--direct_running_mode=in_memory"]) == 0
     assert contents(tmp_path / "out") == first
-    processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2", "--max_broadcast=1"]
-    process = cli("softmax", "--input", source, *always, *processes)
+    process = cli("softmax", "--input", source, *always, *IN_PROCESSES, "--max_broadcast=1")
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     assert contents(tmp_path / "out") == first
-    monkeypatch.setattr(parquetio, "TABLE_ROWS", 64)  # tables are cut otherwise, and so are row groups of the output
+    monkeypatch.setattr(scanning, "TABLE_ROWS", 64)  # tables are cut otherwise, and so are row groups of the output
     found = run(tmp_path / "small", source, "--key=k")
     whole = pa.concat_tables(parts(tmp_path / "out"))
     assert found.to_pylist() == whole.to_pylist()
@@ -100,19 +106,20 @@ def test_wide_rows_are_read_in_tables_of_bounded_size(tmp_path: Path, monkeypatc
     rng = np.random.default_rng(0)
     wide = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=1000 * 200)), 200)
     source = write(tmp_path / "a.parquet", {"value": rng.normal(size=1000), "wide": wide})
-    monkeypatch.setattr(parquetio, "TABLE_BYTES", 100 * 1600)
-    dataset = parquetio.scan([str(source)], [], ["value"], all_columns=True)
-    assert 80 <= dataset.table_rows <= 110
-    assert dataset.select(["value"]).table_rows == dataset.table_rows
-    reader = parquetio.RowGroupReader(dataset)
-    assert max(table.num_rows for group in dataset.row_groups for table in reader.tables(group)) == dataset.table_rows
+    monkeypatch.setattr(scanning, "TABLE_BYTES", 100 * 1600)
+    dataset = scanning.scan([str(source)], [], ["value"], all_columns=True)
+    assert 80 <= dataset.reading.table_rows <= 110
+    assert dataset.select(["value"]).reading.table_rows == dataset.reading.table_rows
+    reader = RowGroupReader(dataset.reading)
+    tables = [table.num_rows for group in dataset.row_groups for table in reader.tables([group])]
+    assert max(tables) == dataset.reading.table_rows
     reader.close()
     assert run(tmp_path / "out", source)["wide"].to_pylist() == wide.to_pylist()
 
 
 def test_without_keys_all_rows_are_one_group(tmp_path: Path) -> None:
     source = split(tmp_path / "in", pa.table({"value": [1.0, 2.0, 3.0, 4.0]}), 2)
-    found = run(tmp_path / "out", source, "--max_broadcast=1")
+    found = run(tmp_path / "out", source, BEAM, "--max_broadcast=1")
     assert sum(found["softmax"].to_pylist()) == pytest.approx(1.0, rel=1e-15)
     assert found["value"].to_pylist() == [1.0, 3.0, 2.0, 4.0]
 

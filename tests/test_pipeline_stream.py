@@ -19,11 +19,12 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing import test_stream
 from apache_beam.transforms.window import FixedWindows, Sessions, SlidingWindows, TimestampedValue
 from apache_beam.utils.windowed_value import PaneInfo
-from programs import Bad, check_bad, check_bytes, cli, contents, place, write
+from programs import BY_BEAM, Bad, check_bad, check_bytes, cli, contents, place, write
 
 from lse_stream.accumulator import LogSumExpAccumulator
-from lse_stream.arrow import STATE, finalise, group_states, sort_by_keys
-from lse_stream.parquetio import WriteWindows
+from lse_stream.arrow import finalise, group_states, sort_by_keys
+from lse_stream.beam.parquet import WriteWindows
+from lse_stream.state_column import STATE
 from pipelines import parquet, rollup
 from pipelines.command import UsageError
 from pipelines.messages import DEAD, KEY_TYPES, Fields, ReadMessages, WriteLines, result_messages
@@ -78,7 +79,13 @@ def test_windows_are_the_batch_result(tmp_path: Path, window: str, size: int, pe
 def test_files_are_the_same_whatever_the_layout_and_the_workers(tmp_path: Path) -> None:
     table = fixes()
     found = check_bytes(
-        "stream", main, tmp_path, table.slice(0, 400), [*REPLAY, "--window=fixed:1w", "--num_shards=2"], processes=False
+        "stream",
+        main,
+        tmp_path,
+        table.slice(0, 400),
+        [*REPLAY, "--window=fixed:1w", "--num_shards=2"],
+        ways=BY_BEAM,
+        processes=False,
     )
     assert len(found) > 10
 

@@ -25,7 +25,8 @@ from lse_stream.accumulator import (
     StateAccumulator,
     WeightedLogSumExpAccumulator,
 )
-from lse_stream.arrow import finalise, group_states, log_softmax_of_keys, merge_states, sort_by_keys, states_from_arrow
+from lse_stream.arrow import finalise, group_states, log_softmax_of_keys, merge_states, sort_by_keys
+from lse_stream.state_column import states_from_arrow
 from lse_stream.states import KINDS, StateArray
 
 Row = tuple[float, ...]

@@ -15,7 +15,8 @@ from engines.flink import LOOPBACK, job_server
 from engines.kafka import Broker, broker, expansion_service
 from programs import contents, home
 
-from lse_stream.arrow import STATE, finalise, group_states, sort_by_keys
+from lse_stream.arrow import finalise, group_states, sort_by_keys
+from lse_stream.state_column import STATE
 from pipelines import parquet
 from pipelines.stream import main
 

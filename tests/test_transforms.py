@@ -5,10 +5,8 @@ Never on DirectRunner, which tries to fetch a binary. TestStream runs on BundleB
 
 import math
 import os
-import pickle
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -43,8 +41,11 @@ from lse_stream.accumulator import (
     WeightedLogSumExpAccumulator,
 )
 from lse_stream.arrow import finalise, group_states, sort_by_keys
+from lse_stream.beam.tables import _GroupBundle, _MergeShard, _Rows
 from lse_stream.keys import shard_of_keys
 from lse_stream.rows import log_softmax, softmax
+from lse_stream.state_column import STATE
+from lse_stream.state_table import Aggregate, Reduction, StateTable, from_ipc
 from lse_stream.states import KINDS
 from lse_stream.transforms import (
     CrossEntropy,
@@ -54,9 +55,6 @@ from lse_stream.transforms import (
     LogSoftmax,
     LogSumExp,
     WeightedLogSumExp,
-    _GroupBundle,
-    _MergeShard,
-    from_ipc,
 )
 
 THREADS = PipelineOptions(direct_running_mode="multi_threading", direct_num_workers=3)
@@ -407,13 +405,23 @@ def counted(start: int, rows: int) -> pa.Table:
     return pa.table({"key": np.arange(start, start + rows), "x": np.zeros(rows)})
 
 
+def contents_of(*keys: str, skip_nulls: bool = True) -> _Rows:
+    aggregate = Aggregate.of("logsumexp", "natural", "x")
+    return _Rows(Reduction(keys, {STATE: aggregate}, skip_nulls))
+
+
+def table_sent(element: bytes) -> pa.Table:
+    """The table behind the tag."""
+    return from_ipc(element[1:])
+
+
 def rows_sent(outputs: list[Any]) -> int:
-    return sum(pa.ipc.open_stream(output.value[1]).read_all().num_rows for output in outputs)
+    return sum(table_sent(output.value[1]).num_rows for output in outputs)
 
 
 @pytest.mark.parametrize("rows", [10, 60, 200])
 def test_a_bundle_of_many_keys_flushes_and_goes_on(rows: int) -> None:
-    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 2, 100)
+    fn = _GroupBundle(contents_of("key"), 2, 100)
     fn.start_bundle()
     sent: list[Any] = []
     for start in range(0, 1200, rows):
@@ -426,12 +434,11 @@ def test_a_bundle_of_many_keys_flushes_and_goes_on(rows: int) -> None:
 
 
 def test_a_bundle_of_few_keys_is_sent_once() -> None:
-    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 1, 100)
+    fn = _GroupBundle(contents_of("key"), 1, 100)
     fn.start_bundle()
     windows = [IntervalWindow(0, 10), IntervalWindow(10, 20)]
     for number in range(100):
         assert not list(fn.process(counted(0, 15), windows[number % 2]))
-        assert fn._buffered <= 100
     sent = list(fn.finish_bundle())
     assert [output.windows for output in sent] == [(windows[0],), (windows[1],)]
     assert rows_sent(sent) == 30
@@ -450,8 +457,8 @@ def test_rows_are_shuffled_where_states_would_be_longer(num_shards: int, skip_nu
         }
     )
     keys = ["name", "key"]
-    to_states = partial(group_states, keys=keys, value="x", skip_nulls=skip_nulls)
-    fn = _GroupBundle(to_states, keys, [*keys, "x"], num_shards, 1500)
+    contents = contents_of(*keys, skip_nulls=skip_nulls)
+    fn = _GroupBundle(contents, num_shards, 1500)
     fn.start_bundle()
     sent: list[Any] = []
     for start in range(0, 40_000, 1000):
@@ -460,17 +467,18 @@ def test_rows_are_shuffled_where_states_would_be_longer(num_shards: int, skip_nu
     streams: dict[int, list[bytes]] = {shard: [] for shard in range(num_shards)}
     for output in sent:
         streams[output.value[0]].append(output.value[1])
-    schemas = [from_ipc(stream).schema.names for stream in streams[0]]
+    schemas = [table_sent(stream).schema.names for stream in streams[0]]
     # Now and then it is tried whether states have become the shorter.
     assert 25 <= schemas.count(["name", "key", "x"]) <= 36
     assert schemas.count(["name", "key", "state"]) >= 4
-    merge = _MergeShard(to_states, keys, 1500)
-    shards = [shard for i in range(num_shards) for _, shard in merge.process((i, streams[i]))]
-    assert sort_by_keys(pa.concat_tables(shards), keys) == sort_by_keys(to_states(table), keys)
+    merge = _MergeShard(contents)
+    shards = [shard.to_arrow() for i in range(num_shards) for _, shard in merge.process((i, streams[i]))]
+    expected = group_states(table, keys, "x", skip_nulls=skip_nulls)
+    assert sort_by_keys(pa.concat_tables(shards), keys) == sort_by_keys(expected, keys)
 
 
 def test_states_are_shuffled_again_once_they_are_shorter() -> None:
-    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 1, 1500)
+    fn = _GroupBundle(contents_of("key"), 1, 1500)
     fn.start_bundle()
     for start in range(0, 20_000, 1000):
         list(fn.process(counted(start, 1000), GlobalWindow()))
@@ -480,22 +488,22 @@ def test_states_are_shuffled_again_once_they_are_shorter() -> None:
 
 
 def test_a_bundle_that_is_tried_again_starts_empty() -> None:
-    fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 1, 100)
+    fn = _GroupBundle(contents_of("key"), 1, 100)
     for _ in range(2):
         fn.start_bundle()
         assert not list(fn.process(counted(0, 15), GlobalWindow()))
     [output] = fn.finish_bundle()
-    [state] = set(pa.ipc.open_stream(output.value[1]).read_all()["state"].to_pylist())
+    [state] = set(table_sent(output.value[1])["state"].to_pylist())
     assert LogSumExpAccumulator.from_bytes(state).count == 1
 
 
 def test_a_shard_of_many_batches() -> None:
-    fn = _MergeShard(partial(group_states, keys=["key"], value="x"), ["key"], 100)
-    streams = (to_bytes(group_states(counted(number % 50, 50), ["key"], "x")) for number in range(200))
-    [(shard, table)] = fn.process((7, streams))
+    reduction = contents_of("key")._reduction
+    parts = (b"S" + StateTable.group(counted(number % 50, 50), reduction).to_ipc() for number in range(200))
+    [(shard, table)] = _MergeShard(contents_of("key")).process((7, parts))
     assert shard == 7
-    assert table["key"].to_pylist() == list(range(99))
-    assert sum(finalise(table)["count"].to_pylist()) == 200 * 50
+    assert table.keys["key"].to_pylist() == list(range(99))
+    assert sum(table.finalise()["count"].to_pylist()) == 200 * 50
 
 
 # --- the traps of Beam -----------------------------------------------------------------------------------------------
@@ -532,16 +540,14 @@ def test_shards_arrive_in_a_dofn_of_batches() -> None:
 def test_a_shard_is_shuffled_without_the_rest_of_its_table(keys: pa.Array) -> None:
     table = pa.table({"key": keys, "x": np.zeros(50_000)})
     for piece, largest in ((table.slice(500, 10), 4000), (table, 10_000)):
-        fn = _GroupBundle(partial(group_states, keys=["key"], value="x"), ["key"], ["key", "x"], 500, 1 << 20)
+        fn = _GroupBundle(contents_of("key"), 500, 1 << 20)
         fn.start_bundle()
         assert not list(fn.process(piece, GlobalWindow()))
         sent = list(fn.finish_bundle())
         assert rows_sent(sent) == piece.num_rows
         assert all(len(output.value[1]) < largest for output in sent)
-        [(_, shard)] = _MergeShard(partial(group_states, keys=["key"], value="x"), ["key"], 1000).process(
-            (0, [sent[0].value[1]])
-        )
-        assert len(pickle.dumps(shard)) < 2 * largest
+        [(_, shard)] = _MergeShard(contents_of("key")).process((0, [sent[0].value[1]]))
+        assert len(shard.to_ipc()) < largest
 
 
 def test_what_is_shuffled_is_coded_as_bytes() -> None:

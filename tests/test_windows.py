@@ -42,7 +42,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lse_stream.accumulator import LogSumExpAccumulator
-from lse_stream.arrow import STATE, states_from_arrow
+from lse_stream.beam.parquet import WriteWindows
 from lse_stream.combine_fn import (
     CrossEntropyCombineFn,
     EffectiveSampleSizeCombineFn,
@@ -52,7 +52,9 @@ from lse_stream.combine_fn import (
     StatesCombineFn,
     WeightedLogSumExpCombineFn,
 )
-from lse_stream.parquetio import DataError, WriteWindows, write_shard
+from lse_stream.parquet.scan import DataError
+from lse_stream.parquet.sink import write_shard
+from lse_stream.state_column import STATE, states_from_arrow
 from lse_stream.transforms import LogLikelihood, LogSumExp, MergeStates, ReducePerKey
 from lse_stream.windows import PartialPanes, WindowTables, event_times, split_by_window
 

@@ -22,7 +22,7 @@ from contract import bits
 
 from lse_stream import ScaledLogSumExpAccumulator, log_softmax, yaml_transforms
 from lse_stream.arrow import finalise, group_states, sort_by_keys
-from lse_stream.parquetio import InputError
+from lse_stream.parquet.scan import InputError
 from lse_stream.yaml_transforms import (
     CrossEntropy,
     EffectiveSampleSize,

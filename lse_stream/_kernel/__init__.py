@@ -6,13 +6,14 @@ States are arrays of ``RECORD``, one record each; codes are dense group numbers 
 
 import hashlib
 import os
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from . import numpy_kernel
+from . import numpy_growing, numpy_kernel
 from .record import RECORD as RECORD
 from .record import StateError as StateError
 from .record import States as States
@@ -31,10 +32,15 @@ Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+Bytes = npt.NDArray[np.uint8]
+Offsets = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 Sums = tuple[Words, Ints]
 
 # What values are multiplied by, as a double-double.
 NATURAL = np.array([1.0, 0.0])
+
+# In place of weights: every one is 1.
+NONE = np.empty(0)
 
 # What ``known_answers`` must give on every machine.
 KNOWN_ANSWERS = "c23bd44542a5b4dc71348db54b749460ebe3bc1a5e66657b53a1e55db3f8945d"
@@ -148,12 +154,120 @@ def merge_sums(codes: Codes, words: Words, at: Ints, n_groups: int) -> Sums:
     return np.frombuffer(_kernel().merge_sums(*rows, begins), np.uint64), begins
 
 
-def encode_int64(keys: Ints) -> tuple[Codes, Ints]:
-    """Dense codes (n,) in order of first appearance, and the distinct keys in that order."""
-    codes = np.empty(keys.size, np.int32)
-    uniques = np.empty(keys.size, np.int64)
-    found = _kernel().encode_int64(np.ascontiguousarray(keys, np.int64), codes, uniques)
-    return codes, uniques[:found]
+def _growing() -> ModuleType:
+    return native if native and _selected != "numpy" else numpy_growing
+
+
+class WordIndex:
+    """Dense codes of keys of some 64-bit words each, in order of first appearance: they stay as long as it lives.
+
+    Some threads may ``find`` at once, and one ``encode`` while none does.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._index = _growing().WordIndex(width)
+        self.width, self.size = width, 0
+
+    def encode(self, columns: Sequence[Ints]) -> Codes:
+        """The codes (n,) of keys whose words stand in contiguous columns (n,); new ones are added."""
+        codes = np.empty(columns[0].size, np.int32)
+        self.size = self._index.encode(tuple(columns), codes, True)
+        return codes
+
+    def find(self, columns: Sequence[Ints]) -> Codes:
+        """The same, with -1 for a key that is not there."""
+        codes = np.empty(columns[0].size, np.int32)
+        self._index.encode(tuple(columns), codes, False)
+        return codes
+
+    def keys(self) -> Ints:
+        """The words of the keys (size, width), in the order of their codes."""
+        return np.frombuffer(self._index.keys(), np.int64).reshape(-1, self.width)
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes of memory."""
+        return int(self._index.nbytes)
+
+
+class ByteIndex:
+    """The same for byte strings and null.
+
+    Offsets (n + 1,) are int32 or int64; ``valid`` (n,) is 0 for null, or empty where there is none.
+    """
+
+    def __init__(self) -> None:
+        self._index = _growing().ByteIndex()
+        self.size = 0
+
+    def encode(self, offsets: Offsets, data: Bytes, valid: Bytes) -> Codes:
+        """The codes (n,) of byte strings; new ones are added."""
+        codes = np.empty(offsets.size - 1, np.int32)
+        self.size = self._index.encode((offsets, data, valid, codes), True)
+        return codes
+
+    def find(self, offsets: Offsets, data: Bytes, valid: Bytes) -> Codes:
+        """The same, with -1 for one that is not there."""
+        codes = np.empty(offsets.size - 1, np.int32)
+        self._index.encode((offsets, data, valid, codes), False)
+        return codes
+
+    def keys(self) -> tuple[Ints, Bytes]:
+        """The offsets (size + 1,) and the bytes of all keys; null is an empty one."""
+        ends, data = self._index.keys()
+        return np.concatenate([np.zeros(1, np.int64), np.frombuffer(ends, np.int64)]), np.frombuffer(data, np.uint8)
+
+    @property
+    def null_code(self) -> int:
+        """The code of null; -1 where there was none."""
+        return int(self._index.null_code)
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes of memory."""
+        return int(self._index.nbytes)
+
+
+class Groups:
+    """The states of groups whose number grows from batch to batch.
+
+    Args:
+      items: what is added: "values" x, "terms" w e^(c x), or "states".
+    """
+
+    def __init__(self, items: str) -> None:
+        self._groups = _growing().Groups(items)
+        self._items, self._size = items, 0
+
+    def update(
+        self, codes: Codes, items: Floats | States, n_groups: int, weights: Floats = NONE, scale: Floats = NATURAL
+    ) -> None:
+        """Adds items (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on."""
+        arrays = (codes, np.ascontiguousarray(items), np.ascontiguousarray(weights), scale)
+        self._groups.update(arrays, n_groups)
+        self._size = max(self._size, n_groups)
+
+    def grow(self, n_groups: int) -> None:
+        """Makes it at least that many groups."""
+        self.update(np.empty(0, np.int32), np.empty(0, RECORD if self._items == "states" else np.float64), n_groups)
+
+    def states(self) -> States:
+        """The states of the groups."""
+        out = np.empty(self._size, RECORD)
+        self._groups.export(out)
+        return out
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes of memory."""
+        return int(self._groups.nbytes)
+
+
+def checksum_bytes(offsets: Offsets, data: Bytes) -> Words:
+    """CRC-32 of each byte string (n,), and above it the length."""
+    out = np.empty(offsets.size - 1, np.uint64)
+    _growing().checksum_bytes(offsets, data, out)
+    return out
 
 
 def known_answers() -> str:

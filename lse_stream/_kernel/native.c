@@ -789,17 +789,24 @@ static void add_rows(line *lines, const int32_t *codes, const double *x, size_t 
 }
 
 /* Large tables of lines or slots are visited at random: huge pages save most of the address translation. */
+static void advise_huge_pages(void *memory, size_t size) {
+#ifdef MADV_HUGEPAGE
+    size_t page = (size_t)1 << 21, begin = ((uintptr_t)memory + page - 1) & ~(page - 1), end = (uintptr_t)memory + size;
+    if (size >= 2 * page && end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)size;
+#endif
+}
+
 static void *allocate(size_t size) {
     size_t page = (size_t)1 << 21;
     void *memory = NULL;
     if (posix_memalign(&memory, size < 2 * page ? 64 : page, size ? size : 64)) return NULL;
-#ifdef MADV_HUGEPAGE
-    if (size >= 2 * page) madvise(memory, size, MADV_HUGEPAGE);
-#endif
+    advise_huge_pages(memory, size);
     return memory;
 }
 
-enum { DONE = 0, NO_MEMORY = -1, COUNT_OVERFLOW = -2, BAD_CODE = -3 };
+enum { DONE = 0, NO_MEMORY = -1, COUNT_OVERFLOW = -2, BAD_CODE = -3, TOO_MANY = -4 };
 
 static int codes_in_range(const int32_t *codes, size_t n, size_t groups) {
     uint32_t largest = 0;
@@ -856,6 +863,12 @@ static void group_ascending(record *records, size_t groups, const int32_t *codes
     while (next < groups) store(records + next++, &EMPTY);
 }
 
+/* Adds values to the lines of their codes. */
+static void add_values(line *lines, const int32_t *codes, const double *x, size_t n) {
+    pass p;
+    for (size_t i = 0; i < n; i += ROWS) add_rows(lines, codes + i, x + i, n - i < ROWS ? n - i : ROWS, n - i, &p);
+}
+
 static int group_values(record *records, size_t groups, const int32_t *codes, const void *values, size_t n) {
     const double *x = values;
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
@@ -869,16 +882,14 @@ static int group_values(record *records, size_t groups, const int32_t *codes, co
     line *lines = allocate(groups * sizeof(line));
     if (!lines) return NO_MEMORY;
     for (size_t i = 0; i < groups; i++) lines[i] = empty;
-    for (size_t i = 0; i < n; i += ROWS) add_rows(lines, codes + i, x + i, n - i < ROWS ? n - i : ROWS, n - i, &p);
+    add_values(lines, codes, x, n);
     for (size_t i = 0; i < groups; i++) store_line(records + i, lines + i);
     free(lines);
     return DONE;
 }
 
-static int merge_groups(record *records, size_t groups, const int32_t *codes, const void *others, size_t n) {
-    const record *states = others;
-    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
-    for (size_t i = 0; i < groups; i++) store(records + i, &EMPTY);
+/* Merges states into the records of their codes. */
+static int add_records(record *records, const int32_t *codes, const record *states, size_t n) {
     for (size_t i = 0; i < n; i++) {
         record *r = records + codes[i];
         __builtin_prefetch(records + codes[i + 16 < n ? i + 16 : i], 1);
@@ -889,19 +900,18 @@ static int merge_groups(record *records, size_t groups, const int32_t *codes, co
     return DONE;
 }
 
-/* The same for w e^(c x); without weights every one is 1. */
-static int group_terms(record *records, size_t groups, const int32_t *codes, const double *x, const double *w, size_t n, scale c) {
-    static const double one = 1.0;
-    double ones[ROWS];
+static int merge_groups(record *records, size_t groups, const int32_t *codes, const void *others, size_t n) {
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    for (size_t i = 0; i < groups; i++) store(records + i, &EMPTY);
+    return add_records(records, codes, others, n);
+}
+
+/* Adds w e^(c x) to the states of their codes; without weights every one is 1. */
+static int add_terms(state *states, const int32_t *codes, const double *x, const double *w, size_t n, scale c) {
+    double ones[ROWS];
     products *p = malloc(sizeof *p);
-    state *states = allocate(groups * sizeof(state));
-    if (!p || !states) {
-        free(p), free(states);
-        return NO_MEMORY;
-    }
-    for (size_t i = 0; i < ROWS; i++) ones[i] = one;
-    for (size_t i = 0; i < groups; i++) states[i] = EMPTY;
+    if (!p) return NO_MEMORY;
+    for (size_t i = 0; i < ROWS; i++) ones[i] = 1.0;
     for (size_t i = 0; i < n; i += ROWS) {
         size_t size = n - i < ROWS ? n - i : ROWS, runs = 1;
         const double *weights = w ? w + i : ones;
@@ -919,9 +929,19 @@ static int group_terms(record *records, size_t groups, const int32_t *codes, con
         }
         for (size_t j = 0; p->odd && j < size; j++) add_odd(states + codes[i + j], x[i + j], weights[j], c, w != NULL);
     }
-    for (size_t i = 0; i < groups; i++) store(records + i, states + i);
-    free(p), free(states);
+    free(p);
     return DONE;
+}
+
+static int group_terms(record *records, size_t groups, const int32_t *codes, const double *x, const double *w, size_t n, scale c) {
+    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    state *states = allocate(groups * sizeof(state));
+    if (!states) return NO_MEMORY;
+    for (size_t i = 0; i < groups; i++) states[i] = EMPTY;
+    int result = add_terms(states, codes, x, w, n, c);
+    for (size_t i = 0; i < groups; i++) store(records + i, states + i);
+    free(states);
+    return result;
 }
 
 /* 1 / S of a state as (high + low) 2^exponent. */
@@ -1175,57 +1195,7 @@ static int sum_groups(const int32_t *codes, const void *a, const double *b, cons
     return result;
 }
 
-/* --- dense codes of integer keys -------------------------------------------------------------------------------- */
-
-typedef struct {
-    int64_t key;
-    int32_t code; /* -1: free */
-} slot;
-
-/* Fibonacci hashing (Knuth, TAOCP 6.4): the upper bits of a product. */
-INLINE size_t slot_of(int64_t key, int shift) { return (size_t)((uint64_t)key * 0x9E3779B97F4A7C15ULL >> shift); }
-
-static slot *new_slots(int bits) {
-    slot *slots = allocate(sizeof(slot) << bits);
-    if (slots)
-        for (size_t i = 0; i < (size_t)1 << bits; i++) slots[i].code = -1;
-    return slots;
-}
-
-/* Codes in order of first appearance. Returns how many keys are distinct, or NO_MEMORY. */
-static int64_t encode(const int64_t *keys, size_t n, int32_t *codes, int64_t *uniques) {
-    int bits = 10;
-    int32_t found = 0;
-    slot *slots = new_slots(bits);
-    if (!slots) return NO_MEMORY;
-    for (size_t i = 0; i < n; i++) {
-        size_t mask = ((size_t)1 << bits) - 1, at = slot_of(keys[i], 64 - bits);
-        __builtin_prefetch(slots + slot_of(keys[i + 16 < n ? i + 16 : i], 64 - bits));
-        while (slots[at].code >= 0 && slots[at].key != keys[i]) at = (at + 1) & mask;
-        if (slots[at].code < 0) {
-            slots[at].key = keys[i];
-            slots[at].code = found;
-            uniques[found++] = keys[i];
-            if ((size_t)found > mask / 2) { /* at most half full */
-                free(slots);
-                bits += 2;
-                if (!(slots = new_slots(bits))) return NO_MEMORY;
-                mask = ((size_t)1 << bits) - 1;
-                for (int32_t code = 0; code < found; code++) {
-                    at = slot_of(uniques[code], 64 - bits);
-                    while (slots[at].code >= 0) at = (at + 1) & mask;
-                    slots[at].key = uniques[code];
-                    slots[at].code = code;
-                }
-                codes[i] = found - 1;
-                continue;
-            }
-        }
-        codes[i] = slots[at].code;
-    }
-    free(slots);
-    return found;
-}
+#include "key_index.h"
 
 /* --- module ----------------------------------------------------------------------------------------------------- */
 
@@ -1388,6 +1358,7 @@ static PyObject *outcome(int result) {
     case DONE: Py_RETURN_NONE;
     case NO_MEMORY: return PyErr_NoMemory();
     case COUNT_OVERFLOW: return merge_error();
+    case TOO_MANY: PyErr_SetString(PyExc_OverflowError, "more than 2^31 - 1 distinct keys"); return NULL;
     default: PyErr_SetString(PyExc_IndexError, "a code is not in [0, number of groups)"); return NULL;
     }
 }
@@ -1550,19 +1521,20 @@ static PyObject *py_check(PyObject *module, PyObject *args) {
     return Py_BuildValue("ni", (Py_ssize_t)row, fault);
 }
 
-static PyObject *py_encode_int64(PyObject *module, PyObject *args) {
+/* (offsets, data, out) */
+static PyObject *py_checksum_bytes(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[3];
-    if (open_buffers(args, ".**", v)) return NULL;
-    size_t n = LENGTH(v[0], int64_t);
-    if (n != LENGTH(v[1], int32_t) || n != LENGTH(v[2], int64_t)) return mismatch(v, 3);
-    int64_t found;
+    if (open_buffers(args, "..*", v)) return NULL;
+    size_t n = LENGTH(v[2], uint64_t), item = (size_t)v[0].itemsize;
+    if ((item != 4 && item != 8) || (size_t)v[0].len != (n + 1) * item) return mismatch(v, 3);
     Py_BEGIN_ALLOW_THREADS
-    found = encode(v[0].buf, n, v[1].buf, v[2].buf);
+    checksum_bytes(v[0].buf, item, v[1].buf, n, v[2].buf);
     Py_END_ALLOW_THREADS
-    close_buffers(v, 3);
-    return found < 0 ? PyErr_NoMemory() : PyLong_FromLongLong(found);
+    return finished(v, 3, DONE);
 }
+
+#include "growing.h"
 
 static PyObject *py_instruction_sets(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;
@@ -1599,7 +1571,7 @@ static PyMethodDef methods[] = {
     {"sum_products", py_sum_products, METH_VARARGS, "(codes, a, b, begins): the exact sums of a b as words; no b: 1."},
     {"merge_sums", py_merge_sums, METH_VARARGS, "(codes, words, at, begins): the same of stored sums."},
     {"check", py_check, METH_VARARGS, "(states, scale, signed): (row, fault) of the first record that is not canonical, or None."},
-    {"encode_int64", py_encode_int64, METH_VARARGS, "(keys, codes, uniques): writes dense codes; how many are distinct."},
+    {"checksum_bytes", py_checksum_bytes, METH_VARARGS, "(offsets, data, out): writes CRC-32 and length of each byte string."},
     {"instruction_sets", py_instruction_sets, METH_NOARGS, "What this machine can run, fastest first."},
     {"select", py_select, METH_O, "Uses an instruction set from now on."},
     {NULL, NULL, 0, NULL},
@@ -1609,10 +1581,11 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "native", NULL, -
 
 PyMODINIT_FUNC PyInit_native(void) {
     find_supported();
+    make_crc_table();
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;
     StateType = (PyTypeObject *)PyType_FromSpec(&State_spec);
-    if (!StateType || PyModule_AddObjectRef(module, "State", (PyObject *)StateType)) {
+    if (!StateType || PyModule_AddObjectRef(module, "State", (PyObject *)StateType) || add_growing_types(module)) {
         Py_DECREF(module);
         return NULL;
     }

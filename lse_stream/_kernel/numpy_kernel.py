@@ -767,17 +767,6 @@ def merge_sums(codes: npt.NDArray[np.int32], words: Words, at: Ints, begins: Int
     return join_sums([(units, special) for units, special in sums], begins)
 
 
-def encode_int64(keys: Ints, codes: npt.NDArray[np.int32], uniques: Ints) -> int:
-    """Dense codes in order of first appearance. Writes codes and distinct keys; returns how many are distinct."""
-    distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty(order.size, np.int32)
-    rank[order] = np.arange(order.size, dtype=np.int32)
-    codes[:] = rank[inverse]
-    uniques[: order.size] = distinct[order]
-    return int(order.size)
-
-
 class State:
     """One state; see ``LogSumExpAccumulator``."""
 

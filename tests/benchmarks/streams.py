@@ -36,7 +36,7 @@ from measure import Measurement, Result, details, machine, ratio
 from lse_stream import LogSumExp
 from lse_stream.accumulator import LogSumExpAccumulator
 from lse_stream.arrow import group_states
-from lse_stream.transforms import to_ipc
+from lse_stream.state_table import to_ipc
 from pipelines import stream
 from pipelines.kafka import ReadTopic, WriteTopic
 from pipelines.run import execute

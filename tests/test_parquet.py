@@ -1,6 +1,6 @@
 """Which files are meant, what their footers must say, the tables that are read, and the files that are written."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,15 @@ from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 
-from lse_stream import parquetio
-from lse_stream.arrow import StateType, group_states, sort_by_keys
-from lse_stream.parquetio import (
-    DataError,
-    Dataset,
-    InputError,
-    ReadTables,
-    RowGroupReader,
-    WriteShards,
-    find_files,
-    open_file,
-    rows_read,
-    scan,
-    write_shard,
-)
+from lse_stream.arrow import group_states, sort_by_keys
+from lse_stream.beam.parquet import ROWS_READ, ReadTables, WriteShards, rows_read
+from lse_stream.parquet import scan as scanning
+from lse_stream.parquet import sink
+from lse_stream.parquet.files import open_file
+from lse_stream.parquet.scan import DataError, Dataset, InputError, find_files, scan
+from lse_stream.parquet.sink import write_shard
+from lse_stream.parquet.source import RowGroupReader
+from lse_stream.state_column import StateType
 
 
 def write(path: Path, columns: dict[str, Any], **options: Any) -> str:
@@ -127,15 +121,15 @@ def test_scan_counts_and_types(tmp_path: Path) -> None:
     ]
     dataset = scan([str(tmp_path)], ["k"], ["v"])
     assert (dataset.num_files, dataset.num_rows, dataset.values) == (3, 4, ("v",))
-    assert dataset.file_columns == ("v",)
-    assert dataset.partition == (pa.field("k", pa.int64()),)
+    assert dataset.reading.file_columns == ("v",)
+    assert dataset.reading.partition == (pa.field("k", pa.int64()),)
     groups = [(group.path, group.index, group.partition) for group in dataset.row_groups]
     assert groups == [(paths[0], 0, (1,)), (paths[0], 1, (1,)), (paths[1], None, (2,)), (paths[2], 0, (2,))]
 
 
 def test_a_directory_above_counts_only_if_it_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "run=7" / "in" / "a.parquet", {"k": [1], "v": [1.0]})
-    assert scan([path], ["k"], ["v"]).partition == ()
+    assert scan([path], ["k"], ["v"]).reading.partition == ()
     assert scan([path], ["run"], ["v"]).row_groups[0].partition == (7,)
 
 
@@ -190,12 +184,12 @@ def test_tables_hold_all_rows_in_the_columns_asked_for(tmp_path: Path) -> None:
     before = rows_read.read()
     result = read(dataset, check)
     assert rows_read.read() - before == 10
-    [counter] = result.metrics().query(MetricsFilter().with_name(parquetio.ROWS_READ))["counters"]
+    [counter] = result.metrics().query(MetricsFilter().with_name(ROWS_READ))["counters"]
     assert counter.committed == 10
 
 
 def test_a_row_group_larger_than_a_table_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquetio, "TABLE_ROWS", 64)
+    monkeypatch.setattr(scanning, "TABLE_ROWS", 64)
     path = write(tmp_path / "a.parquet", {"v": np.arange(1000.0)})
     assert pq.read_metadata(path).num_row_groups == 1
 
@@ -245,12 +239,12 @@ def damaged(tmp_path: Path, row_group: int, column: int) -> str:
 @pytest.mark.parametrize(("row_group", "column", "name"), [(0, 0, "k"), (3, 1, "v"), (2, 0, "k")])
 def test_a_damaged_page_is_told_by_place(tmp_path: Path, row_group: int, column: int, name: str) -> None:
     dataset = scan([damaged(tmp_path, row_group, column)], ["k"], ["v"])
-    reader = RowGroupReader(dataset)
+    reader = RowGroupReader(dataset.reading)
     group = dataset.row_groups[row_group]
     with pytest.raises(DataError, match=rf"a\.parquet, row group {row_group}, column '{name}': expected .*CRC"):
-        list(reader.tables(group))
+        list(reader.tables([group]))
     others = [other for other in dataset.row_groups if other is not group]
-    assert sum(table.num_rows for other in others for table in reader.tables(other)) == 300
+    assert sum(table.num_rows for other in others for table in reader.tables([other])) == 300
     reader.close()
 
 
@@ -273,11 +267,11 @@ def test_an_integer_that_no_float_holds_is_told_by_place(tmp_path: Path, values:
     path = write(tmp_path / "a.parquet", {"v": values})
     dataset = scan([path], [], ["v"])
     [group] = dataset.row_groups
-    reader = RowGroupReader(dataset)
+    reader = RowGroupReader(dataset.reading)
     with pytest.raises(
         DataError, match=r"a\.parquet, row group 0, column 'v': expected integers within \+-2\^53"
     ) as raised:
-        list(reader.tables(group))
+        list(reader.tables([group]))
     assert str(raised.value).endswith(found)
     reader.close()
 
@@ -318,31 +312,31 @@ def test_shards_are_written(tmp_path: Path) -> None:
 
 def test_equal_rows_give_equal_files_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = sort_by_keys(group_states(pa.table({"k": np.arange(100), "v": np.arange(100.0)}), ["k"], "v"), ["k"])
-    monkeypatch.setattr(parquetio, "OUTPUT_ROW_GROUP", 40)
+    monkeypatch.setattr(sink, "OUTPUT_ROW_GROUP", 40)
     splits = {"one": [100], "two": [31, 69], "many": [1, 0, 39, 41, 19], "groups": [40, 40, 20]}
     for name, sizes in splits.items():
         (tmp_path / name).mkdir()
         tables = [states.slice(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
         # A bundle that is tried again writes over what it wrote.
         for _ in range(2):
-            path = write_shard(str(tmp_path / name), 1, 0, states.schema, tables)
+            path = write_shard(str(tmp_path / name), 1, 0, tables, states.schema)
         file = pq.ParquetFile(path)
         assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [40, 40, 20]
         assert file.read().combine_chunks() == states.combine_chunks()
     assert len({next((tmp_path / name).iterdir()).read_bytes() for name in splits}) == 1
 
 
-def test_a_write_that_fails_leaves_no_file_of_that_name(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = group_states(pa.table({"v": [1.0]}), [], "v")
 
-    def fail() -> Iterator[pa.Table]:
-        yield states
+    def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
     found = r"part-00000-of-00001\.parquet: expected a file that can be written, found OSError: disk full"
-    with pytest.raises(parquetio.DataError, match=found):
-        write_shard(str(tmp_path), 1, 0, states.schema, fail())
-    assert list(tmp_path.glob("part-*")) == []
+    with pytest.raises(DataError, match=found):
+        write_shard(str(tmp_path), 1, 0, [states], states.schema)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_huge_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
@@ -350,11 +344,11 @@ def test_a_huge_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     columns = {"k": np.arange(n), "x": np.random.default_rng(0).normal(size=n)}
     pq.write_table(pa.table(columns), path, row_group_size=n, use_dictionary=False, compression="none")
-    dataset = parquetio.scan([str(path)], ["k"], ["x"])
+    dataset = scan([str(path)], ["k"], ["x"])
     [row_group] = dataset.row_groups
     before = pa.total_allocated_bytes()
-    reader = RowGroupReader(dataset)
-    held = [pa.total_allocated_bytes() - before for _ in reader.tables(row_group)]
+    reader = RowGroupReader(dataset.reading)
+    held = [pa.total_allocated_bytes() - before for _ in reader.tables([row_group])]
     reader.close()
     assert len(held) > 1
     assert 0 < max(held) < path.stat().st_size

@@ -1,0 +1,302 @@
+/* The Python types of what lives from batch to batch: indexes of keys, and the states of groups whose number grows.
+   Included by native.c. */
+
+enum layout { LINES, STATES, RECORDS };
+
+/* Lines take values; states products w e^(c x); records take states. */
+typedef struct {
+    shared base;
+    enum layout layout;
+    size_t size; /* groups that are there */
+    block memory;
+} groups;
+
+static const size_t SIZE_OF[] = {sizeof(line), sizeof(state), sizeof(record)};
+
+/* Makes room for n groups; new ones are empty. */
+static int groups_grow(groups *g, size_t n) {
+    size_t item = SIZE_OF[g->layout];
+    if (n <= g->size) return DONE;
+    if (n * item > g->memory.bytes && block_grow(&g->memory, (n + n / 2 + 64) * item)) return NO_MEMORY;
+    line empty;
+    line_from_state(&empty, &EMPTY);
+    for (size_t i = g->size; i < n; i++) {
+        if (g->layout == LINES) ((line *)g->memory.start)[i] = empty;
+        if (g->layout == STATES) ((state *)g->memory.start)[i] = EMPTY;
+        if (g->layout == RECORDS) store((record *)g->memory.start + i, &EMPTY);
+    }
+    g->size = n;
+    return DONE;
+}
+
+static void groups_export(const groups *g, record *out) {
+    for (size_t i = 0; i < g->size; i++) {
+        if (g->layout == LINES) store_line(out + i, (const line *)g->memory.start + i);
+        if (g->layout == STATES) store(out + i, (const state *)g->memory.start + i);
+    }
+    if (g->layout == RECORDS && g->size) memcpy(out, g->memory.start, g->size * sizeof(record));
+}
+
+/* --- Python types ----------------------------------------------------------------------------------------------- */
+
+static PyObject *allocate_object(PyTypeObject *type) {
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    return alloc(type, 0); /* all zero */
+}
+
+static void free_object(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release_memory = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release_memory(self);
+    Py_DECREF(type);
+}
+
+static PyObject *WordIndex_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    Py_ssize_t width;
+    if (!PyArg_ParseTuple(args, "n", &width)) return NULL;
+    if (width < 1) return PyErr_Format(PyExc_ValueError, "expected keys of one word or more, found %zd", width);
+    word_index *self = (word_index *)allocate_object(type);
+    if (!self) return NULL;
+    self->width = (size_t)width, self->bits = LEAST_BITS;
+    if (!(self->slots = new_slots(self->bits, width == 1 ? sizeof(word_slot) : sizeof(tag_slot)))) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)self;
+}
+
+static void WordIndex_dealloc(PyObject *object) {
+    word_index *self = (word_index *)object;
+    free(self->slots), free(self->words.memory);
+    free_object(object);
+}
+
+/* (columns, codes, add): writes codes; how many keys there are. */
+static PyObject *WordIndex_encode(PyObject *object, PyObject *args) {
+    word_index *self = (word_index *)object;
+    PyObject *columns, *codes;
+    int add, result = DONE;
+    if (!PyArg_ParseTuple(args, "O!Op", &PyTuple_Type, &columns, &codes, &add)) return NULL;
+    size_t width = self->width, opened = 0, n;
+    if ((size_t)PyTuple_Size(columns) != width)
+        return PyErr_Format(PyExc_ValueError, "expected %zu columns, found %zd", width, PyTuple_Size(columns));
+    Py_buffer out, *views = calloc(width, sizeof *views);
+    const int64_t **words = calloc(width, sizeof *words);
+    PyObject *outcome_of = NULL;
+    if (!views || !words) {
+        PyErr_NoMemory();
+        goto close;
+    }
+    if (PyObject_GetBuffer(codes, &out, PyBUF_CONTIG)) goto close;
+    n = LENGTH(out, int32_t);
+    for (; opened < width; opened++) {
+        if (PyObject_GetBuffer(PyTuple_GetItem(columns, (Py_ssize_t)opened), views + opened, PyBUF_CONTIG_RO)) goto close_codes;
+        words[opened] = views[opened].buf;
+        if (LENGTH(views[opened], int64_t) != n) {
+            opened++;
+            PyErr_SetString(PyExc_ValueError, "arrays of different lengths");
+            goto close_codes;
+        }
+    }
+    if (acquire(&self->base, add)) goto close_codes;
+    Py_BEGIN_ALLOW_THREADS
+    result = width == 1 ? encode_words(self, words[0], n, out.buf, add) : encode_columns(self, words, n, out.buf, add);
+    Py_END_ALLOW_THREADS
+    release(&self->base, add);
+    if (result == DONE)
+        outcome_of = PyLong_FromSize_t(self->size);
+    else
+        outcome(result);
+close_codes:
+    PyBuffer_Release(&out);
+close:
+    while (opened--) PyBuffer_Release(views + opened);
+    free(views), free(words);
+    return outcome_of;
+}
+
+static PyObject *WordIndex_keys(PyObject *object, PyObject *ignored) {
+    (void)ignored;
+    word_index *self = (word_index *)object;
+    return PyBytes_FromStringAndSize(self->words.start, (Py_ssize_t)(self->size * self->width * 8));
+}
+
+static PyObject *WordIndex_nbytes(PyObject *object, void *closure) {
+    (void)closure;
+    word_index *self = (word_index *)object;
+    return PyLong_FromSize_t(self->words.bytes + ((self->width == 1 ? sizeof(word_slot) : sizeof(tag_slot)) << self->bits));
+}
+
+static PyObject *ByteIndex_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)args, (void)kwargs;
+    byte_index *self = (byte_index *)allocate_object(type);
+    if (!self) return NULL;
+    self->bits = LEAST_BITS, self->null_code = -1;
+    if (!(self->slots = new_slots(self->bits, sizeof(tag_slot)))) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)self;
+}
+
+static void ByteIndex_dealloc(PyObject *object) {
+    byte_index *self = (byte_index *)object;
+    free(self->slots), free(self->bytes.memory), free(self->ends.memory);
+    free_object(object);
+}
+
+/* (offsets, data, valid or none, codes, add): writes codes; how many keys there are. */
+static PyObject *ByteIndex_encode(PyObject *object, PyObject *args) {
+    byte_index *self = (byte_index *)object;
+    PyObject *arrays;
+    int add, result;
+    if (!PyArg_ParseTuple(args, "O!p", &PyTuple_Type, &arrays, &add)) return NULL;
+    Py_buffer v[4];
+    if (open_buffers(arrays, "...*", v)) return NULL;
+    size_t n = LENGTH(v[3], int32_t), item = (size_t)v[0].itemsize;
+    if ((item != 4 && item != 8) || (size_t)v[0].len != (n + 1) * item || (v[2].len && (size_t)v[2].len != n)) return mismatch(v, 4);
+    if (acquire(&self->base, add)) {
+        close_buffers(v, 4);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    result = encode_bytes(self, v[0].buf, item, v[1].buf, v[2].len ? v[2].buf : NULL, n, v[3].buf, add);
+    Py_END_ALLOW_THREADS
+    release(&self->base, add);
+    close_buffers(v, 4);
+    return result == DONE ? PyLong_FromSize_t(self->size) : outcome(result);
+}
+
+/* The ends and the bytes of the keys. */
+static PyObject *ByteIndex_keys(PyObject *object, PyObject *ignored) {
+    (void)ignored;
+    byte_index *self = (byte_index *)object;
+    const char *ends = self->ends.start ? self->ends.start : "", *bytes = self->bytes.start ? self->bytes.start : "";
+    return Py_BuildValue("y#y#", ends, (Py_ssize_t)(self->size * 8), bytes, (Py_ssize_t)self->used);
+}
+
+static PyObject *ByteIndex_null_code(PyObject *object, void *closure) {
+    (void)closure;
+    return PyLong_FromLong(((byte_index *)object)->null_code);
+}
+
+static PyObject *ByteIndex_nbytes(PyObject *object, void *closure) {
+    (void)closure;
+    byte_index *self = (byte_index *)object;
+    return PyLong_FromSize_t(self->bytes.bytes + self->ends.bytes + (sizeof(tag_slot) << self->bits));
+}
+
+static PyObject *Groups_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    const char *items;
+    if (!PyArg_ParseTuple(args, "s", &items)) return NULL;
+    groups *self = (groups *)allocate_object(type);
+    if (!self) return NULL;
+    self->layout = strcmp(items, "values") == 0 ? LINES : strcmp(items, "terms") == 0 ? STATES : RECORDS;
+    return (PyObject *)self;
+}
+
+static void Groups_dealloc(PyObject *object) {
+    free(((groups *)object)->memory.memory);
+    free_object(object);
+}
+
+/* (codes, items, weights or none, scale, number of groups) */
+static PyObject *Groups_update(PyObject *object, PyObject *args) {
+    groups *self = (groups *)object;
+    PyObject *arrays;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "O!n", &PyTuple_Type, &arrays, &size)) return NULL;
+    Py_buffer v[4];
+    if (open_buffers(arrays, "....", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t), weights = LENGTH(v[2], double);
+    size_t item = self->layout == RECORDS ? sizeof(record) : sizeof(double);
+    if ((size_t)v[1].len != n * item || (weights && weights != n) || v[3].len != sizeof(scale)) return mismatch(v, 4);
+    if (acquire(&self->base, 1)) {
+        close_buffers(v, 4);
+        return NULL;
+    }
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = groups_grow(self, (size_t)size);
+    if (result == DONE && !codes_in_range(v[0].buf, n, self->size)) result = BAD_CODE;
+    if (result == DONE) {
+        void *memory = self->memory.start;
+        switch (self->layout) {
+        case LINES: add_values(memory, v[0].buf, v[1].buf, n); break;
+        case STATES: result = add_terms(memory, v[0].buf, v[1].buf, weights ? v[2].buf : NULL, n, SCALE_OF(v[3])); break;
+        case RECORDS: result = add_records(memory, v[0].buf, v[1].buf, n); break;
+        }
+    }
+    Py_END_ALLOW_THREADS
+    release(&self->base, 1);
+    return finished(v, 4, result);
+}
+
+/* (out): writes the states of the groups. */
+static PyObject *Groups_export(PyObject *object, PyObject *args) {
+    groups *self = (groups *)object;
+    Py_buffer v[1];
+    if (open_buffers(args, "*", v)) return NULL;
+    if (LENGTH(v[0], record) != self->size) return mismatch(v, 1);
+    if (acquire(&self->base, 0)) {
+        close_buffers(v, 1);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    groups_export(self, v[0].buf);
+    Py_END_ALLOW_THREADS
+    release(&self->base, 0);
+    return finished(v, 1, DONE);
+}
+
+static PyObject *Groups_nbytes(PyObject *object, void *closure) {
+    (void)closure;
+    return PyLong_FromSize_t(((groups *)object)->memory.bytes);
+}
+
+static PyMethodDef WordIndex_methods[] = {
+    {"encode", WordIndex_encode, METH_VARARGS, "(columns, codes, add): writes each key's code, -1 for none; how many there are."},
+    {"keys", WordIndex_keys, METH_NOARGS, "The words of all keys, in the order of their codes."},
+    {NULL, NULL, 0, NULL},
+};
+static PyMethodDef ByteIndex_methods[] = {
+    {"encode", ByteIndex_encode, METH_VARARGS, "((offsets, data, valid, codes), add): the same for byte strings and nulls."},
+    {"keys", ByteIndex_keys, METH_NOARGS, "Where each key ends, and the bytes of all."},
+    {NULL, NULL, 0, NULL},
+};
+static PyMethodDef Groups_methods[] = {
+    {"update", Groups_update, METH_VARARGS, "((codes, items, weights, scale), groups): adds items to the groups of their codes."},
+    {"export", Groups_export, METH_VARARGS, "(out): writes the groups' states."},
+    {NULL, NULL, 0, NULL},
+};
+static PyGetSetDef WordIndex_getset[] = {{"nbytes", WordIndex_nbytes, NULL, "What it takes of memory.", NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static PyGetSetDef ByteIndex_getset[] = {
+    {"null_code", ByteIndex_null_code, NULL, "The code of null, or -1.", NULL},
+    {"nbytes", ByteIndex_nbytes, NULL, "What it takes of memory.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyGetSetDef Groups_getset[] = {{"nbytes", Groups_nbytes, NULL, "What it takes of memory.", NULL}, {NULL, NULL, NULL, NULL, NULL}};
+
+#define GROWING_TYPE(name, struct_of)                                                                                          \
+    static PyType_Slot name##_slots[] = {                                                                                      \
+        {Py_tp_new, name##_new}, {Py_tp_dealloc, name##_dealloc}, {Py_tp_methods, name##_methods},                             \
+        {Py_tp_getset, name##_getset}, {0, NULL},                                                                              \
+    };                                                                                                                         \
+    static PyType_Spec name##_spec = {"lse_stream._kernel.native." #name, sizeof(struct_of), 0, Py_TPFLAGS_DEFAULT, name##_slots};
+GROWING_TYPE(WordIndex, word_index)
+GROWING_TYPE(ByteIndex, byte_index)
+GROWING_TYPE(Groups, groups)
+
+static int add_growing_types(PyObject *module) {
+    PyType_Spec *specs[] = {&WordIndex_spec, &ByteIndex_spec, &Groups_spec};
+    const char *names[] = {"WordIndex", "ByteIndex", "Groups"};
+    for (int i = 0; i < 3; i++) {
+        PyObject *type = PyType_FromSpec(specs[i]);
+        int result = type ? PyModule_AddObjectRef(module, names[i], type) : -1;
+        Py_XDECREF(type);
+        if (result) return -1;
+    }
+    return 0;
+}

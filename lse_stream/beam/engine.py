@@ -1,0 +1,235 @@
+"""The engine that runs plans on any runner of Beam."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
+
+from ..arrow import LookUp
+from ..keys import encode_keys
+from ..parquet.scan import Dataset, Reading
+from ..parquet.sink import Counters, write_shard
+from ..parquet.source import Prepare, RowGroupReader
+from ..plan import MAX_BROADCAST, Finish, OnTable, parts_of
+from ..state_table import Reduction, StateTable, from_ipc, to_ipc
+from .parquet import ReadTables, WriteShards, count_rows, file_of, row_groups_of
+from .tables import LookUpTables, MergeTables, ReduceTables, split_by_shard
+
+# Into how many shards the keys go at least that are not written, so that all cores merge them.
+INNER_SHARDS = 16
+
+
+@dataclass(frozen=True)
+class Shards:
+    """(shard, ``StateTable``) s, or (shard, ``pa.Table``) s of results."""
+
+    pcoll: PCollection[tuple[int, Any]]
+
+
+class BeamEngine:
+    """Adds the steps of ``lse_stream.plan.Engine`` to a pipeline.
+
+    Args:
+      pipeline: which one.
+      max_broadcast: how many keys every worker may hold in ``write_rows``.
+    """
+
+    def __init__(self, pipeline: beam.Pipeline, *, max_broadcast: int = MAX_BROADCAST) -> None:
+        self._pipeline, self._max_broadcast = pipeline, max_broadcast
+
+    def read(self, label: str, dataset: Dataset, prepare: Prepare | None = None) -> PCollection[pa.Table]:
+        tables: PCollection[pa.Table] = self._pipeline | label >> ReadTables(dataset, prepare)
+        return tables
+
+    def map(self, label: str, tables: PCollection[pa.Table], function: OnTable) -> PCollection[pa.Table]:
+        mapped: PCollection[pa.Table] = tables | label >> beam.Map(function).with_output_types(pa.Table)
+        return mapped
+
+    def look_up(
+        self,
+        label: str,
+        tables: PCollection[pa.Table],
+        held: PCollection[pa.Table],
+        prepare: Callable[[pa.Table], OnTable],
+    ) -> PCollection[pa.Table]:
+        found: PCollection[pa.Table] = tables | label >> LookUpTables(held, prepare)
+        return found
+
+    def reduce(self, label: str, tables: Any, reduction: Reduction, num_shards: int | None = None) -> Shards:
+        reduced = ReduceTables(reduction, num_shards=num_shards or INNER_SHARDS)
+        return Shards(_tables(label, tables) | label >> reduced)
+
+    def merge(self, label: str, tables: Any, keys: Sequence[str], num_shards: int | None = None) -> Shards:
+        merged = MergeTables(keys, num_shards=num_shards or INNER_SHARDS, trusted=True)
+        return Shards(_tables(label, tables) | label >> merged)
+
+    def finish(self, label: str, states: Shards, function: Finish) -> Shards:
+        results = beam.MapTuple(lambda shard, table: (shard, function(table)))
+        return Shards(states.pcoll | label >> results.with_output_types(tuple[int, pa.Table]))
+
+    def write(
+        self,
+        label: str,
+        results: Shards,
+        keys: Sequence[str],
+        directory: str,
+        num_shards: int = 1,
+        counters: Counters = MappingProxyType({}),
+    ) -> PCollection[str]:
+        paths: PCollection[str] = results.pcoll | label >> WriteShards(directory, num_shards, keys, counters)
+        return paths
+
+    def write_rows(
+        self,
+        label: str,
+        dataset: Dataset,
+        states: Shards,
+        keys: Sequence[str],
+        prepare: Callable[[StateTable], OnTable],
+        schema: pa.Schema,
+        directory: str,
+    ) -> PCollection[str]:
+        written = _WriteRows(dataset, states.pcoll, keys, prepare, schema, directory, self._max_broadcast)
+        paths: PCollection[str] = self._pipeline | label >> written
+        return paths
+
+
+def _tables(label: str, tables: Any) -> PCollection[Any]:
+    values: PCollection[Any] = tables
+    if isinstance(tables, Shards):
+        values = tables.pcoll | f"{label} from shards" >> beam.Values()
+    return values
+
+
+class _WriteRows(beam.PTransform[PBegin, PCollection[str]]):
+    """Rows are read again, and never shuffled. The states of up to ``max_broadcast`` keys are sent to every worker. Of
+    more keys, each part is sent those of its own, looked up by shard.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        states: PCollection[tuple[int, StateTable]],
+        keys: Sequence[str],
+        prepare: Callable[[StateTable], OnTable],
+        schema: pa.Schema,
+        directory: str,
+        max_broadcast: int,
+    ) -> None:
+        super().__init__()
+        self._parts = [(number, *file_of(part)) for number, part in enumerate(parts_of(dataset))]
+        self._states, self._keys, self._max_broadcast = states, list(keys), max_broadcast
+        self._asked = _KeysOfPart(dataset.select(keys).reading, self._keys)
+        self._writer = _WritePart(dataset.reading, len(self._parts), prepare, schema, directory)
+
+    def expand(self, pbegin: PBegin) -> PCollection[str]:
+        parts = pbegin | "Parts" >> beam.Create(self._parts) | "Spread" >> beam.Reshuffle()
+        counts = self._states | "Rows" >> beam.MapTuple(lambda _, table: table.num_rows)
+        total = AsSingleton(counts | "Keys" >> beam.CombineGlobally(sum))
+        limit = self._max_broadcast
+
+        def few(label: str, elements: PCollection[Any]) -> PCollection[Any]:
+            kept: PCollection[Any] = elements | label >> beam.Filter(lambda _, total: total <= limit, total)
+            return kept
+
+        def many(label: str, elements: PCollection[Any]) -> PCollection[Any]:
+            kept: PCollection[Any] = elements | label >> beam.Filter(lambda _, total: total > limit, total)
+            return kept
+
+        broadcast = few("FewStates", self._states) | "Broadcast" >> beam.Values()
+        few_paths = few("FewParts", parts) | "WriteFew" >> beam.ParDo(self._writer, AsIter(broadcast))
+        by_number = many("ManyParts", parts) | "Number" >> beam.Map(lambda part: (part[0], part))
+        asked = by_number | "KeysOfPart" >> beam.ParDo(self._asked).with_output_types(tuple[int, tuple[int, bytes]])
+        found = (
+            {"asked": asked, "states": many("ManyStates", self._states)}
+            | "ByShard" >> beam.CoGroupByKey()
+            | "LookUp" >> beam.FlatMapTuple(_look_up).with_output_types(tuple[int, StateTable])
+        )
+        many_paths = (
+            {"part": by_number, "states": found}
+            | "ByPart" >> beam.CoGroupByKey()
+            | "Found" >> beam.Values()
+            | "WriteMany" >> beam.ParDo(_WriteFound(self._writer))
+        )
+        paths: PCollection[str] = (few_paths, many_paths) | beam.Flatten()
+        return paths
+
+
+def _look_up(_: int, found: dict[str, list[Any]]) -> Iterator[tuple[int, StateTable]]:
+    """Of a shard: to each part the states of its keys."""
+    [states] = found["states"]
+    held = LookUp(states.keys, states.num_rows)
+    for number, stream in found["asked"]:
+        yield number, states.take(held.rows(from_ipc(stream)).astype(np.int64))
+
+
+def _tables_of(part: Any, reading: Reading) -> Iterator[pa.Table]:
+    reader = RowGroupReader(reading)
+    try:
+        for row_group in row_groups_of(part[1:]):
+            for table in reader.tables([row_group]):
+                count_rows(table.num_rows)
+                yield table
+    finally:
+        reader.close()
+
+
+class _KeysOfPart(beam.DoFn):
+    """Which keys a part has: (shard, (number of the part, IPC stream of keys))."""
+
+    def __init__(self, reading: Reading, keys: list[str]) -> None:
+        self._reading, self._keys = reading, keys
+
+    def process(self, element: tuple[int, Any]) -> Iterator[tuple[int, tuple[int, bytes]]]:
+        number, part = element
+        distinct = pa.concat_tables([encode_keys(table, self._keys).keys for table in _tables_of(part, self._reading)])
+        for shard, keys in enumerate(split_by_shard(encode_keys(distinct, self._keys).keys, self._keys, INNER_SHARDS)):
+            yield shard, (number, to_ipc(keys))
+
+
+class _WritePart(beam.DoFn):
+    """Writes a part, with the states of its keys at hand; gives the path."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        num_parts: int,
+        prepare: Callable[[StateTable], OnTable],
+        schema: pa.Schema,
+        directory: str,
+    ) -> None:
+        self._reading, self._num_parts = reading, num_parts
+        self._prepare, self._schema, self._directory = prepare, schema, directory
+
+    def setup(self) -> None:
+        self._function: OnTable | None = None
+
+    def process(self, part: Any, states: Iterable[StateTable]) -> Iterator[str]:
+        # Of bounded input a side input is the same for every part.
+        if self._function is None:
+            self._function = self.prepare(states)
+        yield self.write(part, self._function)
+
+    def write(self, part: Any, function: OnTable) -> str:
+        tables = (function(table) for table in _tables_of(part, self._reading))
+        rows = self._reading.table_rows
+        return write_shard(self._directory, self._num_parts, part[0], tables, self._schema, row_group_rows=rows)
+
+    def prepare(self, states: Iterable[StateTable]) -> OnTable:
+        return self._prepare(StateTable.concat(list(states)))
+
+
+class _WriteFound(beam.DoFn):
+    """The same for a part that comes with the states of its own keys."""
+
+    def __init__(self, writer: _WritePart) -> None:
+        self._writer = writer
+
+    def process(self, found: dict[str, list[Any]]) -> Iterator[str]:
+        for part in found["part"]:
+            yield self._writer.write(part, self._writer.prepare(found["states"]))

@@ -1,0 +1,250 @@
+"""Tables of rows or of states to one state per key, by shard of the keys."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import AsIter, PCollection
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from ..key_accumulator import RowAccumulator, StateAccumulator
+from ..keys import shard_of_keys, with_own_dictionaries
+from ..state_table import Reduction, StateTable, columns_of, from_ipc, to_ipc
+from ..windows import PartialPanes
+from . import coders as coders
+
+# A state is as long as some four rows of two keys and a number. Where a bundle that is full had fewer rows per key,
+# rows are shuffled in place of states: that many tables, before it is tried again whether grouping has come to pay.
+ROWS_PER_STATE = 4
+TABLES_OF_ROWS = 8
+
+# How many distinct keys a bundle holds before it sends them on: up to 0.3 GB per worker thread.
+MAX_STATES = 1 << 20
+
+# What an element of the shuffle begins with; an Arrow IPC stream of it follows.
+_STATES, _ROWS = b"S", b"R"
+
+
+class _Rows:
+    """How tables of rows are accumulated. Some ``columns`` of them can be shuffled in place of states."""
+
+    def __init__(self, reduction: Reduction) -> None:
+        self._reduction = reduction
+        self.keys, self.columns = list(reduction.keys), reduction.columns
+
+    def accumulator(self) -> RowAccumulator:
+        return RowAccumulator(self._reduction)
+
+    def add(self, accumulator: RowAccumulator, table: pa.Table) -> None:
+        accumulator.add(table)
+
+
+class _States:
+    """How tables of states are accumulated, as ``StateTable`` or with a column "state"."""
+
+    columns: Sequence[str] = ()
+
+    def __init__(self, keys: Sequence[str], *, trusted: bool) -> None:
+        self.keys, self._trusted = list(keys), trusted
+
+    def accumulator(self) -> StateAccumulator:
+        return StateAccumulator(self.keys)
+
+    def add(self, accumulator: StateAccumulator, table: StateTable | pa.Table) -> None:
+        if not isinstance(table, StateTable):
+            table = StateTable.from_arrow(table, self.keys, trusted=self._trusted)
+        accumulator.add(table)
+
+
+class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTable]]]):
+    """Tables to (shard, ``StateTable``), one per window and shard, sorted by key.
+
+    Args:
+      contents: of the tables.
+      num_shards: into how many tables the keys are spread.
+      max_states: how many distinct keys a bundle holds before it sends them on and starts afresh.
+      partial_panes: whole seconds of processing time, within which the states of a shard are merged to one part.
+
+    Raises:
+      ValueError: a number below 1, or an input in windows that merge.
+    """
+
+    def __init__(
+        self,
+        contents: _Rows | _States,
+        *,
+        num_shards: int = 1,
+        max_states: int = MAX_STATES,
+        partial_panes: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, number in (("num_shards", num_shards), ("max_states", max_states)):
+            if number < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {number}")
+        self._group = _GroupBundle(contents, num_shards, max_states)
+        self._merge = _MergeShard(contents)
+        self._partial = PartialPanes(self._merge.merge_streams, partial_panes) if partial_panes is not None else None
+
+    def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, StateTable]]:
+        if pcoll.windowing.windowfn.is_merging():
+            raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
+        parts = pcoll | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
+        shards: PCollection[tuple[int, StateTable]] = (
+            (parts if self._partial is None else parts | "PartialPanes" >> self._partial)
+            | "GroupByShard" >> beam.GroupByKey()
+            | "MergeShard" >> beam.ParDo(self._merge).with_output_types(tuple[int, StateTable])
+        )
+        return shards
+
+
+class ReduceTables(_ByShard):
+    """PCollection of ``pa.Table`` s of rows to (shard, ``StateTable``); arguments as of ``MergeTables``."""
+
+    def __init__(self, reduction: Reduction, **options: Any) -> None:
+        super().__init__(_Rows(reduction), **options)
+
+
+class MergeTables(_ByShard):
+    """PCollection of states, ``StateTable`` s or ``pa.Table`` s with a column "state", to (shard, ``StateTable``).
+
+    Args:
+      keys: names of the key columns: those of the tables, or fewer.
+      trusted: the column was checked where its bytes came in.
+      num_shards, max_states, partial_panes: as of ``LogSumExp.PerKeyOfTables``.
+    """
+
+    def __init__(self, keys: Sequence[str], *, trusted: bool = False, **options: Any) -> None:
+        super().__init__(_States(keys, trusted=trusted), **options)
+
+
+class _GroupBundle(beam.DoFn):
+    """Tables to (shard, states or rows). Per window of a bundle every shard is sent, be it empty.
+
+    So every shard comes out at the end, with the right schema. The output feeds a GroupByKey and must go on doing so:
+    Beam loses what ``finish_bundle`` emits into a DoFn that has only ``process_batch``.
+    """
+
+    def __init__(self, contents: _Rows | _States, num_shards: int, max_states: int) -> None:
+        self._contents, self._num_shards, self._max_states = contents, num_shards, max_states
+
+    def start_bundle(self) -> None:
+        self._held: dict[BoundedWindow, Any] = {}
+        self._rows = 0
+        self._tables_of_rows = 0
+
+    def process(self, table: Any, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
+        if self._tables_of_rows:
+            self._tables_of_rows -= 1
+            columns = columns_of(table, self._contents.columns)
+            for shard, rows in enumerate(split_by_shard(columns, self._contents.keys, self._num_shards)):
+                yield _element(shard, _ROWS + to_ipc(rows), window)
+            return
+        accumulator = self._held.get(window)
+        if accumulator is None:
+            accumulator = self._held[window] = self._contents.accumulator()
+        add: Any = self._contents.add
+        add(accumulator, table)
+        self._rows += table.num_rows
+        states = sum(len(each) for each in self._held.values())
+        if states > self._max_states:
+            if self._contents.columns and self._rows < ROWS_PER_STATE * states:
+                self._tables_of_rows = TABLES_OF_ROWS
+            yield from self._flush()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from self._flush()
+
+    def _flush(self) -> Iterator[WindowedValue]:
+        held, self._held, self._rows = self._held, {}, 0
+        for window, accumulator in held.items():
+            for shard, part in enumerate(accumulator.table().split(self._num_shards)):
+                yield _element(shard, _STATES + part.to_ipc(), window)
+
+
+def _element(shard: int, data: bytes, window: BoundedWindow) -> WindowedValue:
+    return WindowedValue((shard, data), window.max_timestamp(), (window,))
+
+
+class _MergeShard(beam.DoFn):
+    """(shard, states or rows) to (shard, ``StateTable``)."""
+
+    def __init__(self, contents: _Rows | _States) -> None:
+        self._contents = contents
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, StateTable]]:
+        shard, parts = element
+        if (merged := self._merged(parts)) is not None:
+            yield shard, merged.sort()
+
+    def merge_streams(self, parts: Iterable[bytes]) -> bytes:
+        """One element of states for some of them."""
+        merged = self._merged(parts)
+        assert merged is not None
+        return _STATES + merged.to_ipc()
+
+    def _merged(self, parts: Iterable[bytes]) -> StateTable | None:
+        """One table; None where there is no part, as in a pane that fires with nothing new in it."""
+        states, rows = StateAccumulator(self._contents.keys), self._contents.accumulator()
+        add: Any = self._contents.add
+        empty: StateTable | None = None
+        for part in parts:
+            data = memoryview(part)[1:]
+            if part[:1] == _ROWS:
+                add(rows, from_ipc(data))
+                continue
+            table = StateTable.from_ipc(data, trusted=True)
+            empty = table
+            # Without keys a merge of nothing is one state, of -inf; but the other shards than the first have none.
+            if table.num_rows:
+                states.add(table)
+        if (of_rows := rows.table()) is not None:
+            states.add(of_rows)
+        merged = states.table()
+        return empty if merged is None else merged
+
+
+class LookUpTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
+    """Tables to tables, by what ``prepare`` makes, once per worker, of all rows of ``held``."""
+
+    def __init__(
+        self, held: PCollection[pa.Table], prepare: Callable[[pa.Table], Callable[[pa.Table], pa.Table]]
+    ) -> None:
+        super().__init__()
+        self._held, self._look_up = held, _LookUp(prepare)
+
+    def expand(self, tables: PCollection[pa.Table]) -> PCollection[pa.Table]:
+        found: PCollection[pa.Table] = tables | beam.ParDo(self._look_up, AsIter(self._held)).with_output_types(
+            pa.Table
+        )
+        return found
+
+
+class _LookUp(beam.DoFn):
+    def __init__(self, prepare: Callable[[Any], Callable[[pa.Table], pa.Table]]) -> None:
+        self._prepare = prepare
+
+    def setup(self) -> None:
+        self._function: Callable[[pa.Table], pa.Table] | None = None
+
+    def process(self, table: pa.Table, held: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        # Of bounded input a side input is the same for every table.
+        if self._function is None:
+            self._function = self._prepare(pa.concat_tables(held))
+        yield self._function(table)
+
+
+def split_by_shard(table: pa.Table, keys: Sequence[str], num_shards: int) -> Iterator[pa.Table]:
+    """The rows of each shard in turn."""
+    if num_shards == 1:
+        yield table
+        return
+    shards = shard_of_keys(table, keys, num_shards)
+    # A stable sort of numbers of 16 bits or fewer is a radix sort.
+    by_shard = table.take(np.argsort(shards.astype(np.min_scalar_type(num_shards)), kind="stable"))
+    start = 0
+    for rows in np.bincount(shards, minlength=num_shards).tolist():
+        yield with_own_dictionaries(by_shard.slice(start, rows), keys)
+        start += rows

@@ -1,0 +1,207 @@
+"""One state per key, of batches that come one after another: each costs a probe and an update per row.
+
+What lives from batch to batch is the index of the keys and the states of their groups. Rows and states have an
+accumulator each, as they accumulate in different forms.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from . import _kernel
+from .buffers import Mask
+from .keys import KeyIndex, key_schema
+from .scales import Scale
+from .state_table import Reduction, States, StateTable
+from .states import ExactSum, Kind, StateArray
+
+Codes = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+# Rows of an exact sum that wait at least: adding them up costs a pass over all groups.
+LEAST_WAITING = 1 << 16
+
+
+class _ExactSums:
+    """The exact sums of groups whose number grows; what is added waits until it is as much as there are groups."""
+
+    def __init__(self, part: ExactSum) -> None:
+        self._part = part
+        self._rows: list[tuple[Codes, Floats, Floats | None]] = []
+        self._stored: list[tuple[Codes, Words, Ints]] = []
+        self._waiting = 0
+        self._words, self._at = np.empty(0, np.uint64), np.empty(0, np.int64)
+
+    def add(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
+        second = None if self._part.second is None else inputs[self._part.second]
+        self._rows.append((codes, inputs[self._part.first], second))
+        self._wait(codes.size, groups)
+
+    def merge(self, codes: Codes, words: Words, at: Ints, groups: int) -> None:
+        self._stored.append((codes, words, at))
+        self._wait(codes.size, groups)
+
+    def _wait(self, rows: int, groups: int) -> None:
+        self._waiting += rows
+        if self._waiting >= max(groups, LEAST_WAITING):
+            self.settle(groups)
+
+    def settle(self, groups: int) -> tuple[Words, Ints]:
+        """The words and the places of all sums."""
+        parts = self._stored
+        if self._at.size:
+            parts = [(np.arange(self._at.size, dtype=np.int32), self._words, self._at), *parts]
+        if self._rows:
+            a = np.concatenate([first for _, first, _ in self._rows])
+            factors = [second for _, _, second in self._rows if second is not None]
+            b = np.concatenate(factors) if factors else None
+            words, begins = _kernel.sum_products(np.concatenate([code for code, _, _ in self._rows]), a, b, groups)
+            parts = [*parts, (np.arange(groups, dtype=np.int32), words, begins[:-1])]
+        self._rows, self._stored, self._waiting = [], [], 0
+        if len(parts) == 1 and parts[0][2].size == groups and (parts[0][0] == np.arange(groups)).all():
+            _, self._words, self._at = parts[0]
+            return self._words, self._at
+        starts = np.cumsum([0, *(words.size for _, words, _ in parts)])
+        codes = np.concatenate([np.empty(0, np.int32), *(code for code, _, _ in parts)])
+        words = np.concatenate([np.empty(0, np.uint64), *(words for _, words, _ in parts)])
+        places = [at + start for (_, _, at), start in zip(parts, starts, strict=False)]
+        at = np.concatenate([np.empty(0, np.int64), *places])
+        self._words, begins = _kernel.merge_sums(codes, words, at, groups)
+        self._at = begins[:-1]
+        return self._words, self._at
+
+    @property
+    def nbytes(self) -> int:
+        waiting = sum(words.nbytes for _, words, _ in self._stored) + 24 * self._waiting
+        return int(self._words.nbytes + self._at.nbytes + waiting)
+
+
+class _GrowingStates:
+    """The states of groups whose number grows, and which of them are null."""
+
+    def __init__(self, kind: Kind, scale: Scale, *, of_states: bool) -> None:
+        self._kind, self._scale = kind, scale
+        items = ["states" if of_states else "values" if part.is_plain(scale) else "terms" for part in kind.sums]
+        self._sums = [_kernel.Groups(item) for item in items]
+        self._exact = [_ExactSums(part) for part in kind.exact]
+        self._of_null: list[Codes] = []
+
+    def update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
+        for part, sums in zip(self._kind.sums, self._sums, strict=True):
+            x, weights = part.terms(inputs, self._scale)
+            sums.update(codes, x, groups, _kernel.NONE if weights is None else weights, self._scale.factor)
+        for exact in self._exact:
+            exact.add(codes, inputs, groups)
+
+    def merge(self, codes: Codes, states: StateArray, groups: int) -> None:
+        for sums, records in zip(self._sums, states.sums, strict=True):
+            sums.update(codes, records, groups)
+        for exact, (words, at) in zip(self._exact, states.exact, strict=True):
+            exact.merge(codes, words, at, groups)
+
+    def make_null(self, codes: Codes) -> None:
+        self._of_null.append(np.unique(codes))
+
+    def states(self, groups: int) -> States:
+        for sums in self._sums:
+            sums.grow(groups)
+        array = StateArray(
+            self._kind,
+            self._scale,
+            tuple(sums.states() for sums in self._sums),
+            tuple(exact.settle(groups) for exact in self._exact),
+        )
+        null: Mask | None = None
+        if self._of_null:
+            null = np.zeros(groups, np.bool_)
+            null[np.concatenate(self._of_null)] = True
+        return States(array, null)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(sums.nbytes for sums in self._sums) + sum(exact.nbytes for exact in self._exact)
+
+
+class _KeyAccumulator:
+    """An index of keys, and the states of its groups."""
+
+    def __init__(self) -> None:
+        self._index: KeyIndex | None = None
+        self._states: dict[str, _GrowingStates] = {}
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return 0 if self._index is None else len(self._index)
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes of memory."""
+        index = 0 if self._index is None else self._index.nbytes
+        return index + sum(states.nbytes for states in self._states.values())
+
+    def table(self) -> StateTable | None:
+        """The keys and their states; None where no table was added, as nothing tells the types of the keys."""
+        if self._index is None:
+            return None
+        groups = len(self._index)
+        return StateTable(self._index.keys(), {name: part.states(groups) for name, part in self._states.items()})
+
+
+class RowAccumulator(_KeyAccumulator):
+    """The states of tables of rows, one per key.
+
+    Args:
+      reduction: keys and what their states are made of.
+    """
+
+    def __init__(self, reduction: Reduction) -> None:
+        super().__init__()
+        self._reduction = reduction
+
+    def add(self, table: pa.Table) -> None:
+        """Adds rows. The key columns of all tables have the same types. Raises as ``StateTable.group``."""
+        if self._index is None:
+            self._index = KeyIndex(key_schema(table, self._reduction.keys))
+            self._states = {
+                name: _GrowingStates(aggregate.kind, aggregate.scale, of_states=False)
+                for name, aggregate in self._reduction.aggregates.items()
+            }
+        codes = self._index.encode(table)
+        for name, aggregate in self._reduction.aggregates.items():
+            used, inputs, of_null = aggregate.inputs(table, codes)
+            self._states[name].update(used, inputs, len(self._index))
+            if of_null is not None and not self._reduction.skip_nulls:
+                self._states[name].make_null(of_null)
+
+
+class StateAccumulator(_KeyAccumulator):
+    """The merged states of tables of states, one per key.
+
+    Args:
+      keys: names of the key columns: those of the tables, or fewer of them.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__()
+        self._keys = keys
+        self._like: StateTable | None = None
+
+    def add(self, table: StateTable) -> None:
+        """Merges states in. Raises as ``StateTable.merge``."""
+        if self._index is None or self._like is None:
+            self._like = table.slice(0, 0)
+            self._index = KeyIndex(key_schema(table.keys, self._keys))
+            self._states = {
+                name: _GrowingStates(column.array.kind, column.array.scale, of_states=True)
+                for name, column in table.states.items()
+            }
+        self._like.check_alike(table)
+        codes = self._index.encode(table.keys) if self._keys else np.zeros(table.num_rows, np.int32)
+        for name, column in table.states.items():
+            self._states[name].merge(codes, column.array, len(self._index))
+            if column.null is not None:
+                self._states[name].make_null(codes[column.null])

@@ -1,0 +1,140 @@
+"""States that memory does not hold: on disk by shard of their keys, and sorted runs of results."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrow import sort_by_keys, take_rows
+from ..keys import sort_keys
+from ..parquet.files import one_line
+from ..parquet.scan import DataError
+from ..state_table import StateTable, columns_of, from_ipc, to_ipc
+from .units import Watch
+
+# Rows of one block of a sorted run: one of each run is in memory at a time.
+RUN_BLOCK = 1 << 14
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a table stands in the file."""
+
+    offset: int
+    size: int
+
+
+class Spill:
+    """A file for tables that memory does not hold. It has no name, so that nothing is left of it however a run ends.
+
+    Args:
+      directory: where the file is made, at the first table.
+      watch: counts what is written.
+
+    Raises:
+      DataError: the file cannot be written.
+    """
+
+    def __init__(self, directory: str, watch: Watch) -> None:
+        self._directory, self._watch = directory, watch
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._end = 0
+
+    def write(self, data: bytes) -> Block:
+        """Appends an Arrow IPC stream."""
+        try:
+            with self._lock:
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - it lives as long as this
+                block = Block(self._end, len(data))
+                self._end += len(data)
+            view, offset = memoryview(data), block.offset
+            while view:
+                written = os.pwrite(self._file.fileno(), view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as error:
+            raise DataError(
+                f"{self._directory}: expected room for states that memory does not hold, found {one_line(error)}"
+            ) from error
+        self._watch.add(spilled=len(data))
+        return block
+
+    def read(self, block: Block) -> bytes:
+        """The stream of a block."""
+        assert self._file is not None
+        data = bytearray()
+        while len(data) < block.size:
+            data += os.pread(self._file.fileno(), block.size - len(data), block.offset + len(data))
+        return bytes(data)
+
+    def close(self) -> None:
+        """Frees the disk."""
+        if self._file is not None:
+            self._file.close()
+
+
+class SpilledStates:
+    """The states of a reduction in a spill, by shard."""
+
+    def __init__(self, spill: Spill, num_shards: int) -> None:
+        self._spill, self.num_shards = spill, num_shards
+        self._blocks: list[list[Block]] = [[] for _ in range(num_shards)]
+
+    def add(self, table: StateTable) -> None:
+        """Puts states aside. Any thread may."""
+        for shard, part in enumerate(table.split(self.num_shards)):
+            self._blocks[shard].append(self._spill.write(part.to_ipc(compression="lz4")))
+
+    def tables(self, shard: int) -> Iterator[StateTable]:
+        """What was put aside of a shard, one table of a key or more after another."""
+        for block in self._blocks[shard]:
+            yield StateTable.from_ipc(self._spill.read(block), trusted=True)
+
+
+class Runs:
+    """Tables of results in a spill, each sorted by key and without a key that another has."""
+
+    def __init__(self, spill: Spill, keys: Sequence[str]) -> None:
+        self._spill, self._keys = spill, list(keys)
+        self._runs: list[list[Block]] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Puts a table aside. Any thread may."""
+        table = sort_by_keys(table, self._keys)
+        starts = range(0, max(table.num_rows, 1), RUN_BLOCK)
+        self._runs.append(
+            [self._spill.write(to_ipc(table.slice(start, RUN_BLOCK), compression="lz4")) for start in starts]
+        )
+
+    def merged(self) -> Iterator[pa.Table]:
+        """All rows, sorted by key, in tables of bounded size, of which there is one or more."""
+        waiting = [(from_ipc(self._spill.read(block)) for block in run) for run in self._runs]
+        held = [next(run) for run in waiting]
+        more = [True] * len(held)
+        while True:
+            for i, run in enumerate(waiting):
+                while more[i] and held[i].num_rows < RUN_BLOCK // 2:
+                    block = next(run, None)
+                    more[i] = block is not None
+                    held[i] = held[i] if block is None else pa.concat_tables([held[i], block])
+            whole = pa.concat_tables(held)
+            rows, _ = sort_keys(columns_of(whole, self._keys), self._keys)
+            rank = np.empty(rows.size, np.int64)
+            rank[rows] = np.arange(rows.size)
+            ends = np.cumsum([table.num_rows for table in held])
+            # What is not beyond the last row of a run that goes on cannot be met by what is still to come.
+            safe = min(
+                (int(rank[end - 1]) + 1 for end, goes_on in zip(ends, more, strict=True) if goes_on), default=rows.size
+            )
+            yield take_rows(whole, rows[:safe], trusted=True)
+            if not any(more):
+                return
+            starts = [0, *ends[:-1]]
+            taken = [int((rank[start:end] < safe).sum()) for start, end in zip(starts, ends, strict=True)]
+            held = [table.slice(n) for table, n in zip(held, taken, strict=True)]

@@ -1,0 +1,98 @@
+"""Local files, and those of any filesystem that Beam knows: only these import Beam."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+
+def is_local(path: str) -> bool:
+    """Whether a path has no scheme, such as ``gs://``."""
+    return re.match("[a-zA-Z][-a-zA-Z0-9+.]*://", path) is None
+
+
+def _beam() -> Any:
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
+
+
+def join(directory: str, *names: str) -> str:
+    """The path of a name inside a directory."""
+    return os.path.join(directory, *names) if is_local(directory) else str(_beam().join(directory, *names))
+
+
+def open_file(path: str) -> pa.NativeFile:
+    """A file for random access."""
+    if is_local(path):
+        return pa.OSFile(path)
+    from apache_beam.io.filesystem import CompressionTypes
+
+    return pa.PythonFile(_beam().open(path, compression_type=CompressionTypes.UNCOMPRESSED), mode="r")
+
+
+@contextmanager
+def create_file(path: str) -> Iterator[Any]:
+    """A new file to write; its directory is there."""
+    if is_local(path):
+        with pa.OSFile(path, mode="wb") as sink:
+            yield sink
+        return
+    from apache_beam.io.filesystem import CompressionTypes
+
+    with _beam().create(path, compression_type=CompressionTypes.UNCOMPRESSED) as sink:
+        yield pa.PythonFile(sink, mode="w")
+
+
+def make_directory(path: str) -> None:
+    """Makes a directory, and those around it, that is not there yet."""
+    if is_local(path):
+        os.makedirs(path)
+    else:
+        _beam().mkdirs(path)
+
+
+def names_below(directory: str) -> list[str]:
+    """The files below a directory, by their paths inside it; of a local one that is not there, none."""
+    if is_local(directory):
+        inside = [os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names]
+        return [os.path.relpath(path, directory) for path in inside]
+    directory = directory.rstrip("/") + "/"
+    [result] = _beam().match([f"{directory}**"])
+    return [file.path[len(directory) :] for file in result.metadata_list]
+
+
+def match(pattern: str) -> list[str]:
+    """The remote files that a pattern names."""
+    return [file.path for result in _beam().match([pattern]) for file in result.metadata_list]
+
+
+def delete_files(paths: Iterable[str]) -> None:
+    """Deletes files, in their order."""
+    for path in paths:
+        if is_local(path):
+            os.remove(path)
+        else:
+            _beam().delete([path])
+
+
+def delete_tree(path: str) -> None:
+    """Deletes a directory and all that is in it, if it is there."""
+    if is_local(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        delete_files(join(path, name) for name in names_below(path))
+
+
+def rename_remote(old: Sequence[str], new: Sequence[str]) -> None:
+    """Renames remote files."""
+    _beam().rename(list(old), list(new))
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: its type and what it says."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

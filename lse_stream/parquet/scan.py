@@ -1,0 +1,301 @@
+"""Parquet files found, and their footers checked, before any work."""
+
+import dataclasses
+import glob
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..keys import check_key_type
+from ..values import is_widenable
+from .files import is_local, match, one_line, open_file
+
+# Rows and (roughly) bytes of one table: they bound the memory of a worker, whatever the size of a row group.
+TABLE_ROWS = 1 << 20
+TABLE_BYTES = 1 << 28
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+class InputError(ValueError):
+    """The input cannot be used, found before any work. One line: file, column, expected, found."""
+
+
+class DataError(ValueError):
+    """Found in mid-run: damaged input, or a file that cannot be written. One line: file, row group, column, expected,
+    found.
+    """
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A unit of reading. ``index`` is None for a file without rows, which yields one table without rows."""
+
+    path: str
+    index: int | None
+    partition: tuple[Any, ...]
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader of row groups has to know.
+
+    Attributes:
+      file_columns: the columns to read from files.
+      partition: the fields that come from ``name=value`` directories, in the order of ``RowGroup.partition``.
+      values: which columns hold the numbers.
+      schema: of the tables that are read, without metadata.
+      table_rows: how many rows a table has at most.
+    """
+
+    file_columns: tuple[str, ...]
+    partition: tuple[pa.Field, ...]
+    values: tuple[str, ...]
+    schema: pa.Schema
+    table_rows: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Parquet files whose footers were read and agree.
+
+    Attributes:
+      row_groups: of all files, in the order of their paths.
+      reading: how their tables are read.
+      num_files, num_rows: what the footers say.
+      row_bytes: about how many bytes the columns of a row take.
+      footers: by path.
+    """
+
+    row_groups: tuple[RowGroup, ...]
+    reading: Reading
+    num_files: int
+    num_rows: int
+    row_bytes: int
+    footers: Mapping[str, pq.FileMetaData] = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.reading.schema
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        return self.reading.values
+
+    def select(self, columns: Sequence[str]) -> "Dataset":
+        """The same files with fewer columns read from them."""
+        kept = tuple(name for name in self.reading.file_columns if name in columns)
+        schema = pa.schema([*(self.schema.field(name) for name in kept), *self.reading.partition])
+        values = tuple(name for name in self.values if name in columns)
+        return replace(self, reading=replace(self.reading, file_columns=kept, values=values, schema=schema))
+
+
+def find_files(patterns: Sequence[str], option: str = "input") -> list[str]:
+    """The files that paths, directories (searched for ``*.parquet``) and globs name, each once, sorted.
+
+    Names that begin with "_" or "." are left out unless they are given in full, as Spark does. Errors tell the
+    ``option`` that gave the patterns.
+
+    Raises:
+      InputError: a pattern that names nothing.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        paths = _find_local(pattern) if is_local(pattern) else _find_remote(pattern, option)
+        if not paths:
+            raise InputError(
+                f"--{option} {pattern}: expected a file, a directory or a glob of Parquet files, found none"
+            )
+        found.update(paths)
+    return sorted(found)
+
+
+def _visible(paths: Sequence[str], given: str) -> list[str]:
+    """Those that are no left-overs, markers or checksums, by the part of their names that was not given in full."""
+
+    def hidden(name: str) -> bool:
+        return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+    return [path for path in paths if not any(map(hidden, path[len(given) :].split("/")))]
+
+
+def _fixed_part(pattern: str) -> str:
+    """The directories before the first wildcard."""
+    return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
+
+
+def _find_local(pattern: str) -> list[str]:
+    found = []
+    exists = os.path.exists(pattern)
+    for path in [pattern] if exists else _visible(glob.glob(pattern, recursive=True), _fixed_part(pattern)):
+        path = os.path.abspath(path)
+        if os.path.isdir(path):
+            inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+            found += _visible([path for path in inside if path.endswith(".parquet")], path)
+        else:
+            found.append(path)
+    return found
+
+
+def _find_remote(pattern: str, option: str) -> list[str]:
+    try:
+        directory = pattern.rstrip("/") + "/"
+        found = [] if pattern == directory else match(pattern)
+        if found == [pattern]:
+            return found
+        return _visible(found, _fixed_part(pattern)) or _visible(
+            match(directory + "**.parquet"), _fixed_part(directory + "*")
+        )
+    except Exception as error:  # whatever the filesystem's client raises
+        raise InputError(
+            f"--{option} {pattern}: expected a path that can be listed, found {one_line(error)}"
+        ) from error
+
+
+def _hive_partition(path: str) -> dict[str, str | None]:
+    pairs = [part.split("=", 1) for part in PurePosixPath(path).parent.parts if "=" in part]
+    return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in pairs}
+
+
+def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    try:
+        with open_file(path) as source:
+            file = pq.ParquetFile(source)
+            return file.metadata, file.schema_arrow
+    except Exception as error:  # pyarrow's, the operating system's, or a remote client's
+        raise InputError(f"{path}: expected a readable Parquet file, found {one_line(error)}") from error
+
+
+def scan(
+    patterns: Sequence[str],
+    keys: Sequence[str],
+    values: Sequence[str],
+    others: Mapping[str, Callable[[pa.DataType], str | None]] = MappingProxyType({}),
+    *,
+    all_columns: bool = False,
+    option: str = "input",
+) -> Dataset:
+    """Reads all footers and checks that every file can give the columns, of one type.
+
+    Args:
+      patterns: files, directories or globs, local or of any Beam filesystem. ``name=value`` directories give columns:
+        int64 where all values are integers, else string.
+      keys: names of the key columns.
+      values: names of the columns of numbers.
+      others: names of further columns, and for each what tells of a type that does not serve which one is expected.
+      all_columns: read all columns, those of the directories as well, in the order of the files.
+      option: which one gave the patterns, for errors.
+
+    Raises:
+      InputError: a file that cannot be read, a column that is missing, of a type that does not serve, or of different
+        types in two files.
+    """
+    paths = find_files(patterns, option)
+    with ThreadPoolExecutor(16) as pool:
+        footers = list(pool.map(_read_footer, paths))
+    hive = [_hive_partition(path) for path in paths]
+    schemas = [schema for _, schema in footers]
+    first = schemas[0]
+    # Those of the directories can be keys, and are read as such where all are.
+    in_path = list(dict.fromkeys([*keys, *(hive[0] if all_columns else ())]))
+    wanted = list(dict.fromkeys([*(first.names if all_columns else ()), *in_path, *values, *others]))
+    partition = [
+        _partition_field(name, paths, hive)
+        for name in in_path
+        if any(name in values for values in hive) and not all(name in schema.names for schema in schemas)
+    ]
+    file_columns = [name for name in wanted if name not in {field.name for field in partition}]
+    for path, schema in zip(paths, schemas, strict=True):
+        for name in file_columns:
+            _check_column(path, schema, name, paths[0], first)
+            if name in _hive_partition(path) and name in keys:
+                raise InputError(f"{path}: column {name!r}: expected in the file or in the path, found in both")
+        for field in partition:
+            if field.name in schema.names:
+                raise InputError(f"{path}: column {field.name!r}: expected in the path as elsewhere, found in the file")
+        if all_columns and (more := set(schema.names) - set(file_columns)):
+            raise InputError(f"{path}: expected the columns of {paths[0]}, found more: {', '.join(sorted(more))}")
+    for name in keys:
+        if name in file_columns:
+            try:
+                check_key_type(name, first.field(name).type)
+            except TypeError as error:
+                raise InputError(f"{paths[0]}: {error}") from None
+    for name in values:
+        if not is_widenable(first.field(name).type):
+            raise InputError(
+                f"{paths[0]}: value column {name!r}: expected integers, float16, float32 or float64, "
+                f"found {first.field(name).type}"
+            )
+    for name, expected in others.items():
+        if what := expected(first.field(name).type):
+            raise InputError(f"{paths[0]}: column {name!r}: expected {what}, found {first.field(name).type}")
+    row_groups = []
+    for path, (metadata, _), constants in zip(paths, footers, hive, strict=True):
+        held = tuple(_constant(constants[field.name], field) for field in partition)
+        rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        filled = [RowGroup(path, i, held, n) for i, n in enumerate(rows) if n]
+        row_groups += filled or [RowGroup(path, None, held, 0)]
+    row_bytes = max(_row_bytes(metadata, set(file_columns)) for metadata, _ in footers)
+    reading = Reading(
+        tuple(file_columns),
+        tuple(partition),
+        tuple(values),
+        # One file may tell that a column has no nulls where another does not.
+        pa.schema([*(first.field(name).with_nullable(True) for name in file_columns), *partition]),
+        max(1, min(TABLE_ROWS, TABLE_BYTES // row_bytes)),
+    )
+    num_rows = sum(metadata.num_rows for metadata, _ in footers)
+    metadata_of = {path: metadata for path, (metadata, _) in zip(paths, footers, strict=True)}
+    return Dataset(tuple(row_groups), reading, len(paths), num_rows, row_bytes, metadata_of)
+
+
+def _row_bytes(metadata: pq.FileMetaData, columns: set[str]) -> int:
+    """What the columns of a row take, by the first row group: encoded, but not compressed."""
+    if not metadata.num_rows:
+        return 1
+    group = metadata.row_group(0)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    size: int = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
+    rows: int = group.num_rows
+    return size // max(rows, 1) + 1
+
+
+def _check_column(path: str, schema: pa.Schema, name: str, first_path: str, first: pa.Schema) -> None:
+    copies = schema.names.count(name)
+    if copies != 1:
+        columns = ", ".join(schema.names)
+        found = f"it {copies} times" if copies else f"columns {columns}"
+        raise InputError(f"{path}: column {name!r}: expected once in the file, found {found}")
+    if schema.field(name).type != first.field(name).type:
+        raise InputError(
+            f"{path}: column {name!r}: expected {first.field(name).type} as in {first_path}, "
+            f"found {schema.field(name).type}"
+        )
+
+
+def _partition_field(name: str, paths: Sequence[str], hive: Sequence[dict[str, str | None]]) -> pa.Field:
+    for path, values in zip(paths, hive, strict=True):
+        if name not in values:
+            raise InputError(f"{path}: column {name!r}: expected a directory {name}=... in the path, found none")
+    integers = all(_is_int64(text) for values in hive if (text := values[name]) is not None)
+    return pa.field(name, pa.int64() if integers else pa.string())
+
+
+def _is_int64(text: str) -> bool:
+    # What int() takes beyond this, such as "1_000" or " 7", is text to others.
+    return re.fullmatch("-?[0-9]{1,19}", text) is not None and -(2**63) <= int(text) < 2**63
+
+
+def _constant(text: str | None, field: pa.Field) -> int | str | None:
+    return int(text) if text is not None and pa.types.is_integer(field.type) else text

@@ -1,0 +1,141 @@
+"""Files of results, which appear whole or not at all."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..keys import with_own_dictionaries
+from .files import create_file, is_local, join, one_line
+from .scan import DataError
+
+# Rows of one row group of the output: fixed, as it shapes the bytes.
+OUTPUT_ROW_GROUP = 1 << 20
+
+# Counts something in each table that is written.
+Counters = Mapping[str, Callable[[pa.Table], int]]
+
+
+class ShardWriter:
+    """Writes the rows of tables to the file of a shard.
+
+    The bytes depend on the rows, ``row_group_rows`` and the counters alone, not on how rows are spread over tables. The
+    file has its name only when it is whole, and one that is there already is replaced at once.
+
+    Args:
+      directory: where to; it must exist.
+      num_shards, shard: of how many it is which.
+      schema: of the tables.
+      row_group_rows: rows of a row group.
+      keys: columns whose dictionaries, if they are any, are written anew for each row group.
+      prefix: what the file's name begins with.
+      counters: what is counted on the way, for the file's metadata: see ``read_counts``.
+
+    Raises:
+      DataError: the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        num_shards: int,
+        shard: int,
+        schema: pa.Schema,
+        row_group_rows: int | None = None,
+        *,
+        keys: Sequence[str] = (),
+        prefix: str = "",
+        counters: Counters = MappingProxyType({}),
+    ) -> None:
+        name = f"{prefix}part-{shard:05d}-of-{num_shards:05d}.parquet"
+        self.path = join(directory, name)
+        # An object appears whole when its writer is closed; a local file has to be renamed.
+        self._written = join(directory, f".{name}.{os.urandom(8).hex()}") if is_local(directory) else self.path
+        self._rows = row_group_rows or OUTPUT_ROW_GROUP
+        self._keys = keys
+        self._held: list[pa.Table] = []
+        self._num_rows = 0
+        self._counters, self._counts = counters, dict.fromkeys(counters, 0)
+        self._stack = ExitStack()
+        with self._told():
+            sink = self._stack.enter_context(create_file(self._written))
+            # Results are nearly all distinct: only keys are worth a dictionary.
+            dictionary = [field.name for field in schema if not pa.types.is_floating(field.type)]
+            self._writer = pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=dictionary)
+            self._stack.callback(self._writer.close)
+
+    def write(self, table: pa.Table) -> None:
+        """Adds rows."""
+        for name, count in self._counters.items():
+            self._counts[name] += count(table)
+        self._held.append(table)
+        self._num_rows += table.num_rows
+        while self._num_rows >= self._rows:
+            rows = pa.concat_tables(self._held)
+            self._write(rows.slice(0, self._rows))
+            self._held = [rows.slice(self._rows)]
+            self._num_rows -= self._rows
+
+    def _write(self, rows: pa.Table) -> None:
+        with self._told():
+            rows = with_own_dictionaries(rows.combine_chunks(), self._keys)
+            self._writer.write_table(rows, row_group_size=self._rows)
+
+    def close(self) -> str:
+        """Puts the file in place; gives its path."""
+        if self._num_rows:
+            self._write(pa.concat_tables(self._held))
+        with self._told():
+            if self._counts:
+                self._writer.add_key_value_metadata({_COUNT + name: str(n) for name, n in self._counts.items()})
+            self._stack.close()
+            if self._written != self.path:
+                os.replace(self._written, self.path)
+        return self.path
+
+    def discard(self) -> None:
+        """Closes the file without putting it in place."""
+        with suppress(Exception):  # another error is on its way already
+            self._stack.close()
+        if self._written != self.path:
+            with suppress(OSError):
+                os.remove(self._written)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.discard()
+            raise DataError(f"{self.path}: expected a file that can be written, found {one_line(error)}") from error
+
+
+def write_shard(
+    directory: str, num_shards: int, shard: int, tables: Iterable[pa.Table], schema: pa.Schema, **options: Any
+) -> str:
+    """Writes the rows of ``tables`` to the file of a shard, and gives its path; arguments as of ``ShardWriter``."""
+    writer = ShardWriter(directory, num_shards, shard, schema, **options)
+    try:
+        for table in tables:
+            writer.write(table)
+        return writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+
+
+_COUNT = "lse_stream."
+
+
+def read_counts(metadata: pq.FileMetaData) -> dict[str, int]:
+    """What was counted while a file of results was written, by the names of the counters."""
+    found = metadata.metadata or {}
+    return {
+        name.decode().removeprefix(_COUNT): int(value)
+        for name, value in found.items()
+        if name.decode(errors="replace").startswith(_COUNT)
+    }

@@ -1,0 +1,166 @@
+"""Columns of states: the Arrow type, and states to and from a column."""
+
+import json
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from ._kernel import StateError
+from ._kernel.record import VERSION
+from .buffers import Mask, nulls_of, validity
+from .scales import NATURAL, Scale
+from .states import KINDS, LOGSUMEXP, Kind, StateArray
+
+STATE = "state"
+
+# As many words as the 32-bit offsets of a binary array reach.
+_CHUNK_WORDS = np.iinfo(np.int32).max // 8
+
+
+class StateType(pa.ExtensionType):
+    """Arrow type of a column of states: binary, one record of an accumulator's ``to_bytes`` each.
+
+    It survives IPC and Parquet, and loads as plain binary where this package is not imported. The metadata says
+    version, kind and scale of the records; a column of a version that this release does not know loads, and is refused
+    in use.
+    """
+
+    def __init__(
+        self,
+        version: int = VERSION,
+        kind: str = LOGSUMEXP.name,
+        scale: str = NATURAL.name,
+        storage_type: pa.DataType | None = None,
+    ) -> None:
+        self.version, self.kind, self.scale = version, kind, scale
+        super().__init__(storage_type or pa.binary(), "lse_stream.state")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return json.dumps({"version": self.version, "kind": self.kind, "scale": self.scale}).encode()
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Self:
+        try:
+            found = json.loads(serialized)  # of a later version it may hold more
+            return cls(int(found["version"]), str(found["kind"]), str(found["scale"]), storage_type)
+        except (ValueError, KeyError, TypeError):
+            return cls(0, "unknown", "unknown", storage_type)  # it loads all the same, and is refused in use
+
+    def __str__(self) -> str:
+        return f"lse_stream.state of version {self.version}, kind {self.kind}, scale {self.scale}"
+
+    # Arrow asks these before it puts columns together; those of pa.ExtensionType look at name and storage alone.
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, StateType)
+            and self.storage_type == other.storage_type
+            and self.__arrow_ext_serialize__() == other.__arrow_ext_serialize__()
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.__arrow_ext_serialize__())
+
+
+pa.register_extension_type(StateType())
+
+
+def states_to_arrow(states: StateArray, null: Mask | None = None) -> pa.ChunkedArray:
+    """The states (n,) as a column, null where ``null`` (n,) is true; without a copy those of log-sum-exp."""
+    if null is not None:
+        nothing = StateArray.empty(states.kind, states.scale, 1)
+        states = StateArray.concat([states, nothing]).take(np.where(null, len(states), np.arange(len(states))))
+    state_type = StateType(VERSION, states.kind.name, states.scale.name)
+    words, offsets = states.to_words()
+    chunks: list[pa.Array] = []
+    start = 0
+    while start < len(states) or not chunks:
+        end = int(np.searchsorted(offsets, offsets[start] + _CHUNK_WORDS, side="right")) - 1
+        part = ((offsets[start : end + 1] - offsets[start]) * 8).astype(np.int32)
+        valid = None if null is None else validity(null[start:end])
+        buffers = [valid, pa.py_buffer(part), pa.py_buffer(words[offsets[start] : offsets[end]])]
+        storage = pa.Array.from_buffers(pa.binary(), end - start, buffers)
+        chunks.append(pa.ExtensionArray.from_storage(state_type, storage))
+        start = end
+    return pa.chunked_array(chunks, state_type)
+
+
+def states_from_arrow(
+    column: pa.ChunkedArray | pa.Array, name: str = STATE, *, trusted: bool = False
+) -> tuple[StateArray, Mask | None]:
+    """The states (n,) of a column, checked, and where it is null; the state there is that of nothing.
+
+    Args:
+      column: of ``StateType``, or of binary as it loads without this package.
+      name: what an error calls the column.
+      trusted: this process, or one of ours, has made the bytes: they are not checked again.
+
+    Returns:
+      The states, and where the column is null (n,); None where it nowhere is.
+
+    Raises:
+      TypeError: another type.
+      StateError: records of another version, of two kinds or scales, or not canonical; column and row named.
+    """
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    expected = kind_of(column.type, name)
+    parts: list[StateArray] = []
+    nulls: list[tuple[int, Mask | None]] = []
+    for chunk in chunks:
+        storage = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
+        null = nulls_of(storage)
+        try:
+            if len(storage) > storage.null_count:
+                parts.append(_records(storage if null is None else storage.drop_null(), expected, trusted=trusted))
+                expected = parts[0].kind, parts[0].scale
+        except StateError as error:
+            place = error.row if null is None else int(np.flatnonzero(~null)[error.row])
+            row = sum(n for n, _ in nulls) + place
+            raise StateError(row, f"column {name!r}, row {row}: {str(error).partition(': ')[2]}") from None
+        nulls.append((len(storage), null))
+    n = sum(n for n, _ in nulls)
+    nothing = StateArray.empty(*(expected or (LOGSUMEXP, NATURAL)), min(n, 1))
+    if all(null is None for _, null in nulls):
+        return StateArray.concat(parts or [nothing]), None
+    is_null = np.concatenate([np.zeros(n, np.bool_) if null is None else null for n, null in nulls])
+    states = StateArray.concat([*parts, nothing])
+    return states.take(np.where(is_null, len(states) - 1, np.cumsum(~is_null) - 1)), is_null
+
+
+def kind_of(data_type: pa.DataType, name: str) -> tuple[Kind, Scale] | None:
+    """What a column's type says of its states; None for plain binary, whose records say it."""
+    storage = data_type.storage_type if isinstance(data_type, StateType) else data_type
+    if not (pa.types.is_binary(storage) or pa.types.is_large_binary(storage)):
+        held = f" of {storage}" if isinstance(data_type, StateType) else ""
+        raise TypeError(f"column {name!r}: expected states, as binary or large_binary, found {data_type}{held}")
+    if not isinstance(data_type, StateType):
+        return None
+    found = f"version {data_type.version}, kind {data_type.kind}, scale {data_type.scale}"
+    if data_type.version != VERSION or data_type.kind not in KINDS:
+        raise StateError(
+            0, f"column {name!r}: expected states of version {VERSION}, of kind {' or '.join(KINDS)}, found {found}"
+        )
+    try:
+        scale = Scale.of(data_type.scale)
+        KINDS[data_type.kind].check_scale(scale)
+    except ValueError as error:
+        raise StateError(0, f"column {name!r}: expected states of a known scale, found {found}: {error}") from error
+    return KINDS[data_type.kind], scale
+
+
+def _records(storage: pa.Array, expected: tuple[Kind, Scale] | None, *, trusted: bool) -> StateArray:
+    """The states of a binary array of one or more, without nulls."""
+    n = len(storage)
+    offset_type = np.int32 if pa.types.is_binary(storage.type) else np.int64
+    _, offset_buffer, data = storage.buffers()
+    offsets = np.frombuffer(offset_buffer, offset_type)[storage.offset : storage.offset + n + 1].astype(np.int64)
+    sizes = np.diff(offsets)
+    if (sizes % 8).any():
+        row = int((sizes % 8 != 0).argmax())
+        raise StateError(row, f"state {row}: expected a multiple of 8 bytes, found {sizes[row]}")
+    held = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+    words = np.require(held.view(np.uint64), requirements="A")
+    return StateArray.from_words(words, (offsets - offsets[0]) // 8, expected, trusted=trusted)
