@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ._kernel import StateError, weights_of
+from ._kernel import StateError, reciprocals_of, weights_by
 from .buffers import array_of, nulls_of_column, take
 from .keys import KeyIndex, column_of, describe_key, key_schema, sort_keys
 from .scales import NATURAL, Scale
@@ -28,7 +28,7 @@ from .state_table import (
     numbers_of_role,
     plain_type,
 )
-from .states import LOGSUMEXP, StateArray, check_same, log_weights
+from .states import LOGSUMEXP, Logs, StateArray, check_same
 from .values import widen, widen_arrow
 
 
@@ -284,7 +284,8 @@ class Shares:
         check_names(keys, others=())
         aggregate = Aggregate.of(LOGSUMEXP.name, NATURAL, value)
         check_same(StateArray.empty(aggregate.kind, aggregate.scale, 0), states.states[state].array)
-        self._value, self._states = value, states.states[state]
+        array, self._null = states.states[state]
+        self._value, self._logs, self._reciprocals = value, Logs(array), reciprocals_of(array.sums[0])
         self._look_up = LookUp(columns_of(states.keys, keys), states.num_rows)
 
     def of(self, table: pa.Table) -> pa.Table:
@@ -295,7 +296,7 @@ class Shares:
         value = self._value
         column = numbers_of_role(column_of(table, value), f"column {value!r}", "value")
         codes = self._look_up.rows(table)
-        absent = None if self._states.null is None else self._states.null[codes]
+        absent = None if self._null is None else self._null[codes]
         of_value = nulls_of_column(column)
         found = [widen(part, f"column {value!r}") for part in widen_arrow(column, f"column {value!r}")]
         values = found[0] if len(found) == 1 else np.concatenate([np.zeros(0), *found])
@@ -304,10 +305,6 @@ class Shares:
             values[~of_value] = valid
         nulls = [null for null in (absent, of_value) if null is not None]
         null = np.logical_or.reduce(nulls) if nulls else None
-        records = self._states.array
-        if table.num_rows < len(records):  # there may be far more states than are asked for
-            used, rank = np.unique(codes, return_inverse=True)
-            records, codes = records.take(used.astype(np.int64)), rank.astype(np.int32)
-        logs, weights = log_weights(records, codes, values), weights_of(records.sums[0], codes, values)
+        logs, weights = self._logs.weights(codes, values), weights_by(self._reciprocals, codes, values)
         columns = [*table.columns, array_of(logs, null=null), array_of(weights, null=null)]
         return pa.Table.from_arrays(columns, names=[*table.column_names, "log_softmax", "softmax"])

@@ -4,7 +4,7 @@ What lives from batch to batch is the index of the keys and the states of their 
 accumulator each, as they accumulate in different forms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from . import _kernel
 from .buffers import Mask
 from .keys import KeyIndex, key_schema
 from .scales import Scale
-from .state_table import Reduction, States, StateTable
+from .state_table import Reduction, States, StateTable, columns_of, split_by_shard
 from .states import ExactSum, Kind, StateArray
 
 Codes = npt.NDArray[np.int32]
@@ -99,7 +99,7 @@ class _GrowingStates:
 
     def merge(self, codes: Codes, states: StateArray, groups: int) -> None:
         for sums, records in zip(self._sums, states.sums, strict=True):
-            sums.update(codes, records, groups)
+            sums.merge(codes, records, groups)
         for exact, (words, at) in zip(self._exact, states.exact, strict=True):
             exact.merge(codes, words, at, groups)
 
@@ -132,6 +132,7 @@ class _KeyAccumulator:
     def __init__(self) -> None:
         self._index: KeyIndex | None = None
         self._states: dict[str, _GrowingStates] = {}
+        self._like: StateTable | None = None
 
     def __len__(self) -> int:
         """How many keys there are."""
@@ -150,6 +151,21 @@ class _KeyAccumulator:
         groups = len(self._index)
         return StateTable(self._index.keys(), {name: part.states(groups) for name, part in self._states.items()})
 
+    def _begin(self, schema: pa.Schema, kinds: Mapping[str, tuple[Kind, Scale]], *, of_states: bool) -> KeyIndex:
+        self._index = KeyIndex(schema)
+        self._states = {name: _GrowingStates(*kind, of_states=of_states) for name, kind in kinds.items()}
+        return self._index
+
+    def _merge(self, index: KeyIndex, table: StateTable) -> None:
+        if self._like is None:
+            self._like = table.slice(0, 0)
+        self._like.check_alike(table)
+        codes = index.encode(table.keys) if len(index.schema) else np.zeros(table.num_rows, np.int32)
+        for name, column in table.states.items():
+            self._states[name].merge(codes, column.array, len(index))
+            if column.null is not None:
+                self._states[name].make_null(codes[column.null])
+
 
 class RowAccumulator(_KeyAccumulator):
     """The states of tables of rows, one per key.
@@ -161,21 +177,24 @@ class RowAccumulator(_KeyAccumulator):
     def __init__(self, reduction: Reduction) -> None:
         super().__init__()
         self._reduction = reduction
+        self._kinds = {name: (each.kind, each.scale) for name, each in reduction.aggregates.items()}
 
     def add(self, table: pa.Table) -> None:
         """Adds rows. The key columns of all tables have the same types. Raises as ``StateTable.group``."""
-        if self._index is None:
-            self._index = KeyIndex(key_schema(table, self._reduction.keys))
-            self._states = {
-                name: _GrowingStates(aggregate.kind, aggregate.scale, of_states=False)
-                for name, aggregate in self._reduction.aggregates.items()
-            }
-        codes = self._index.encode(table)
+        index = self._index
+        if index is None:
+            index = self._begin(key_schema(table, self._reduction.keys), self._kinds, of_states=False)
+        codes = index.encode(table)
         for name, aggregate in self._reduction.aggregates.items():
             used, inputs, of_null = aggregate.inputs(table, codes)
-            self._states[name].update(used, inputs, len(self._index))
+            self._states[name].update(used, inputs, len(index))
             if of_null is not None and not self._reduction.skip_nulls:
                 self._states[name].make_null(of_null)
+
+    def absorb(self, table: StateTable) -> None:
+        """Merges in what another accumulator of this reduction holds: up to 2^42 rows of a key."""
+        index = self._index or self._begin(table.keys.schema, self._kinds, of_states=False)
+        self._merge(index, table)
 
 
 class StateAccumulator(_KeyAccumulator):
@@ -188,20 +207,72 @@ class StateAccumulator(_KeyAccumulator):
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__()
         self._keys = keys
-        self._like: StateTable | None = None
 
     def add(self, table: StateTable) -> None:
         """Merges states in. Raises as ``StateTable.merge``."""
-        if self._index is None or self._like is None:
-            self._like = table.slice(0, 0)
-            self._index = KeyIndex(key_schema(table.keys, self._keys))
-            self._states = {
-                name: _GrowingStates(column.array.kind, column.array.scale, of_states=True)
-                for name, column in table.states.items()
-            }
-        self._like.check_alike(table)
-        codes = self._index.encode(table.keys) if self._keys else np.zeros(table.num_rows, np.int32)
-        for name, column in table.states.items():
-            self._states[name].merge(codes, column.array, len(self._index))
-            if column.null is not None:
-                self._states[name].make_null(codes[column.null])
+        index = self._index
+        if index is None:
+            kinds = {name: (column.array.kind, column.array.scale) for name, column in table.states.items()}
+            index = self._begin(key_schema(table.keys, self._keys), kinds, of_states=True)
+        self._merge(index, table)
+
+    absorb = add
+
+
+class RowReducer:
+    """How tables of rows are reduced. ``columns`` are those that it takes to that."""
+
+    def __init__(self, reduction: Reduction) -> None:
+        self._reduction = reduction
+        self.keys, self.columns = list(reduction.keys), reduction.columns
+
+    def accumulator(self) -> RowAccumulator:
+        """One for what ``prepare`` gives."""
+        return RowAccumulator(self._reduction)
+
+    def prepare(self, table: pa.Table) -> pa.Table:
+        """What is accumulated of a table."""
+        return columns_of(table, self.columns)
+
+    def split(self, table: pa.Table, num_shards: int) -> Iterator[pa.Table]:
+        """What is accumulated, by shard."""
+        return split_by_shard(table, self.keys, num_shards)
+
+    def join(self, tables: Sequence[pa.Table]) -> pa.Table:
+        """What is accumulated, as one table."""
+        return pa.concat_tables(tables).combine_chunks()
+
+
+class StateReducer:
+    """How tables of states are reduced, ``StateTable`` s or ``pa.Table`` s with a column "state".
+
+    Args:
+      keys: names of the key columns: those of the tables, or fewer.
+      trusted: that column was checked where its bytes came in.
+    """
+
+    columns: Sequence[str] = ()
+
+    def __init__(self, keys: Sequence[str], *, trusted: bool) -> None:
+        self.keys, self._trusted = list(keys), trusted
+
+    def accumulator(self) -> StateAccumulator:
+        """One for what ``prepare`` gives."""
+        return StateAccumulator(self.keys)
+
+    def prepare(self, table: StateTable | pa.Table) -> StateTable:
+        """What is accumulated of a table."""
+        if isinstance(table, StateTable):
+            return table.select(self.keys)
+        return StateTable.from_arrow(table, self.keys, trusted=self._trusted)
+
+    def split(self, table: StateTable, num_shards: int) -> Iterator[StateTable]:
+        """What is accumulated, by shard."""
+        return iter(table.split(num_shards))
+
+    def join(self, tables: Sequence[StateTable]) -> StateTable:
+        """What is accumulated, as one table."""
+        return StateTable.concat(tables)
+
+
+Reducer = RowReducer | StateReducer

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ._kernel import ByteIndex, WordIndex, checksum_bytes
+from ._kernel import ByteIndex, WordIndex, checksum_bytes, hash_column
 from .buffers import Mask, array_of, nulls_of, numbers_of, numpy_type, take, validity
 
 Bytes = npt.NDArray[np.uint8]
@@ -76,7 +76,7 @@ class KeyIndex:
     """
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
+        self.schema = schema
         self._columns = [
             (_WordColumn if _is_word(_plain_type(field.name, field.type)) else _ByteColumn)(field) for field in schema
         ]
@@ -111,19 +111,22 @@ class KeyIndex:
         """The key columns, one row per key, in the order of the codes; without columns a table without rows."""
         arrays = []
         rows = None if self._words is None else self._words.keys()
-        for j, (column, field) in enumerate(zip(self._columns, self._schema, strict=True)):
+        for j, (column, field) in enumerate(zip(self._columns, self.schema, strict=True)):
             words = None if rows is None else np.ascontiguousarray(rows[:, j])
             null = (rows[:, -1] >> j & 1) != 0 if rows is not None and self._has_nulls else None
             values = column.values(words, null if null is not None and null.any() else None)
             arrays.append(_restore(values, field.type, field.name))
-        return pa.Table.from_arrays(arrays, schema=self._schema)
+        return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _codes(self, table: pa.Table, *, add: bool) -> Codes:
         if not self._columns:
             return np.zeros(table.num_rows, np.int32)
         words, nulls = [], []
-        for column, field in zip(self._columns, self._schema, strict=True):
-            found, null = column.words(column_of(table, field.name), add=add)
+        for column, field in zip(self._columns, self.schema, strict=True):
+            values = column_of(table, field.name)
+            if values.type != field.type and _plain_type(field.name, values.type) != column.type:
+                raise TypeError(f"key column {field.name!r}: expected {field.type} as before, found {values.type}")
+            found, null = column.words(values, add=add)
             words.append(found)
             nulls.append(null)
         if self._words is None:
@@ -160,7 +163,7 @@ class _WordColumn:
     nbytes = size = 0
 
     def __init__(self, field: pa.Field) -> None:
-        self._type = _plain_type(field.name, field.type)
+        self.type = _plain_type(field.name, field.type)
 
     def words(self, column: pa.ChunkedArray, *, add: bool) -> tuple[Ints, Mask | None]:
         """The images (rows,), 0 for null, and where the column is null."""
@@ -176,7 +179,7 @@ class _WordColumn:
     def values(self, words: Ints | None, null: Mask | None) -> pa.Array:
         """The canonical values (rows,) of images; of all that there are, in their order, without."""
         assert words is not None  # only a column of bytes knows all
-        return _values_of(words, self._type, null)
+        return _values_of(words, self.type, null)
 
     def _chunk(self, array: pa.Array, *, add: bool) -> tuple[Ints, Mask | None]:
         if pa.types.is_dictionary(array.type):
@@ -231,7 +234,7 @@ class _ByteColumn(_WordColumn):
 
     def values(self, words: Ints | None, null: Mask | None) -> pa.Array:
         del null  # it has a code
-        values = _from_bytes(*self._index.keys(), self._type, self._index.null_code)
+        values = _from_bytes(*self._index.keys(), self.type, self._index.null_code)
         return values if words is None else take(values, words)
 
     def _chunk(self, array: pa.Array, *, add: bool) -> tuple[Ints, Mask | None]:
@@ -288,10 +291,18 @@ def shard_of_keys(table: pa.Table, keys: Sequence[str], num_shards: int) -> Code
     """
     if not 1 <= num_shards <= np.iinfo(np.int32).max:
         raise ValueError(f"num_shards: expected 1 to 2^31 - 1, found {num_shards}")
-    total = np.zeros(table.num_rows, np.uint64)
+    hashes = np.zeros(table.num_rows, np.uint64)
     for name in keys:
-        total = _mix(total + _hash_column(table, name))
-    return (total % np.uint64(num_shards)).astype(np.int32)
+        column = column_of(table, name)
+        _plain_type(name, column.type)
+        parts = [_hashable(chunk) for chunk in column.chunks]
+        words = np.concatenate([np.zeros(0, np.uint64), *(found for found, _ in parts)])
+        valid = np.zeros(0, np.uint8)
+        if any(null is not None for _, null in parts):
+            masks = [np.ones(found.size, np.bool_) if null is None else ~null for found, null in parts]
+            valid = np.concatenate(masks).view(np.uint8)
+        hash_column(hashes, words, valid)
+    return (hashes % np.uint64(num_shards)).astype(np.int32)
 
 
 def sort_keys(table: pa.Table, keys: Sequence[str]) -> tuple[npt.NDArray[np.int64], pa.Table]:
@@ -303,8 +314,9 @@ def sort_keys(table: pa.Table, keys: Sequence[str]) -> tuple[npt.NDArray[np.int6
     sortable = [column for column in plain.values() if not pa.types.is_null(column.type)]
     if not sortable:
         return np.arange(table.num_rows), table.select(keys)
-    if len(sortable) == 1 and not sortable[0].null_count and _sorts_as_integers(sortable[0].type):
-        rows = np.argsort(_words_of(sortable[0]))  # four times as fast
+    ranks = _ranks_of(sortable[0]) if len(sortable) == 1 else None
+    if ranks is not None:
+        rows = np.argsort(ranks)  # four times as fast
     else:
         names = [str(i) for i in range(len(sortable))]
         by_name = pa.Table.from_arrays(sortable, names=names)
@@ -315,9 +327,20 @@ def sort_keys(table: pa.Table, keys: Sequence[str]) -> tuple[npt.NDArray[np.int6
     return rows, pa.Table.from_arrays(columns, schema=key_schema(table, keys))
 
 
-def _sorts_as_integers(data_type: pa.DataType) -> bool:
-    """Whether images of values stand in the order of the values."""
-    return _is_word(data_type) and not (pa.types.is_floating(data_type) or pa.types.is_uint64(data_type))
+def ranks_of_keys(table: pa.Table, keys: Sequence[str]) -> Ints | None:
+    """Integers (rows,) that are in the order of the keys; None for keys that have none, such as strings."""
+    return _ranks_of(_plain(table, keys[0])) if len(keys) == 1 else None
+
+
+def _ranks_of(array: pa.Array) -> Ints | None:
+    if array.null_count or not _is_word(array.type):
+        return None
+    words = _words_of(array)
+    if pa.types.is_uint64(array.type):
+        return words ^ np.int64(np.iinfo(np.int64).min)
+    if pa.types.is_floating(array.type):  # of negative ones the greater image is the smaller number
+        return words ^ (words >> 63 & np.int64(np.iinfo(np.int64).max))
+    return words
 
 
 def check_key_type(name: str, data_type: pa.DataType) -> None:
@@ -487,37 +510,20 @@ def _restore(values: pa.Array, data_type: pa.DataType, name: str) -> pa.Array:
 # --- hash -------------------------------------------------------------------------------------------------------------
 
 
-def _mix(words: Words) -> Words:
-    """SplitMix64's step and finaliser."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return words ^ words >> np.uint64(31)
-
-
-def _hash_column(table: pa.Table, name: str) -> Words:
-    """The hash (rows,) of a column."""
-    column = column_of(table, name)
-    _plain_type(name, column.type)
-    return np.concatenate([np.zeros(0, np.uint64), *(_hash(chunk) for chunk in column.chunks)])
-
-
-def _hash(array: pa.Array) -> Words:
-    """The hash (n,) of the canonical form of each value; of null, 0."""
+def _hashable(array: pa.Array) -> tuple[Words, Mask | None]:
+    """A word (n,) for each value, the same for equal ones of any type that holds them, and where the array is null."""
     if pa.types.is_dictionary(array.type):
-        # A null of its own stands first, for the rows whose index is null.
-        hashes = np.concatenate([np.zeros(1, np.uint64), _hash(array.dictionary)])
-        indices = numbers_of(array.indices).astype(np.int64) + 1
-        null = nulls_of(array.indices)
-        return hashes[indices if null is None else np.where(null, 0, indices)]
+        words, null = _hashable(array.dictionary)
+        # The last one stands for the rows whose index is null.
+        of_null = nulls_of(array.indices)
+        indices = numbers_of(array.indices).astype(np.int64)
+        if of_null is not None:
+            indices[of_null] = words.size
+        is_null = np.append(np.zeros(words.size, np.bool_) if null is None else null, True)
+        return np.append(words, np.uint64(0))[indices], is_null[indices]
     null = nulls_of(array)
-    if pa.types.is_null(array.type):
-        return np.zeros(len(array), np.uint64)
     if pa.types.is_decimal(array.type):
         array = array.cast(pa.decimal256(array.type.precision, array.type.scale)).cast(pa.string())
     if _is_word(_plain_type("", array.type)):
-        words = _words_of(array).view(np.uint64)
-    else:
-        words = checksum_bytes(*_bytes_of(array))
-    hashes = _mix(words)
-    return hashes if null is None else np.where(null, np.uint64(0), hashes)
+        return _words_of(array).view(np.uint64), null
+    return checksum_bytes(*_bytes_of(array)), null

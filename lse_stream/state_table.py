@@ -1,14 +1,15 @@
 """Tables of keys and states: grouped from rows, merged, split by shard, sorted and finalised."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ._kernel import StateError
+from ._kernel import StateError, rows_by_shard
 from .buffers import Mask, array_of, nulls_of_column, take
 from .keys import KeyIndex, column_of, key_schema, shard_of_keys, sort_keys, with_own_dictionaries
 from .scales import Scale
@@ -247,6 +248,10 @@ class StateTable:
             except StateError as error:
                 raise StateError(error.row, f"{place}{error}") from None
 
+    def select(self, keys: Sequence[str]) -> "StateTable":
+        """The rows with fewer key columns, which may make them repeat."""
+        return StateTable(columns_of(self.keys, keys), self.states)
+
     def take(self, rows: Ints) -> "StateTable":
         """The rows of those numbers, in that order."""
         columns = [take(column, rows) for column in self.keys.columns]
@@ -264,14 +269,9 @@ class StateTable:
             return [self]
         if not self.keys.num_columns:
             return [self, *[self.slice(0, 0)] * (num_shards - 1)]
-        shards = shard_of_keys(self.keys, self.keys.column_names, num_shards)
-        # A stable sort of numbers of 16 bits or fewer is a radix sort.
-        by_shard = self.take(np.argsort(shards.astype(np.min_scalar_type(num_shards)), kind="stable"))
-        parts, start = [], 0
-        for rows in np.bincount(shards, minlength=num_shards).tolist():
-            parts.append(by_shard.slice(start, rows))
-            start += rows
-        return parts
+        rows, ends = rows_by_shard(shard_of_keys(self.keys, self.keys.column_names, num_shards), num_shards)
+        by_shard = self.take(rows)
+        return [by_shard.slice(start, end - start) for start, end in pairwise([0, *ends.tolist()])]
 
     def order(self) -> tuple[Ints, pa.Table]:
         """The row numbers in the order of the keys, and the keys in that order."""
@@ -340,6 +340,17 @@ class StateTable:
         keys = int((table.schema.metadata or {})[_KEYS])
         names = table.column_names
         return cls.from_arrow(table, names[:keys], names[keys:], trusted=trusted)
+
+
+def split_by_shard(table: pa.Table, keys: Sequence[str], num_shards: int) -> Iterator[pa.Table]:
+    """The rows of each shard in turn, in their order."""
+    if num_shards == 1:
+        yield table
+        return
+    rows, ends = rows_by_shard(shard_of_keys(table, keys, num_shards), num_shards)
+    by_shard = pa.Table.from_arrays([take(column, rows) for column in table.columns], schema=table.schema)
+    for start, end in pairwise([0, *ends.tolist()]):
+        yield by_shard.slice(start, end - start)
 
 
 # How many of an IPC stream's columns are keys.

@@ -23,7 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernel
-from ._kernel import RECORD, StateError, States, numpy_kernel
+from ._kernel import RECORD, StateError, States
+from ._kernel.double_double import divide, two_prod, two_sum
+from ._kernel.exact_sum import UNIT, decode_sum, encode_sum
 from ._kernel.record import VERSION
 from .scales import NATURAL, Scale
 
@@ -291,9 +293,9 @@ class StateArray:
         with np.errstate(invalid="ignore", under="ignore", over="ignore"):
             if self.scale != NATURAL:
                 unit, rest = self.scale.unit
-                product, error = numpy_kernel.two_prod(high, np.full_like(high, unit))
+                product, error = two_prod(high, np.full_like(high, unit))
                 high, low = product, np.where(np.isfinite(high), error + (high * rest + low * unit), 0.0)
-            total, error = numpy_kernel.two_sum(maximum, high)
+            total, error = two_sum(maximum, high)
             out = np.where(np.isfinite(maximum) & np.isfinite(high), total + (error + low), maximum + high)
         return np.asarray(-out if self.scale.descends else out)
 
@@ -308,13 +310,13 @@ class StateArray:
         One after another, as these integers may take a kilobyte each.
         """
         words, at = self.exact[position]
-        found = (numpy_kernel.decode_sum(words, place) for place in at.tolist())
+        found = (decode_sum(words, place) for place in at.tolist())
         specials = (0.0, np.inf, -np.inf, np.nan)
         return ((specials[special], 0) if special else _ratio(units, low) for units, low, special in found)
 
 
 def _ratio(units: int, low: int) -> Ratio:
-    bits = -numpy_kernel.UNIT - 64 * low
+    bits = -UNIT - 64 * low
     return (units, 1 << bits) if bits >= 0 else (units << -bits, 1)
 
 
@@ -382,8 +384,8 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     expected = "expected an exact sum in its one form"
     if place.size == 1:  # most often so, and quicker than the general way
         at, held = int(place[0]), int(end[0] - place[0])
-        units, low_word, special_sum = numpy_kernel.decode_sum(words, at) if held > 0 else (0, 0, 4)
-        one = numpy_kernel.encode_sum(units << 64 * low_word, special_sum) if special_sum <= 3 else words[:0]
+        units, low_word, special_sum = decode_sum(words, at) if held > 0 else (0, 0, 4)
+        one = encode_sum(units << 64 * low_word, special_sum) if special_sum <= 3 else words[:0]
         fits_one = 0 < one.size <= min(held, _MOST_WORDS + 1 - low_word) and np.array_equal(
             one, words[at : at + one.size]
         )
@@ -408,21 +410,35 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     return n + 1
 
 
+class Logs:
+    """The logarithms of states on the natural scale, for any number of rows to be taken from: ``x - LSE``."""
+
+    def __init__(self, states: StateArray) -> None:
+        _, high, low, _, _ = states.quotients()
+        self._maxima, self._high, self._low = np.array(states.sums[0]["max"]), high.copy(), low.copy()
+
+    def weights(self, codes: Codes, x: Floats) -> Floats:
+        """``x - LSE`` of the state of each row's code (n,), rounded once."""
+        maximum = self._maxima[codes]
+        with np.errstate(invalid="ignore", over="ignore"):
+            out = less_log(x, maximum, self._high[codes], self._low[codes])
+            difference = x - maximum
+            finite = np.isfinite(difference)
+            if not finite.all():
+                out = np.where(finite, out, difference)
+                out = np.where(np.isnan(out), np.nan, out)  # the one NaN
+        return np.asarray(out)
+
+
 def log_weights(states: StateArray, codes: Codes, x: Floats) -> Floats:
     """``x - LSE`` of the state of each row's code (n,), rounded once, for states on the natural scale."""
-    _, high, low, _, _ = states.quotients()
-    maximum = states.sums[0]["max"][codes]
-    with np.errstate(invalid="ignore", over="ignore"):
-        out = less_log(x, maximum, high[codes], low[codes])
-        difference = x - maximum
-        out = np.where(np.isfinite(difference), out, difference)
-        return np.where(np.isnan(out), np.nan, out)  # the one NaN
+    return Logs(states).weights(codes, x)
 
 
 def less_log(x: Any, maximum: Any, high: Any, low: Any) -> Any:
     """``x - (maximum + (high + low))`` of floats or of arrays, rounded once."""
-    total, error = numpy_kernel.two_sum(x, -maximum)
-    total, error2 = numpy_kernel.two_sum(total, -high)
+    total, error = two_sum(x, -maximum)
+    total, error2 = two_sum(total, -high)
     return total + (error + error2 - low)
 
 
@@ -501,7 +517,7 @@ def _weighted_means(states: StateArray) -> Floats:
     divisor = _kernel.quotients_of(weights, np.ones(n, np.int64)).T
     sign, log_high, log_low, _, _ = states.quotients()
     with np.errstate(invalid="ignore"):
-        log_high, error = numpy_kernel.two_sum(log_high, -divisor[1])
+        log_high, error = two_sum(log_high, -divisor[1])
         out = states.logs(np.array([log_high, np.where(np.isfinite(log_high), error + (log_low - divisor[2]), 0.0)]))
         # A mean that is negative or without weight has no logarithm.
         nothing = np.where((sign == 0) & (divisor[0] != 0), np.inf if states.scale.descends else -np.inf, np.nan)
@@ -530,8 +546,8 @@ def _sample_sizes(states: StateArray) -> Floats:
     """(sum e^x)^2 / sum e^2x, both over the term of their max, which cancels."""
     *_, high, low = states.quotients()
     *_, high2, low2 = _kernel.quotients_of(states.sums[1], np.ones(len(states), np.int64)).T
-    square, error = numpy_kernel.two_prod(high, high)
-    size, rest = numpy_kernel.divide(square, error + 2.0 * high * low, high2, low2)
+    square, error = two_prod(high, high)
+    size, rest = divide(square, error + 2.0 * high * low, high2, low2)
     first, second = states.sums[0]["max"], states.sums[1]["max"]
     # Of values this far only ties count, once and twice.
     size = np.where(np.isfinite(second), size + rest, high + low)
@@ -541,7 +557,7 @@ def _sample_sizes(states: StateArray) -> Floats:
 def _largest_weights(states: StateArray) -> Floats:
     *_, high, low = states.quotients()
     one = np.ones_like(high)
-    weight, rest = numpy_kernel.divide(one, 0.0 * one, high, low)
+    weight, rest = divide(one, 0.0 * one, high, low)
     return np.where(np.isfinite(states.sums[0]["max"]), weight + rest, np.nan)
 
 
@@ -560,10 +576,10 @@ def _cross_entropies(states: StateArray) -> Floats:
     _, high, low, _, _ = states.quotients()
     maximum = states.sums[0]["max"]
     with np.errstate(invalid="ignore", over="ignore"):
-        product, product_low = numpy_kernel.two_prod(targets, maximum)
-        total, error = numpy_kernel.two_sum(product, -chosen)
-        bonus, bonus_low = numpy_kernel.two_prod(targets, high)
-        total, error2 = numpy_kernel.two_sum(total, bonus)
+        product, product_low = two_prod(targets, maximum)
+        total, error = two_sum(product, -chosen)
+        bonus, bonus_low = two_prod(targets, high)
+        total, error2 = two_sum(total, bonus)
         out = total + (error + error2 + (product_low + bonus_low + targets * low - rest))
         exact = np.isfinite(maximum) & np.isfinite(chosen) & (np.abs(maximum) < 1e290)
         return np.asarray(np.where(exact, out, targets * maximum - chosen))

@@ -15,7 +15,7 @@ from apache_beam.typehints.typehints import Tuple
 from apache_beam.utils.windowed_value import WindowedValue
 
 from .arrow import Shares, finalise
-from .beam.tables import MAX_STATES, MergeTables, ReduceTables, split_by_shard
+from .beam.tables import MAX_STATES, MergeTables, ReduceTables
 from .combine_fn import (
     CrossEntropyCombineFn,
     EffectiveSampleSizeCombineFn,
@@ -27,10 +27,11 @@ from .combine_fn import (
     StatesCombineFn,
     WeightedLogSumExpCombineFn,
 )
+from .keys import with_own_dictionaries
 from .plan import MAX_BROADCAST
 from .scales import NATURAL, Scale
 from .state_column import STATE
-from .state_table import Aggregate, Reduction, StateTable, check_names, from_ipc, to_ipc
+from .state_table import Aggregate, Reduction, StateTable, check_names, from_ipc, split_by_shard, to_ipc
 from .states import CROSS_ENTROPY, EFFECTIVE_SAMPLE_SIZE, LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP, less_log
 from .values import widen_scalar
 from .windows import PartialPanes
@@ -506,7 +507,7 @@ def _log_softmax_of_group(
 def _split_to_ipc(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[tuple[int, bytes]]:
     for shard, part in enumerate(split_by_shard(table, keys, num_shards)):
         if part.num_rows:
-            yield shard, to_ipc(part)
+            yield shard, to_ipc(with_own_dictionaries(part, keys))
 
 
 def _log_softmax_of_shard(element: tuple[int, dict[str, Any]], keys: list[str], value: str) -> Iterator[pa.Table]:

@@ -1,6 +1,10 @@
 """Programs over ``lse_stream``: ``python -m pipelines`` from a checkout, ``lse-stream`` from the wheel."""
 
 import logging
+import os
 
 # Beam says this at import, of cloud clients that no program here needs.
 logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
+
+# NumPy would start threads for linear algebra, which no program here does. It takes this at its import.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -19,7 +19,11 @@ def free_memory() -> int:
 def _group_limits() -> list[int]:
     """What is left of the limit of each control group around this process, of version 1 and 2."""
     left = []
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+    try:
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        groups = []
+    for line in groups:
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
@@ -42,4 +46,5 @@ def _used(folder: Path, usage: str) -> int:
     """What a group uses, but for files in memory, which make room when it is needed."""
     used = int((folder / usage).read_text(encoding="ascii"))
     stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-    return used - int(stat.get("inactive_file", stat.get("total_inactive_file", 0)))
+    # Version 1 tells a group's own and, as the usage is, that of all groups within it.
+    return used - int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))

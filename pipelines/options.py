@@ -1,7 +1,6 @@
 """The command line that the programs share, and what is wrong with it."""
 
 import argparse
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -74,6 +73,9 @@ LOCAL = ("threads", "memory", "temp")
 # Of every program that has it.
 COMMON = (*LOCAL, "overwrite", "quiet", "traceback")
 
+# What is tried to do with where next to nothing is free.
+LEAST_MEMORY = 1 << 26
+
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -126,7 +128,8 @@ class Parser(ArgumentParser):
                 raise UsageError(f"--{word}: expected {_LEAST[word]} or more, found {found}")
         if not on_beam:
             options.threads = options.threads or len(os.sched_getaffinity(0))
-            options.memory = free_memory() // 2 if options.memory is None else parse_size("memory", options.memory)
+            free = max(free_memory() // 2, LEAST_MEMORY)
+            options.memory = free if options.memory is None else parse_size("memory", options.memory)
             if options.temp is not None and not os.path.isdir(options.temp):
                 raise UsageError(f"--temp {options.temp}: expected a directory, found none")
         return options
@@ -135,8 +138,10 @@ class Parser(ArgumentParser):
         """What is said of arguments that are none of ours."""
         known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
         first = rest[0].partition("=")[0]
+        import difflib  # most runs need no hint
+
         near = difflib.get_close_matches(first, known, 1)
-        hint = f"nearest: {near[0]}" if near else "options of Beam need --runner"
+        hint = "; ".join([*(f"nearest: {option}" for option in near), "options of Beam need --runner"])
         return f"{first}: expected an option of this program, found none of that name ({hint})"
 
 
@@ -147,10 +152,10 @@ def parse_size(option: str, text: str) -> int:
       UsageError: no such number, or less than a megabyte.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = int(float(found[1]) * 2 ** _UNITS[found[2].upper()]) if found else 0
-    if size < 1 << 20:
+    size = float(found[1]) * 2 ** _UNITS[found[2].upper()] if found else 0.0
+    if not 1 << 20 <= size < 1 << 63:
         raise UsageError(f"--{option} {text}: expected a size of 1MB or more, such as 4GB")
-    return size
+    return int(size)
 
 
 def check_columns(keys: Mapping[str, Sequence[str]], others: Mapping[str, str | None], results: Sequence[str]) -> None:

@@ -1,12 +1,12 @@
 """Outputs that appear whole or not at all: written aside, then put in place."""
 
-import hashlib
 import os
 import re
 import shutil
-import socket
 import sys
+import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from lse_stream.parquet import files
@@ -29,6 +29,15 @@ _RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{_UNFINISHED}|
 # What is written aside is named after the run that writes: host, process, the process's start, and a random number.
 _INCOMPLETE = "_incomplete-"
 _RUN = re.compile(rf"{_INCOMPLETE}(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{{8}}(?P<old>\.old)?")
+
+
+def prepare_output(directory: str, inputs: Iterable[str], *, overwrite: bool) -> None:
+    """Checks a place for results, once what killed runs have left there is gone. Raises as the checks."""
+    # What is wrong with the place is said by the checks, or where it is written to.
+    with suppress(OSError, ValueError):
+        remove_left_behind(directory)
+    check_output(directory, overwrite=overwrite)
+    check_apart(directory, inputs)
 
 
 def check_output(directory: str, *, overwrite: bool) -> None:
@@ -64,8 +73,6 @@ def place_of(directory: str) -> tuple[str, str]:
 def stage(directory: str) -> str:
     """Makes a directory aside to write to. Give it to ``publish`` or ``discard``.
 
-    What runs to the same output that were killed have left there goes first.
-
     Raises:
       InputError: it cannot be made.
     """
@@ -76,7 +83,6 @@ def stage(directory: str) -> str:
             staging = os.path.join(parent, f".{base}{name}")
         else:
             staging = join(directory, name)
-        remove_left_behind(directory)
         files.make_directory(staging)
         return staging
     except (OSError, ValueError) as error:  # Beam's own errors are these too
@@ -108,7 +114,7 @@ def remove_left_behind(directory: str) -> None:
 def _host() -> str:
     """This machine since it was started, and this namespace of processes: another has processes of its own."""
     since = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + os.readlink("/proc/self/ns/pid")
-    return f"{socket.gethostname()}-{hashlib.sha256(since.encode()).hexdigest()[:8]}"
+    return f"{os.uname().nodename}-{zlib.crc32(since.encode()):08x}"
 
 
 def _start_of(pid: int) -> int:
@@ -117,7 +123,8 @@ def _start_of(pid: int) -> int:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return 0
-    return int(stat.rpartition(")")[2].split()[19])  # the name before may hold anything
+    fields = stat.rpartition(")")[2].split()  # the name before may hold anything
+    return 0 if fields[0] in "ZX" else int(fields[19])  # one that is dead may wait for its parent
 
 
 def has_results(directory: str) -> bool:

@@ -1,9 +1,7 @@
 """Runs a program: the engine, progress while it goes, one clear line when it fails, an exit status."""
 
 import os
-import signal
 import sys
-import tempfile
 import threading
 import time
 from argparse import Namespace
@@ -17,7 +15,8 @@ from lse_stream.parquet.scan import DataError, InputError
 from lse_stream.plan import Engine
 
 from .command import UsageError
-from .output import check_apart, check_output, discard, place_of, publish, stage
+from .interrupts import Interrupted, interrupts, too_late, undisturbed
+from .output import discard, place_of, prepare_output, publish, stage
 
 OK, FAULT, USAGE = 0, 1, 2
 
@@ -29,14 +28,6 @@ class RunError(RuntimeError):
     """Something went wrong in mid-run. One line."""
 
 
-class Interrupted(BaseException):
-    """A signal asks to end. It is no Exception, so that nothing on the way takes it for a fault of its own."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.signal = signal.Signals(number)
-
-
 class Plan(Protocol):
     """What a program computes: takes an engine and the directory that its files go to."""
 
@@ -46,7 +37,7 @@ class Plan(Protocol):
 def guarded(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """Runs a program's body: its exit status, with errors as one line on stderr."""
     try:
-        with _signals():
+        with interrupts():
             body(argv)
     except (UsageError, InputError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
@@ -63,41 +54,6 @@ def guarded(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[
     return OK
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Raises ``Interrupted`` for the signals that ask to end; for the first, as what follows is to clean up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def interrupt(number: int, _: Any) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
-
-    # What was to be ignored, as under nohup, goes on to be.
-    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Lets signals wait until the end of the block."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def run(options: Namespace, plan: Plan, num_rows: int, *, max_broadcast: int | None = None) -> float:
     """Carries a plan out, in this process or on Beam, and puts what it wrote in place of --output.
 
@@ -111,8 +67,7 @@ def run(options: Namespace, plan: Plan, num_rows: int, *, max_broadcast: int | N
       InputError: found before any work.
       RunError: it failed; nothing is left at --output.
     """
-    check_output(options.output, overwrite=options.overwrite)
-    check_apart(options.output, options.input)
+    prepare_output(options.output, options.input, overwrite=options.overwrite)
     start = time.monotonic()
     with staged(options) as directory:
         if options.beam is not None:
@@ -140,7 +95,7 @@ def on_beam(describe: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run_here(options: Namespace, plan: Plan, directory: str, num_rows: int) -> None:
-    temp = options.temp or (place_of(options.output)[0] if is_local(options.output) else tempfile.gettempdir())
+    temp = options.temp or (place_of(options.output)[0] if is_local(options.output) else system_temp())
     watch = Watch()
     engine = LocalEngine(threads=options.threads, memory=options.memory, temp=temp, watch=watch)
     plan(engine, directory=directory)
@@ -153,6 +108,13 @@ def _run_here(options: Namespace, plan: Plan, directory: str, num_rows: int) -> 
             raise RunError(
                 f"out of memory; expected --memory ({options.memory >> 20} MB) to be less than what there is"
             ) from error
+
+
+def system_temp() -> str:
+    """The system's directory for temporary files."""
+    import tempfile  # with all that it imports
+
+    return tempfile.gettempdir()
 
 
 def _local_line(watch: Watch, num_rows: int, seconds: float) -> str:
@@ -168,15 +130,19 @@ def staged(options: Namespace) -> Iterator[str]:
       InputError: it cannot be made.
       RunError: the block failed; nothing is left at --output.
     """
-    with _undisturbed():
-        staging = stage(options.output)
+    staging = None
     try:
+        with undisturbed():
+            staging = stage(options.output)
         with told(options):
             yield staging
-            with _undisturbed():
+            with undisturbed():
                 publish(staging, options.output, overwrite=options.overwrite)
+                too_late()
     finally:
-        discard(staging)
+        with undisturbed():
+            if staging is not None:
+                discard(staging)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from .kafka import ReadTopic, WriteTopic, check_expansion_service, check_topics,
 from .messages import DEAD, EVENT_TIME, FORMATS, KEY_TYPES, MESSAGES, Fields, ReadMessages, WriteLines, result_messages
 from .on_beam import EMBEDDED_RUNNER, execute
 from .options import Parser, check_columns
-from .output import check_apart, check_output, delete_results, has_results, make_output
+from .output import delete_results, has_results, make_output, prepare_output
 from .run import guarded, staged
 from .summary import counted, head, preview, read_totals
 from .windows import FORMS, WINDOW, LastSessions, parse_duration, parse_window, total
@@ -375,8 +375,7 @@ def _run(argv: Sequence[str]) -> None:
         topics = {name: getattr(options, name) for name in ("topic", "output_topic", "dead_letter_topic")}
         check_topics(options.config, {name: topic for name, topic in topics.items() if topic})
     if options.output:
-        check_output(options.output, overwrite=options.overwrite)
-        check_apart(options.output, options.input)
+        prepare_output(options.output, options.input, overwrite=options.overwrite)
     if options.dead_letters:
         make_output("dead_letters", options.dead_letters)
     start = time.monotonic()

@@ -234,7 +234,7 @@ def disturbed(places: Places, source: Path, where: str, number: signal.Signals) 
 @pytest.mark.parametrize(
     "where",
     [
-        "run.check_output before",
+        "run.prepare_output before",
         "run.stage before",
         "run.stage after",
         "run.publish before",

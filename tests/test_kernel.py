@@ -337,7 +337,7 @@ def test_the_environment_forces_a_kernel(name: str) -> None:
 
 
 def test_an_unknown_kernel_is_refused_with_the_choice() -> None:
-    run = run_python("import lse_stream", LSE_STREAM_KERNEL="avx9")
+    run = run_python("import lse_stream._kernel", LSE_STREAM_KERNEL="avx9")
     assert run.returncode != 0
     assert f"expected one of {', '.join(_kernel.available())} on this machine, found 'avx9'" in run.stderr
 

@@ -1,7 +1,7 @@
 """The engine of this process: the same bytes for any layout of the rows, any threads, and in memory or on disk."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ from lse_stream.state_column import STATE
 from lse_stream.state_table import Aggregate, Reduction, StateTable
 from lse_stream.states import LOGSUMEXP
 
-EXAMPLES, ROWS = 30_000, 60_000
+EXAMPLES, ROWS = 20_000, 40_000
 
 LAYOUTS = ("whole", "tiny", "shuffled", "many")
 
@@ -86,7 +86,7 @@ def lay_out(folder: Path, table: pa.Table) -> Path:
     for i in range(5):
         part = take_rows(shuffled, np.arange(i, n, 5))
         write(folder / "shuffled" / f"{i}.parquet", part, row_group_size=1000)
-    ends = np.sort(rng.integers(0, n, 300))  # some files may have a row, or none
+    ends = np.sort(rng.integers(0, n, 100))  # some files may have a row, or none
     for i, (start, end) in enumerate(zip([0, *ends], [*ends, n], strict=True)):
         write(folder / "many" / f"{i}.parquet", table.slice(start, end - start))
     return folder
@@ -114,7 +114,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example = np.random.default_rng(2).permutation(EXAMPLES)
     table = pa.table({"example": example, "label": example % 7 % 2})
     for i in range(3):
-        write(folder / f"{i}.parquet", table.slice(i * 10_000, 10_000), row_group_size=3000)
+        write(folder / f"{i}.parquet", table.slice(i * 7000, 7000), row_group_size=900)
     return folder
 
 
@@ -134,8 +134,10 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def many_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So few rows have many tables, for many threads."""
-    monkeypatch.setattr(local, "BATCH_ROWS", 4096)
+    """So few rows have many tables, for many threads; but not so many shards that all time goes into them."""
+    monkeypatch.setattr(local, "BATCH_ROWS", 3000)
+    monkeypatch.setattr(local, "LEAST_SHARDS", 16)
+    monkeypatch.setattr(local, "MOST_SHARDS", 16)
 
 
 Output = Callable[[Run, Sequence[str]], dict[str, bytes]]
@@ -225,21 +227,24 @@ def test_rollup_is_what_one_job_over_the_rows_gives(output: Output, rows: Path, 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_softmax(output: Output, rows: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its output follows the files of the input."""
-    monkeypatch.setattr("lse_stream.plan.PART_ROWS", 25_000)
+    monkeypatch.setattr("lse_stream.plan.PART_ROWS", 16_000)
     argv = ["softmax", str(rows), "--key=model", "--key=example", "--value=logit"]
     runs = [(layout, threads, spilled) for threads, spilled in ((1, False), (2, True), (7, False))]
     if layout == "many":  # of which each asks for shards of its own
         runs = [(layout, threads, False) for threads in (1, 7)]
     files = check_same(output, runs, argv)
-    assert len(files) == {"whole": 1, "tiny": 3, "shuffled": 5, "many": 301}[layout]
+    assert len(files) == {"whole": 1, "tiny": 3, "shuffled": 5, "many": 101}[layout]
 
 
-def test_softmax_of_few_files_and_many_keys_put_aside(output: Output, rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [(1, 40, 20_000), (0, 20_000)], ids=str)
+def test_softmax_of_files_of_a_few_rows_or_none(
+    output: Output, rows: Path, tmp_path: Path, sizes: Sequence[int]
+) -> None:
     """Every part finds the states of its own keys."""
     table = pq.read_table(rows / "whole", partitioning=None)
     folder = tmp_path.parent / f"{tmp_path.name}-few"
-    for i, size in enumerate((1, 40, 0, 20_000)):
-        write(folder / "few" / f"{i}.parquet", table.slice(10_000 * i, size))
+    for i, size in enumerate(sizes):
+        write(folder / "few" / f"{i}.parquet", table.slice(1000 * i, size))
     runs = [("few", 1, False), ("few", 1, True), ("few", 7, True)]
     check_same(output, runs, ["softmax", str(folder), "--key=example", "--value=value"])
 
@@ -265,7 +270,7 @@ def test_the_number_of_shards_on_disk_shapes_nothing(
 ) -> None:
     argv = ["parquet", str(rows), "--key=example", "--value=value", "--num_shards=3"]
     first = output(("shuffled", 2, True), argv)
-    for least, most in ((1, 1), (300, 4096)):
+    for least, most in ((1, 1), (100, 4096)):
         monkeypatch.setattr(local, "LEAST_SHARDS", least)
         monkeypatch.setattr(local, "MOST_SHARDS", most)
         assert output(("tiny", 2, True), argv) == first
@@ -289,7 +294,7 @@ def together(number: int) -> Callable[[pa.Table], pa.Table]:
 
 
 @pytest.fixture
-def engines(tmp_path: Path) -> Iterator[Callable[[int], LocalEngine]]:
+def engines(tmp_path: Path) -> Callable[[int], LocalEngine]:
     def engine(threads: int) -> LocalEngine:
         return LocalEngine(threads=threads, memory=1 << 30, temp=str(tmp_path), watch=Watch())
 

@@ -165,8 +165,10 @@ def test_options_of_beam_are_said_to_need_a_runner(argument: str) -> None:
 )
 def test_of_an_option_that_is_none_the_nearest_is_named(argument: str, nearest: str) -> None:
     error = refused(argument)
-    assert error.startswith(f"{argument.partition('=')[0]}: expected an option of this program, found none of that name")
-    assert f"nearest: {nearest})" in error
+    assert error.startswith(
+        f"{argument.partition('=')[0]}: expected an option of this program, found none of that name"
+    )
+    assert f"(nearest: {nearest}; options of Beam need --runner)" in error
 
 
 def test_an_argument_without_an_option_is_refused() -> None:
@@ -189,7 +191,9 @@ def test_every_program_tells_it_in_one_line(program: str, capsys: pytest.Capture
 # --- free memory ------------------------------------------------------------------------------------------------------
 
 MB = 1 << 20
-MEMINFO = f"MemTotal:       {16 << 20} kB\nMemFree:          100 kB\nMemAvailable:    {8 << 20} kB\nHugePages_Total:   0\n"
+MEMINFO = (
+    f"MemTotal:       {16 << 20} kB\nMemFree:          100 kB\nMemAvailable:    {8 << 20} kB\nHugePages_Total:   0\n"
+)
 
 
 def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:

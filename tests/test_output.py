@@ -1,4 +1,4 @@
-"""Directories aside: how they are called, which of them are left by runs that are gone, and how they take their place."""
+"""Directories aside: how they are called, which are left by runs that are gone, and how they take their place."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from programs import ROOT, check_fault, contents, write
 
 from lse_stream.local import LocalEngine
 from lse_stream.parquet.scan import InputError
-from pipelines import output, parquet
-from pipelines.output import discard, publish, remove_left_behind, stage
+from pipelines import parquet
+from pipelines.output import discard, prepare_output, publish, remove_left_behind, stage
 
 PART = "part-00000-of-00001.parquet"
 
@@ -120,8 +120,8 @@ def test_what_a_process_that_ended_has_left_is_removed(
 
 def test_a_new_run_removes_it_too(tmp_path: Path, name_of_the_dead: str) -> None:
     filled(tmp_path / name_of_the_dead)
-    staging = stage(str(tmp_path / "out"))
-    assert left(tmp_path) == [Path(staging).name]
+    prepare_output(str(tmp_path / "out"), [], overwrite=False)
+    assert left(tmp_path) == []
 
 
 def test_what_a_living_process_writes_is_left(tmp_path: Path, living: Run) -> None:
@@ -196,7 +196,12 @@ def test_results_that_come_back_are_not_replaced_without_being_asked_for(
     filled(tmp_path / f"{name_of_the_dead}.old", b"old")
     worked: list[bool] = []
     engine_run = LocalEngine.run
-    monkeypatch.setattr(LocalEngine, "run", lambda engine: (worked.append(True), engine_run(engine)))
+
+    def run(engine: LocalEngine) -> None:
+        worked.append(True)
+        engine_run(engine)
+
+    monkeypatch.setattr(LocalEngine, "run", run)
     argv = ["--input", str(source), "--value=value", "--output", str(tmp_path / "out"), "--quiet"]
     status = parquet.main(argv)
     assert contents(tmp_path / "out") == {PART: b"old"}
@@ -260,7 +265,7 @@ def test_the_old_results_are_aside_for_no_longer_than_a_rename(tmp_path: Path, m
         rename(old, new)
         seen.append({path: content for path, content in contents(tmp_path).items() if not path.startswith("out/")})
 
-    monkeypatch.setattr(output.os, "rename", watched)
+    monkeypatch.setattr(os, "rename", watched)
     publish(str(staging), str(tmp_path / "out"), overwrite=True)
     assert seen == [
         {f"{staging.name}/{PART}": b"new", f"{staging.name}.old/{PART}": b"old"},

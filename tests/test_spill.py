@@ -15,10 +15,12 @@ import pytest
 from programs import check_fault, contents, write
 
 from lse_stream.arrow import sort_by_keys, take_rows
+from lse_stream.key_accumulator import StateReducer
 from lse_stream.keys import shard_of_keys
 from lse_stream.local import Watch
 from lse_stream.local import spill as spilling
-from lse_stream.local.spill import Runs, Spill, SpilledStates
+from lse_stream.local.partitions import Partitions
+from lse_stream.local.spill import Runs, Spill
 from lse_stream.local.units import run_threads
 from lse_stream.parquet.scan import DataError
 from lse_stream.parquet.sink import ShardWriter
@@ -101,13 +103,13 @@ def dealt(table: pa.Table, runs: int) -> list[pa.Table]:
     return [take_rows(table, np.flatnonzero(to == i)) for i in range(runs)]
 
 
-def file_of(folder: Path, name: str, tables: Iterator[pa.Table] | list[pa.Table]) -> bytes:
+def file_of(folder: Path, name: str, keys: list[str], tables: Iterator[pa.Table] | list[pa.Table]) -> bytes:
     """What the tables are as a file of results: that depends on their rows alone."""
     folder = folder / name
     folder.mkdir()
     writer = None
     for table in tables:
-        writer = writer or ShardWriter(str(folder), 1, 0, table.schema)
+        writer = writer or ShardWriter(str(folder), 1, 0, table.schema, keys=keys)
         writer.write(table)
     assert writer is not None
     return Path(writer.close()).read_bytes()
@@ -130,7 +132,7 @@ def test_runs_merged_are_one_sorted_table(tmp_path: Path, spill: Spill, keys: li
     expected = sort_by_keys(table, keys)
     assert pa.concat_tables(merged).to_pylist() == expected.to_pylist()
     assert merged[0].schema == expected.schema
-    assert file_of(tmp_path, "merged", merged) == file_of(tmp_path, "sorted", [expected])
+    assert file_of(tmp_path, "merged", keys, merged) == file_of(tmp_path, "sorted", keys, [expected])
 
 
 @pytest.mark.parametrize("block", [2, 3, 50, 1 << 14])
@@ -144,9 +146,7 @@ def test_runs_in_blocks_of_any_size(spill: Spill, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize(
-    "sizes", [[0], [0, 0, 0], [0, 100, 0], [1, 1, 1], [100, 1, 0], [7, 8, 9], [16, 17]], ids=str
-)
+@pytest.mark.parametrize("sizes", [[0], [0, 0, 0], [0, 100, 0], [1, 1, 1], [100, 1, 0], [7, 8, 9], [16, 17]], ids=str)
 def test_runs_that_lie_after_one_another_or_are_empty(spill: Spill, sizes: list[int]) -> None:
     table = sort_by_keys(results(["integer"], sum(sizes)), ["integer"])
     found = Runs(spill, ["integer"])
@@ -168,7 +168,7 @@ def test_runs_whose_dictionaries_have_no_value_in_common(tmp_path: Path, spill: 
         found.add(pa.table({"k": pa.array(words[i::4]).dictionary_encode(), "x": np.arange(50)}))
     whole = pa.table({"k": pa.array(words).dictionary_encode(), "x": np.arange(200) // 4})
     expected = sort_by_keys(whole, ["k"])
-    assert file_of(tmp_path, "merged", found.merged()) == file_of(tmp_path, "sorted", [expected])
+    assert file_of(tmp_path, "merged", ["k"], found.merged()) == file_of(tmp_path, "sorted", ["k"], [expected])
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -193,17 +193,22 @@ def state_tables(keys: list[str]) -> list[StateTable]:
     return [StateTable.group(part, reduction) for part in dealt(table.append_column("value", value), 5)]
 
 
+@pytest.mark.parametrize("memory", [1, 1 << 30], ids=["on disk", "in memory"])
 @pytest.mark.parametrize("num_shards", [1, 3, 64])
 @pytest.mark.parametrize("keys", [["integer"], ["few", "dictionary"], ["boolean", "null", "string"]], ids="-".join)
-def test_states_that_were_put_aside_are_found_by_shard(spill: Spill, keys: list[str], num_shards: int) -> None:
+def test_states_are_found_by_shard(spill: Spill, keys: list[str], num_shards: int, memory: int) -> None:
     tables = state_tables(keys)
-    spilled = SpilledStates(spill, num_shards)
-    run_threads([partial(spilled.add, table) for table in tables], Watch())
-    assert spilled.num_shards == num_shards
-    expected = StateTable.merge(tables)
+    partitions = Partitions(StateReducer(keys, trusted=True), num_shards, memory, spill)
+    jobs = [partial(partitions.absorb, table, i % num_shards) for i, table in enumerate(tables)]
+    run_threads([*jobs, partial(partitions.add, tables[0], 0)], Watch())
+    assert len(partitions) == num_shards
+    assert partitions.spilled == (memory == 1)
+    expected = StateTable.merge([*tables, tables[0]])
     found = []
     for shard in range(num_shards):
-        merged = StateTable.merge(list(spilled.tables(shard)))
+        merged = partitions.load(shard, keep=True)
+        again = partitions.load(shard)
+        assert again.to_arrow().to_pylist() == merged.to_arrow().to_pylist()
         assert set(shard_of_keys(merged.keys, keys, num_shards).tolist()) <= {shard}
         found.append(merged)
     assert sum(table.num_rows for table in found) == expected.num_rows
@@ -263,14 +268,12 @@ def full(free: int) -> Callable[..., int]:
     return write_some
 
 
-def test_a_full_disk_is_told_with_its_directory(
-    tmp_path: Path, spill: Spill, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_with_its_directory(tmp_path: Path, spill: Spill, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwrite", full(1))
     spill.write(b"there is room for this")
     with pytest.raises(DataError) as raised:
         spill.write(b"and none for this")
-    assert str(raised.value).startswith(f"{tmp_path}: expected room to put states aside that memory does not hold, ")
+    assert str(raised.value).startswith(f"{tmp_path}: expected room for states that memory does not hold, ")
     assert "No space left on device" in str(raised.value)
 
 

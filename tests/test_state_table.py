@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -560,6 +562,47 @@ def test_keys_of_two_types_are_refused() -> None:
     ):
         message = f"key column 'k': expected {one} as in table 0, found {other}"
         refused(of(one, values), of(other, others), TypeError, message)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (pa.array([1, 2]), pa.array([1.0, 1.5])),
+        (pa.array([1.0, 1.5]), pa.array([1, 2])),
+        (pa.array([1, 2]), pa.array([1, 2], pa.timestamp("us"))),
+        (pa.array([1, 2]), pa.array([True, False])),
+        (pa.array([1, 2]), pa.array(["a", "b"])),
+        (pa.array([1, 2], pa.decimal128(5, 0)), pa.array([1, 2], pa.decimal128(5, 1))),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_rows_with_keys_of_another_type_are_refused(first: pa.Array, second: pa.Array) -> None:
+    # Their images would be taken for those of the first type: 1.0 for the integer of its bits.
+    accumulator = RowAccumulator(Reduction(("k",), {"state": AGGREGATES["logsumexp, natural"]}))
+    accumulator.add(pa.table({"k": first, "x": [1.0, 2.0]}))
+    with pytest.raises(TypeError, match="key column 'k'"):
+        accumulator.add(pa.table({"k": second, "x": [1.0, 2.0]}))
+
+
+# Numbers would be taken for offsets into strings: in a process of its own, as it may end it.
+NUMBERS_AS_STRINGS = """
+import pyarrow as pa
+from lse_stream.key_accumulator import RowAccumulator
+from lse_stream.state_table import Aggregate, Reduction
+
+accumulator = RowAccumulator(Reduction(("k",), {"state": Aggregate.of("logsumexp", "natural", "x")}))
+accumulator.add(pa.table({"k": ["a", "b"], "x": [1.0, 2.0]}))
+try:
+    accumulator.add(pa.table({"k": [2**40, 1], "x": [1.0, 2.0]}))
+except TypeError as error:
+    print(error)
+"""
+
+
+def test_rows_with_numbers_in_place_of_strings_are_refused() -> None:
+    run = subprocess.run([sys.executable, "-c", NUMBERS_AS_STRINGS], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "key column 'k'" in run.stdout
 
 
 # --- rows by their keys -----------------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ States are arrays of ``RECORD``, one record each; codes are dense group numbers 
 import hashlib
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from . import numpy_growing, numpy_kernel
 from .record import RECORD as RECORD
 from .record import StateError as StateError
 from .record import States as States
@@ -71,7 +71,8 @@ def kernel_name() -> str:
 
 
 def _kernel() -> ModuleType:
-    return native if native and _selected != "numpy" else numpy_kernel
+    # The twin is imported where it is used: that takes a while.
+    return native if native and _selected != "numpy" else import_module(".numpy_kernel", __name__)
 
 
 def group_values(codes: Codes, values: Floats, n_groups: int) -> States:
@@ -131,12 +132,26 @@ def quotients_of(states: States, counts: Ints, scale: Floats = NATURAL) -> Float
     return out
 
 
-def weights_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None) -> Floats:
-    """e^(c x) over the sum of the state of each row's code (n,), written to ``out`` if there is one."""
+def reciprocals_of(states: States) -> Floats:
+    """What ``weights_by`` needs of each state (n,): (n, 5)."""
+    out = np.empty((states.size, 5))
+    _kernel().reciprocals_of(np.ascontiguousarray(states), out)
+    return out
+
+
+def weights_by(
+    reciprocals: Floats, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None
+) -> Floats:
+    """e^(c x) over the sum that each row's code (n,) names, written to ``out`` if there is one."""
     out = np.empty(codes.size) if out is None else out
     rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(x, np.float64))
-    _kernel().weights_of(np.ascontiguousarray(states), *rows, scale, out)
+    _kernel().weights_of(reciprocals, *rows, scale, out)
     return out
+
+
+def weights_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None) -> Floats:
+    """The same by the states (n,) themselves."""
+    return weights_by(reciprocals_of(states), codes, x, scale, out)
 
 
 def sum_products(codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> Sums:
@@ -155,7 +170,7 @@ def merge_sums(codes: Codes, words: Words, at: Ints, n_groups: int) -> Sums:
 
 
 def _growing() -> ModuleType:
-    return native if native and _selected != "numpy" else numpy_growing
+    return native if native and _selected != "numpy" else import_module(".numpy_growing", __name__)
 
 
 class WordIndex:
@@ -237,19 +252,33 @@ class Groups:
 
     def __init__(self, items: str) -> None:
         self._groups = _growing().Groups(items)
-        self._items, self._size = items, 0
+        self._size = 0
 
     def update(
         self, codes: Codes, items: Floats | States, n_groups: int, weights: Floats = NONE, scale: Floats = NATURAL
     ) -> None:
         """Adds items (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on."""
-        arrays = (codes, np.ascontiguousarray(items), np.ascontiguousarray(weights), scale)
+        arrays = (
+            np.ascontiguousarray(codes, np.int32),
+            np.ascontiguousarray(items),
+            np.ascontiguousarray(weights),
+            scale,
+        )
         self._groups.update(arrays, n_groups)
+        self._size = max(self._size, n_groups)
+
+    def merge(self, codes: Codes, states: States, n_groups: int) -> None:
+        """Merges states (n,) into the groups of their codes (n,), whatever the items are.
+
+        Raises:
+          OverflowError: the count of a group exceeds 2^63 - 1, or, among "values", 2^42.
+        """
+        self._groups.merge((np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(states)), n_groups)
         self._size = max(self._size, n_groups)
 
     def grow(self, n_groups: int) -> None:
         """Makes it at least that many groups."""
-        self.update(np.empty(0, np.int32), np.empty(0, RECORD if self._items == "states" else np.float64), n_groups)
+        self.merge(np.empty(0, np.int32), np.empty(0, RECORD), n_groups)
 
     def states(self) -> States:
         """The states of the groups."""
@@ -261,6 +290,18 @@ class Groups:
     def nbytes(self) -> int:
         """About what it takes of memory."""
         return int(self._groups.nbytes)
+
+
+def hash_column(hashes: Words, words: Words, valid: Bytes) -> None:
+    """Takes one more key column, as words (n,), into the hashes of rows (n,); ``valid`` (n,) or empty: 0 is null."""
+    _growing().hash_column(hashes, np.ascontiguousarray(words), valid)
+
+
+def rows_by_shard(shards: Codes, num_shards: int) -> tuple[Ints, Ints]:
+    """The rows (n,) of each shard, one shard after another, in their order; and where each shard ends (num_shards,)."""
+    rows, ends = np.empty(shards.size, np.int64), np.empty(num_shards, np.int64)
+    _growing().rows_by_shard(shards, rows, ends)
+    return rows, ends
 
 
 def checksum_bytes(offsets: Offsets, data: Bytes) -> Words:

@@ -119,7 +119,10 @@ close:
 static PyObject *WordIndex_keys(PyObject *object, PyObject *ignored) {
     (void)ignored;
     word_index *self = (word_index *)object;
-    return PyBytes_FromStringAndSize(self->words.start, (Py_ssize_t)(self->size * self->width * 8));
+    if (acquire(&self->base, 0)) return NULL;
+    PyObject *keys = PyBytes_FromStringAndSize(self->words.start, (Py_ssize_t)(self->size * self->width * 8));
+    release(&self->base, 0);
+    return keys;
 }
 
 static PyObject *WordIndex_nbytes(PyObject *object, void *closure) {
@@ -172,8 +175,11 @@ static PyObject *ByteIndex_encode(PyObject *object, PyObject *args) {
 static PyObject *ByteIndex_keys(PyObject *object, PyObject *ignored) {
     (void)ignored;
     byte_index *self = (byte_index *)object;
+    if (acquire(&self->base, 0)) return NULL;
     const char *ends = self->ends.start ? self->ends.start : "", *bytes = self->bytes.start ? self->bytes.start : "";
-    return Py_BuildValue("y#y#", ends, (Py_ssize_t)(self->size * 8), bytes, (Py_ssize_t)self->used);
+    PyObject *keys = Py_BuildValue("y#y#", ends, (Py_ssize_t)(self->size * 8), bytes, (Py_ssize_t)self->used);
+    release(&self->base, 0);
+    return keys;
 }
 
 static PyObject *ByteIndex_null_code(PyObject *object, void *closure) {
@@ -191,15 +197,25 @@ static PyObject *Groups_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     (void)kwargs;
     const char *items;
     if (!PyArg_ParseTuple(args, "s", &items)) return NULL;
-    groups *self = (groups *)allocate_object(type);
-    if (!self) return NULL;
-    self->layout = strcmp(items, "values") == 0 ? LINES : strcmp(items, "terms") == 0 ? STATES : RECORDS;
-    return (PyObject *)self;
+    static const char *const names[] = {"values", "terms", "states"};
+    for (enum layout layout = LINES; layout <= RECORDS; layout++) {
+        if (strcmp(items, names[layout])) continue;
+        groups *self = (groups *)allocate_object(type);
+        if (self) self->layout = layout;
+        return (PyObject *)self;
+    }
+    return PyErr_Format(PyExc_ValueError, "expected values, terms or states, found %s", items);
 }
 
 static void Groups_dealloc(PyObject *object) {
     free(((groups *)object)->memory.memory);
     free_object(object);
+}
+
+/* Makes room for the groups of codes; the groups stay as they were where one is out of range. */
+static int groups_take(groups *g, const int32_t *codes, size_t n, Py_ssize_t size) {
+    size_t wanted = size > 0 && (size_t)size > g->size ? (size_t)size : g->size;
+    return codes_in_range(codes, n, wanted) ? groups_grow(g, wanted) : BAD_CODE;
 }
 
 /* (codes, items, weights or none, scale, number of groups) */
@@ -219,8 +235,7 @@ static PyObject *Groups_update(PyObject *object, PyObject *args) {
     }
     int result;
     Py_BEGIN_ALLOW_THREADS
-    result = groups_grow(self, (size_t)size);
-    if (result == DONE && !codes_in_range(v[0].buf, n, self->size)) result = BAD_CODE;
+    result = groups_take(self, v[0].buf, n, size);
     if (result == DONE) {
         void *memory = self->memory.start;
         switch (self->layout) {
@@ -232,6 +247,34 @@ static PyObject *Groups_update(PyObject *object, PyObject *args) {
     Py_END_ALLOW_THREADS
     release(&self->base, 1);
     return finished(v, 4, result);
+}
+
+/* (codes, states, number of groups): merges states in, whatever the items are. */
+static PyObject *Groups_merge(PyObject *object, PyObject *args) {
+    groups *self = (groups *)object;
+    PyObject *arrays;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "O!n", &PyTuple_Type, &arrays, &size)) return NULL;
+    Py_buffer v[2];
+    if (open_buffers(arrays, "..", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t);
+    if (LENGTH(v[1], record) != n) return mismatch(v, 2);
+    if (acquire(&self->base, 1)) {
+        close_buffers(v, 2);
+        return NULL;
+    }
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = groups_take(self, v[0].buf, n, size);
+    const int32_t *codes = v[0].buf;
+    const record *states = v[1].buf;
+    if (result == DONE && self->layout == LINES) result = add_records_to_lines((line *)self->memory.start, codes, states, n);
+    if (result == DONE && self->layout == RECORDS) result = add_records((record *)self->memory.start, codes, states, n);
+    for (size_t i = 0; result == DONE && self->layout == STATES && i < n; i++)
+        if (merge((state *)self->memory.start + codes[i], load(states + i))) result = COUNT_OVERFLOW;
+    Py_END_ALLOW_THREADS
+    release(&self->base, 1);
+    return finished(v, 2, result);
 }
 
 /* (out): writes the states of the groups. */
@@ -268,6 +311,7 @@ static PyMethodDef ByteIndex_methods[] = {
 };
 static PyMethodDef Groups_methods[] = {
     {"update", Groups_update, METH_VARARGS, "((codes, items, weights, scale), groups): adds items to the groups of their codes."},
+    {"merge", Groups_merge, METH_VARARGS, "((codes, states), groups): merges states into the groups of their codes."},
     {"export", Groups_export, METH_VARARGS, "(out): writes the groups' states."},
     {NULL, NULL, 0, NULL},
 };

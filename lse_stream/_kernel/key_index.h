@@ -36,7 +36,6 @@ static int block_grow(block *b, size_t bytes) {
     size_t before = b->memory ? (size_t)(b->start - b->memory) : 0;
     if (b->memory && memory + before != start) memmove(start, memory + before, b->bytes);
     b->memory = memory, b->start = start, b->bytes = bytes;
-    advise_huge_pages(memory, bytes);
     return DONE;
 }
 
@@ -298,3 +297,33 @@ static void checksum_bytes(const void *offsets, size_t offset_size, const char *
     }
 }
 #undef OFFSET
+
+/* --- shards ----------------------------------------------------------------------------------------------------- */
+
+/* SplitMix64's step and finaliser (Steele, Lea, Flood, OOPSLA 2014). */
+INLINE uint64_t mix_hash(uint64_t word) {
+    word += GOLDEN;
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9ULL;
+    word = (word ^ word >> 27) * 0x94D049BB133111EBULL;
+    return word ^ word >> 31;
+}
+
+/* Takes one more key column into the hashes of rows. valid (may be NULL) has a byte for each row, 0 for null. */
+static void hash_column(uint64_t *hashes, const uint64_t *words, const char *valid, size_t n) {
+    if (valid)
+        for (size_t i = 0; i < n; i++) hashes[i] = mix_hash(hashes[i] + (valid[i] ? mix_hash(words[i]) : 0));
+    else
+        for (size_t i = 0; i < n; i++) hashes[i] = mix_hash(hashes[i] + mix_hash(words[i]));
+}
+
+/* The rows of each shard, one shard after another, in their order; ends are where the shards end. */
+static void rows_by_shard(const int32_t *shards, size_t n, size_t num_shards, int64_t *rows, int64_t *ends) {
+    memset(ends, 0, num_shards * sizeof *ends);
+    for (size_t i = 0; i < n; i++) ends[shards[i]]++;
+    int64_t start = 0;
+    for (size_t s = 0; s < num_shards; s++) {
+        int64_t count = ends[s];
+        ends[s] = start, start += count;
+    }
+    for (size_t i = 0; i < n; i++) rows[ends[shards[i]]++] = (int64_t)i;
+}

@@ -900,6 +900,17 @@ static int add_records(record *records, const int32_t *codes, const record *stat
     return DONE;
 }
 
+/* Merges states into the lines of their codes. The counts are those of rows that a line would hold, up to 2^42. */
+static int add_records_to_lines(line *lines, const int32_t *codes, const record *states, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        line *l = lines + codes[i];
+        state s = state_from_line(l);
+        if (merge(&s, load(states + i)) || s.count > (1LL << 42)) return COUNT_OVERFLOW;
+        line_from_state(l, &s);
+    }
+    return DONE;
+}
+
 static int merge_groups(record *records, size_t groups, const int32_t *codes, const void *others, size_t n) {
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
     for (size_t i = 0; i < groups; i++) store(records + i, &EMPTY);
@@ -947,8 +958,7 @@ static int group_terms(record *records, size_t groups, const int32_t *codes, con
 /* 1 / S of a state as (high + low) 2^exponent. */
 typedef struct {
     double high, low, max;
-    int64_t exponent;
-    int is_far;
+    int64_t exponent, is_far;
 } reciprocal;
 
 static reciprocal reciprocal_of(const state *s) {
@@ -968,22 +978,17 @@ static reciprocal reciprocal_of(const state *s) {
     return r;
 }
 
-/* e^(c x) / S, with S the sum of the state of each row's code. */
-static int weights_of(const record *records, size_t groups, const int32_t *codes, const double *x, size_t n, scale c, double *out) {
+/* e^(c x) / S, with S the sum whose reciprocal the code of each row names. */
+static int weights_of(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c, double *out) {
     double ones[ROWS];
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
-    reciprocal *table = allocate(groups * sizeof(reciprocal));
     products *p = malloc(sizeof *p);
     factors *f = malloc(sizeof *f);
-    if (!table || !p || !f) {
-        free(table), free(p), free(f);
+    if (!p || !f) {
+        free(p), free(f);
         return NO_MEMORY;
     }
     for (size_t i = 0; i < ROWS; i++) ones[i] = 1.0, f->high[i] = f->low[i] = 0.0, f->exponent[i] = 0;
-    for (size_t i = 0; i < groups; i++) {
-        state s = load(records + i);
-        table[i] = reciprocal_of(&s);
-    }
     for (size_t i = 0; i < n; i += ROWS) {
         size_t size = n - i < ROWS ? n - i : ROWS;
         int any_far = 0;
@@ -1006,7 +1011,7 @@ static int weights_of(const record *records, size_t groups, const int32_t *codes
                 out[i + j] = r->is_far && v < r->max ? 0.0 : v > 0.0 || r->is_far ? copysign(INFINITY, r->high) : 0.0;
         }
     }
-    free(table), free(p), free(f);
+    free(p), free(f);
     return DONE;
 }
 
@@ -1439,7 +1444,23 @@ static PyObject *py_quotients_of(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* (states, codes, x, scale, out) */
+/* (states, out): out has 5 words for each */
+static PyObject *py_reciprocals_of(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[2];
+    if (open_buffers(args, ".*", v)) return NULL;
+    size_t n = LENGTH(v[0], record);
+    if (n != LENGTH(v[1], reciprocal)) return mismatch(v, 2);
+    Py_BEGIN_ALLOW_THREADS
+    for (size_t i = 0; i < n; i++) {
+        state s = load((const record *)v[0].buf + i);
+        ((reciprocal *)v[1].buf)[i] = reciprocal_of(&s);
+    }
+    Py_END_ALLOW_THREADS
+    return finished(v, 2, DONE);
+}
+
+/* (reciprocals, codes, x, scale, out) */
 static PyObject *py_weights_of(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[5];
@@ -1448,7 +1469,7 @@ static PyObject *py_weights_of(PyObject *module, PyObject *args) {
     if (n != LENGTH(v[2], double) || n != LENGTH(v[4], double) || v[3].len != sizeof(scale)) return mismatch(v, 5);
     int result;
     Py_BEGIN_ALLOW_THREADS
-    result = weights_of(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n, SCALE_OF(v[3]), v[4].buf);
+    result = weights_of(v[0].buf, LENGTH(v[0], reciprocal), v[1].buf, v[2].buf, n, SCALE_OF(v[3]), v[4].buf);
     Py_END_ALLOW_THREADS
     return finished(v, 5, result);
 }
@@ -1534,6 +1555,33 @@ static PyObject *py_checksum_bytes(PyObject *module, PyObject *args) {
     return finished(v, 3, DONE);
 }
 
+/* (hashes, words, valid or none) */
+static PyObject *py_hash_column(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[3];
+    if (open_buffers(args, "*..", v)) return NULL;
+    size_t n = LENGTH(v[0], uint64_t);
+    if (LENGTH(v[1], uint64_t) != n || (v[2].len && (size_t)v[2].len != n)) return mismatch(v, 3);
+    Py_BEGIN_ALLOW_THREADS
+    hash_column(v[0].buf, v[1].buf, v[2].len ? v[2].buf : NULL, n);
+    Py_END_ALLOW_THREADS
+    return finished(v, 3, DONE);
+}
+
+/* (shards, rows, ends) */
+static PyObject *py_rows_by_shard(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[3];
+    if (open_buffers(args, ".**", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t), num_shards = LENGTH(v[2], int64_t);
+    if (LENGTH(v[1], int64_t) != n) return mismatch(v, 3);
+    int result = codes_in_range(v[0].buf, n, num_shards) ? DONE : BAD_CODE;
+    Py_BEGIN_ALLOW_THREADS
+    if (result == DONE) rows_by_shard(v[0].buf, n, num_shards, v[1].buf, v[2].buf);
+    Py_END_ALLOW_THREADS
+    return finished(v, 3, result);
+}
+
 #include "growing.h"
 
 static PyObject *py_instruction_sets(PyObject *module, PyObject *ignored) {
@@ -1567,10 +1615,13 @@ static PyMethodDef methods[] = {
     {"group_terms", py_group_terms, METH_VARARGS, "(out, codes, x, weights, scale): the same for w e^(c x); no weights: 1."},
     {"row_values", py_row_values, METH_VARARGS, "(x, out): writes the log-sum-exp of each row of x."},
     {"quotients_of", py_quotients_of, METH_VARARGS, "(states, counts, scale, out): writes sign, log and value of sum / (count max)."},
-    {"weights_of", py_weights_of, METH_VARARGS, "(states, codes, x, scale, out): writes e^(c x) over the sum of its code."},
+    {"reciprocals_of", py_reciprocals_of, METH_VARARGS, "(states, out): writes what weights_of needs of each sum."},
+    {"weights_of", py_weights_of, METH_VARARGS, "(reciprocals, codes, x, scale, out): writes e^(c x) over the sum of its code."},
     {"sum_products", py_sum_products, METH_VARARGS, "(codes, a, b, begins): the exact sums of a b as words; no b: 1."},
     {"merge_sums", py_merge_sums, METH_VARARGS, "(codes, words, at, begins): the same of stored sums."},
     {"check", py_check, METH_VARARGS, "(states, scale, signed): (row, fault) of the first record that is not canonical, or None."},
+    {"hash_column", py_hash_column, METH_VARARGS, "(hashes, words, valid): takes a key column into the hashes of rows."},
+    {"rows_by_shard", py_rows_by_shard, METH_VARARGS, "(shards, rows, ends): writes the rows of each shard, and where they end."},
     {"checksum_bytes", py_checksum_bytes, METH_VARARGS, "(offsets, data, out): writes CRC-32 and length of each byte string."},
     {"instruction_sets", py_instruction_sets, METH_NOARGS, "What this machine can run, fastest first."},
     {"select", py_select, METH_O, "Uses an instruction set from now on."},

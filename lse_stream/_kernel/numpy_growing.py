@@ -68,6 +68,8 @@ class ByteIndex:
 
     def encode(self, arrays: tuple[Ints, Bytes, Bytes, Codes], add: bool) -> int:
         offsets, data, valid, codes = arrays
+        if offsets.size != codes.size + 1 or valid.size not in (0, codes.size):
+            raise ValueError("arrays of different lengths")
         bounds, text, present = offsets.tolist(), bytes(data), valid.tolist() or [1] * codes.size
         keys = [text[bounds[i] : bounds[i + 1]] if present[i] else None for i in range(codes.size)]
         if add:
@@ -94,6 +96,8 @@ class Groups:
     """The states of groups whose number grows: of "values", of "terms" ``w e^(c x)``, or merged of "states"."""
 
     def __init__(self, items: str) -> None:
+        if items not in ("values", "terms", "states"):
+            raise ValueError(f"expected values, terms or states, found {items}")
         self._items = items
         self._states = empty_states(0)
 
@@ -102,20 +106,32 @@ class Groups:
         codes, items, weights, scale = arrays
         if items.size != codes.size or (weights.size and weights.size != codes.size):
             raise ValueError("arrays of different lengths")
+        if self._items == "states":
+            self.merge((codes, items), n_groups)
+            return
         numpy_kernel.check_codes(codes, max(n_groups, self._states.size))
-        more = empty_states(max(n_groups - self._states.size, 0))
-        self._states = concat_states([self._states, more])
         present, number = np.unique(codes, return_inverse=True)
         part, local = empty_states(present.size), number.astype(np.int32)
-        if self._items == "states":
-            numpy_kernel.merge_groups(part, local, items)
-        elif self._items == "terms":
+        if self._items == "terms":
             numpy_kernel.group_terms(part, local, items, weights, scale)
         else:
             numpy_kernel.group_values(part, local, items)
+        self.merge((present, part), n_groups)
+
+    def merge(self, arrays: tuple[Codes, States], n_groups: int) -> None:
+        """Merges states into the groups of their codes."""
+        codes, states = arrays
+        if states.size != codes.size:
+            raise ValueError("arrays of different lengths")
+        numpy_kernel.check_codes(codes, max(n_groups, self._states.size))
+        merged = concat_states([self._states, empty_states(max(n_groups - self._states.size, 0))])
+        present, number = np.unique(codes, return_inverse=True)
+        part = empty_states(present.size)
+        numpy_kernel.merge_groups(part, number.astype(np.int32), states)
         if present.size:
-            pairs = np.stack([self._states[present], part], axis=1).ravel()
-            self._states[present] = numpy_kernel.reduce_states(pairs, np.arange(0, pairs.size, 2))
+            pairs = np.stack([merged[present], part], axis=1).ravel()
+            merged[present] = numpy_kernel.reduce_states(pairs, np.arange(0, pairs.size, 2))
+        self._states = merged
 
     def export(self, out: States) -> None:
         """Writes the groups' states."""
@@ -131,3 +147,26 @@ def checksum_bytes(offsets: Ints, data: Bytes, out: Words) -> None:
     bounds, text = offsets.tolist(), bytes(data)
     parts: Sequence[bytes] = [text[bounds[i] : bounds[i + 1]] for i in range(out.size)]
     out[:] = np.array([zlib.crc32(part) | len(part) << 32 for part in parts], np.uint64)
+
+
+def _mix(words: Words) -> Words:
+    """SplitMix64's step and finaliser."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return words ^ words >> np.uint64(31)
+
+
+def hash_column(hashes: Words, words: Words, valid: Bytes) -> None:
+    """Takes one more key column into the hashes of rows."""
+    if words.size != hashes.size or valid.size not in (0, hashes.size):
+        raise ValueError("arrays of different lengths")
+    mixed = _mix(words)
+    hashes[:] = _mix(hashes + (np.where(valid == 0, np.uint64(0), mixed) if valid.size else mixed))
+
+
+def rows_by_shard(shards: Codes, rows: Ints, ends: Ints) -> None:
+    """Writes the rows of each shard, one shard after another, in their order, and where each ends."""
+    numpy_kernel.check_codes(shards, ends.size)
+    rows[:] = np.argsort(shards, kind="stable")
+    ends[:] = np.cumsum(np.bincount(shards, minlength=ends.size))

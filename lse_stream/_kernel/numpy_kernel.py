@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import constants as c
+from .double_double import divide, quick_two_sum, two_prod, two_sum
+from .exact_sum import MINUS_INFINITY, NOT_A_NUMBER, PLUS_INFINITY, UNIT, decode_sum, encode_sum
 from .record import LIMB_BITS, NO_BASE, RECORD, States, empty_states
 
 Floats = npt.NDArray[np.float64]
@@ -34,7 +36,6 @@ CHUNK = 2**20  # rows of one grouped pass: bounds the memory of the temporaries
 
 FAR_BASE = LIMB_BITS << 56  # added to the base of a sum of weights where the maximum is too far
 NOTHING = -(2**61)  # exponent of a product that contributes nothing
-UNIT = -2176  # exponent of the unit of exact sums: below the product of the two smallest numbers
 
 # Subnormal numbers are no error, also for a caller who set NumPy to raise.
 tiny = np.errstate(under="ignore")
@@ -299,31 +300,6 @@ def check_codes(codes: npt.NDArray[np.int32], n_groups: int) -> None:
 
 
 # --- value ------------------------------------------------------------------------------------------------------
-
-
-def two_sum(a: Floats, b: Floats | float) -> tuple[Floats, Floats]:
-    """Sum and its rounding error (Knuth, TAOCP 4.2.2)."""
-    s = a + b
-    z = s - a
-    return s, (a - (s - z)) + (b - z)
-
-
-def quick_two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """The same for abs(a) >= abs(b) (Dekker 1971)."""
-    s = a + b
-    return s, b - (s - a)
-
-
-def two_prod(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Product and its rounding error (Dekker 1971, Veltkamp's split)."""
-    ca = 134217729.0 * a
-    ah = ca - (ca - a)
-    al = a - ah
-    cb = 134217729.0 * b
-    bh = cb - (cb - b)
-    bl = b - bh
-    p = a * b
-    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
 
 
 def log1p_pair(yh: Floats, yl: Floats) -> tuple[Floats, Floats]:
@@ -618,12 +594,6 @@ def group_terms(out: States, codes: npt.NDArray[np.int32], x: Floats, weights: F
         out[present] = reduce_states(pairs, np.arange(0, pairs.size, 2))
 
 
-def divide(ah: Floats, al: Floats, bh: Floats, bl: Floats) -> tuple[Floats, Floats]:
-    q = ah / bh
-    ph, pl = two_prod(q, bh)
-    return quick_two_sum(q, ((((ah - ph) - pl) + al) - q * bl) / bh)
-
-
 @tiny
 def quotients_of(states: States, counts: Ints, scale: Floats, out: Floats) -> None:
     """Writes (sign, ln q high, low, q high, low), q = abs(sum) / (count term of the max), for each state."""
@@ -672,9 +642,10 @@ def quotients_of(states: States, counts: Ints, scale: Floats, out: Floats) -> No
 
 
 @np.errstate(under="ignore", over="ignore", invalid="ignore", divide="ignore")
-def weights_of(states: States, codes: npt.NDArray[np.int32], x: Floats, scale: Floats, out: Floats) -> None:
-    """Writes e^(c x) / S, with S the sum of the state of each row's code."""
-    check_codes(codes, states.size)
+def reciprocals_of(states: States, out: Floats) -> None:
+    """Writes of each state (n, 5): the reciprocal of its sum as high and low, the max, the reciprocal's exponent, and
+    whether the max is far. The last two are integers.
+    """
     if not states.size:
         return
     sums, negative = magnitude(get_limbs(states))
@@ -687,6 +658,16 @@ def weights_of(states: States, codes: npt.NDArray[np.int32], x: Floats, scale: F
     far_state = ~unknown & ~is_near_base(states["base"])
     base = np.where(states["base"] == NO_BASE, 0, np.where(far_state, states["base"] - FAR_BASE, states["base"]))
     shift = np.where(unknown, 0, -exponent - base)
+    out[:, 0], out[:, 1], out[:, 2] = rh, rl, states["max"]
+    out.view(np.int64)[:, 3:] = np.stack([shift, far_state], axis=1)
+
+
+@np.errstate(under="ignore", over="ignore", invalid="ignore", divide="ignore")
+def weights_of(reciprocals: Floats, codes: npt.NDArray[np.int32], x: Floats, scale: Floats, out: Floats) -> None:
+    """Writes e^(c x) / S, with S the sum whose reciprocal the code of each row names."""
+    check_codes(codes, reciprocals.shape[0])
+    rh, rl, maxima = reciprocals[:, 0], reciprocals[:, 1], reciprocals[:, 2]
+    shift, far_state = reciprocals.view(np.int64)[:, 3], reciprocals.view(np.int64)[:, 4] != 0
     for i in range(0, codes.size, CHUNK):
         code, v = codes[i : i + CHUNK], x[i : i + CHUNK]
         high, low, power = weigh(v, np.ones(v.size), scale)
@@ -696,7 +677,7 @@ def weights_of(states: States, codes: npt.NDArray[np.int32], x: Floats, scale: F
         ph, pl = two_prod(high, fh)
         product = ph + (pl + (high * fl + low * fh))
         product = product * power_of(half) * power_of(e - half)
-        far, maximum = far_state[code], states["max"][code]
+        far, maximum = far_state[code], maxima[code]
         infinite = np.copysign(np.inf, fh)
         product = np.where(~is_near_in(v, scale), np.where(v > 0, infinite, 0.0), product)
         product = np.where(far, np.where(v < maximum, 0.0, infinite), product)
@@ -705,28 +686,6 @@ def weights_of(states: States, codes: npt.NDArray[np.int32], x: Floats, scale: F
 
 
 # --- exact sums -------------------------------------------------------------------------------------------------
-
-# The infinities of both signs make NaN.
-PLUS_INFINITY, MINUS_INFINITY, NOT_A_NUMBER = 1, 2, 3
-
-
-def encode_sum(units: int, special: int) -> Words:
-    """A sum as it is stored: low word's place (int16), words (uint16), special (uint32); then words, lowest first."""
-    if special or not units:
-        return np.array([special << 32], np.uint64)
-    low = ((units & -units).bit_length() - 1) // 64
-    units >>= 64 * low
-    words = (units if units >= 0 else ~units).bit_length() // 64 + 1
-    return np.frombuffer(
-        (low | words << 16).to_bytes(8, "little") + units.to_bytes(8 * words, "little", signed=True), np.uint64
-    )
-
-
-def decode_sum(words: Words, at: int) -> tuple[int, int, int]:
-    """(units of 2^(UNIT + 64 low), low, special) of the stored sum at a place."""
-    head = int(words[at])
-    low, n, special = head & 0xFFFF, head >> 16 & 0xFFFF, head >> 32
-    return int.from_bytes(words[at + 1 : at + 1 + n].tobytes(), "little", signed=True), low, special
 
 
 def join_sums(sums: list[tuple[int, int]], begins: Ints) -> bytes:

@@ -11,14 +11,14 @@ import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
 from ..arrow import LookUp
-from ..keys import encode_keys
+from ..keys import encode_keys, with_own_dictionaries
 from ..parquet.scan import Dataset, Reading
 from ..parquet.sink import Counters, write_shard
 from ..parquet.source import Prepare, RowGroupReader
 from ..plan import MAX_BROADCAST, Finish, OnTable, parts_of
-from ..state_table import Reduction, StateTable, from_ipc, to_ipc
+from ..state_table import Reduction, StateTable, from_ipc, split_by_shard, to_ipc
 from .parquet import ReadTables, WriteShards, count_rows, file_of, row_groups_of
-from .tables import LookUpTables, MergeTables, ReduceTables, split_by_shard
+from .tables import LookUpTables, MergeTables, ReduceTables
 
 # Into how many shards the keys go at least that are not written, so that all cores merge them.
 INNER_SHARDS = 16
@@ -189,7 +189,7 @@ class _KeysOfPart(beam.DoFn):
         number, part = element
         distinct = pa.concat_tables([encode_keys(table, self._keys).keys for table in _tables_of(part, self._reading)])
         for shard, keys in enumerate(split_by_shard(encode_keys(distinct, self._keys).keys, self._keys, INNER_SHARDS)):
-            yield shard, (number, to_ipc(keys))
+            yield shard, (number, to_ipc(with_own_dictionaries(keys, self._keys)))
 
 
 class _WritePart(beam.DoFn):

@@ -4,15 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, PCollection
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..key_accumulator import RowAccumulator, StateAccumulator
-from ..keys import shard_of_keys, with_own_dictionaries
-from ..state_table import Reduction, StateTable, columns_of, from_ipc, to_ipc
+from ..key_accumulator import Reducer, RowReducer, StateAccumulator, StateReducer
+from ..keys import with_own_dictionaries
+from ..state_table import Reduction, StateTable, from_ipc, to_ipc
 from ..windows import PartialPanes
 from . import coders as coders
 
@@ -28,42 +27,11 @@ MAX_STATES = 1 << 20
 _STATES, _ROWS = b"S", b"R"
 
 
-class _Rows:
-    """How tables of rows are accumulated. Some ``columns`` of them can be shuffled in place of states."""
-
-    def __init__(self, reduction: Reduction) -> None:
-        self._reduction = reduction
-        self.keys, self.columns = list(reduction.keys), reduction.columns
-
-    def accumulator(self) -> RowAccumulator:
-        return RowAccumulator(self._reduction)
-
-    def add(self, accumulator: RowAccumulator, table: pa.Table) -> None:
-        accumulator.add(table)
-
-
-class _States:
-    """How tables of states are accumulated, as ``StateTable`` or with a column "state"."""
-
-    columns: Sequence[str] = ()
-
-    def __init__(self, keys: Sequence[str], *, trusted: bool) -> None:
-        self.keys, self._trusted = list(keys), trusted
-
-    def accumulator(self) -> StateAccumulator:
-        return StateAccumulator(self.keys)
-
-    def add(self, accumulator: StateAccumulator, table: StateTable | pa.Table) -> None:
-        if not isinstance(table, StateTable):
-            table = StateTable.from_arrow(table, self.keys, trusted=self._trusted)
-        accumulator.add(table)
-
-
 class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTable]]]):
     """Tables to (shard, ``StateTable``), one per window and shard, sorted by key.
 
     Args:
-      contents: of the tables.
+      reducer: of the tables.
       num_shards: into how many tables the keys are spread.
       max_states: how many distinct keys a bundle holds before it sends them on and starts afresh.
       partial_panes: whole seconds of processing time, within which the states of a shard are merged to one part.
@@ -74,7 +42,7 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
 
     def __init__(
         self,
-        contents: _Rows | _States,
+        reducer: Reducer,
         *,
         num_shards: int = 1,
         max_states: int = MAX_STATES,
@@ -84,8 +52,8 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
         for name, number in (("num_shards", num_shards), ("max_states", max_states)):
             if number < 1:
                 raise ValueError(f"{name}: expected 1 or more, found {number}")
-        self._group = _GroupBundle(contents, num_shards, max_states)
-        self._merge = _MergeShard(contents)
+        self._group = _GroupBundle(reducer, num_shards, max_states)
+        self._merge = _MergeShard(reducer)
         self._partial = PartialPanes(self._merge.merge_streams, partial_panes) if partial_panes is not None else None
 
     def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, StateTable]]:
@@ -104,7 +72,7 @@ class ReduceTables(_ByShard):
     """PCollection of ``pa.Table`` s of rows to (shard, ``StateTable``); arguments as of ``MergeTables``."""
 
     def __init__(self, reduction: Reduction, **options: Any) -> None:
-        super().__init__(_Rows(reduction), **options)
+        super().__init__(RowReducer(reduction), **options)
 
 
 class MergeTables(_ByShard):
@@ -117,7 +85,7 @@ class MergeTables(_ByShard):
     """
 
     def __init__(self, keys: Sequence[str], *, trusted: bool = False, **options: Any) -> None:
-        super().__init__(_States(keys, trusted=trusted), **options)
+        super().__init__(StateReducer(keys, trusted=trusted), **options)
 
 
 class _GroupBundle(beam.DoFn):
@@ -127,8 +95,9 @@ class _GroupBundle(beam.DoFn):
     Beam loses what ``finish_bundle`` emits into a DoFn that has only ``process_batch``.
     """
 
-    def __init__(self, contents: _Rows | _States, num_shards: int, max_states: int) -> None:
-        self._contents, self._num_shards, self._max_states = contents, num_shards, max_states
+    def __init__(self, reducer: Reducer, num_shards: int, max_states: int) -> None:
+        self._num_shards, self._max_states = num_shards, max_states
+        self._reducer: Any = reducer
 
     def start_bundle(self) -> None:
         self._held: dict[BoundedWindow, Any] = {}
@@ -138,19 +107,18 @@ class _GroupBundle(beam.DoFn):
     def process(self, table: Any, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
         if self._tables_of_rows:
             self._tables_of_rows -= 1
-            columns = columns_of(table, self._contents.columns)
-            for shard, rows in enumerate(split_by_shard(columns, self._contents.keys, self._num_shards)):
-                yield _element(shard, _ROWS + to_ipc(rows), window)
+            prepared = self._reducer.prepare(table)
+            for shard, rows in enumerate(self._reducer.split(prepared, self._num_shards)):
+                yield _element(shard, _ROWS + to_ipc(with_own_dictionaries(rows, self._reducer.keys)), window)
             return
         accumulator = self._held.get(window)
         if accumulator is None:
-            accumulator = self._held[window] = self._contents.accumulator()
-        add: Any = self._contents.add
-        add(accumulator, table)
+            accumulator = self._held[window] = self._reducer.accumulator()
+        accumulator.add(self._reducer.prepare(table))
         self._rows += table.num_rows
         states = sum(len(each) for each in self._held.values())
         if states > self._max_states:
-            if self._contents.columns and self._rows < ROWS_PER_STATE * states:
+            if self._reducer.columns and self._rows < ROWS_PER_STATE * states:
                 self._tables_of_rows = TABLES_OF_ROWS
             yield from self._flush()
 
@@ -171,8 +139,8 @@ def _element(shard: int, data: bytes, window: BoundedWindow) -> WindowedValue:
 class _MergeShard(beam.DoFn):
     """(shard, states or rows) to (shard, ``StateTable``)."""
 
-    def __init__(self, contents: _Rows | _States) -> None:
-        self._contents = contents
+    def __init__(self, reducer: Reducer) -> None:
+        self._reducer: Any = reducer
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, StateTable]]:
         shard, parts = element
@@ -187,13 +155,12 @@ class _MergeShard(beam.DoFn):
 
     def _merged(self, parts: Iterable[bytes]) -> StateTable | None:
         """One table; None where there is no part, as in a pane that fires with nothing new in it."""
-        states, rows = StateAccumulator(self._contents.keys), self._contents.accumulator()
-        add: Any = self._contents.add
+        states, rows = StateAccumulator(self._reducer.keys), self._reducer.accumulator()
         empty: StateTable | None = None
         for part in parts:
             data = memoryview(part)[1:]
             if part[:1] == _ROWS:
-                add(rows, from_ipc(data))
+                rows.add(from_ipc(data))
                 continue
             table = StateTable.from_ipc(data, trusted=True)
             empty = table
@@ -234,17 +201,3 @@ class _LookUp(beam.DoFn):
         if self._function is None:
             self._function = self._prepare(pa.concat_tables(held))
         yield self._function(table)
-
-
-def split_by_shard(table: pa.Table, keys: Sequence[str], num_shards: int) -> Iterator[pa.Table]:
-    """The rows of each shard in turn."""
-    if num_shards == 1:
-        yield table
-        return
-    shards = shard_of_keys(table, keys, num_shards)
-    # A stable sort of numbers of 16 bits or fewer is a radix sort.
-    by_shard = table.take(np.argsort(shards.astype(np.min_scalar_type(num_shards)), kind="stable"))
-    start = 0
-    for rows in np.bincount(shards, minlength=num_shards).tolist():
-        yield with_own_dictionaries(by_shard.slice(start, rows), keys)
-        start += rows

@@ -10,36 +10,39 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import LookUp, take_rows
-from ..buffers import array_of
-from ..key_accumulator import RowAccumulator, StateAccumulator
-from ..keys import encode_keys, shard_of_keys, sort_keys
+from ..arrow import LookUp
+from ..key_accumulator import Reducer, RowReducer, StateReducer
+from ..keys import encode_keys
 from ..parquet.scan import Dataset, RowGroup
-from ..parquet.sink import OUTPUT_ROW_GROUP, Counters, ShardWriter
+from ..parquet.sink import Counters, ShardWriter
 from ..parquet.source import Prepare, RowGroupReader
 from ..plan import Finish, OnTable, parts_of
-from ..state_table import Reduction, StateTable, columns_of
-from .spill import Runs, Spill, SpilledStates
+from ..state_table import Reduction, StateTable, split_by_shard
+from .ordering import groups_in_order, in_order
+from .partitions import Partitions
+from .spill import Runs, Spill
 from .units import Queue, Unit, Watch, run_threads
 
 # Rows of one table on the way: keys, values and codes stay in the second-level cache.
 BATCH_ROWS = 1 << 16
 
-# Of more keys than this, the threads' states are merged by all threads, in shards.
-MANY_KEYS = 1 << 18
+# A thread with more keys than this hands them over to accumulators by shard, which all threads share.
+MANY_KEYS = 1 << 17
+# Into how many shards at least, and at most.
+LEAST_SHARDS, MOST_SHARDS = 32, 4096
+# Rows that are split by shard at once, so that a shard has some thousands: each costs 0.1 ms.
+SPLIT_ROWS, PART_ROWS = 1 << 18, 1 << 12
 
-# What merging takes of memory beside the accumulators, as a multiple of them.
+# What a key takes of memory, in an accumulator and on its way to a file; what all of them take beside that.
+KEY_BYTES = 250
 WORKING_MEMORY = 2.5
-
-# Into at least how many shards states are spilled, and at most.
-LEAST_SHARDS, MOST_SHARDS = 64, 4096
 
 # --- steps ------------------------------------------------------------------------------------------------------------
 
@@ -93,13 +96,15 @@ class _Read(_Source):
 class _Reduce(_Source):
     """From rows to states, or from states to merged ones: the end of one pass, and the beginning of another."""
 
-    keys: tuple[str, ...]
-    accumulator: Callable[[], RowAccumulator | StateAccumulator]
-    add: Callable[[Any, Any], None]
+    reducer: Any
     num_shards: int
-    spilled: SpilledStates | None = field(default=None, init=False)
+    partitions: Partitions | None = field(default=None, init=False)
     # After the pass that ends here: the parts of shards, each with keys that no other has.
     parts: list[tuple[int, Callable[[], StateTable]]] = field(default_factory=list, init=False)
+
+    @property
+    def spilled(self) -> bool:
+        return self.partitions is not None and self.partitions.spilled
 
 
 @dataclass(eq=False)
@@ -123,9 +128,11 @@ def _steps_after(step: _Step) -> Iterator[_Step]:
 class _Lane:
     """What one thread has accumulated in a pass."""
 
-    def __init__(self) -> None:
-        self.accumulators: dict[_Reduce, RowAccumulator | StateAccumulator] = {}
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.accumulators: dict[_Reduce, Any] = {}
         self.states: dict[_Reduce, StateTable] = {}
+        self.waiting: dict[_Reduce, list[Any]] = defaultdict(list)
         self.results: dict[_Write, dict[int, list[pa.Table]]] = defaultdict(lambda: defaultdict(list))
         self.collected: dict[_Collect, list[pa.Table]] = defaultdict(list)
 
@@ -165,19 +172,14 @@ class LocalEngine:
 
     def reduce(self, label: str, tables: _Step, reduction: Reduction, num_shards: int | None = None) -> _Step:
         del label
-        step = _Reduce(reduction.keys, partial(RowAccumulator, reduction), RowAccumulator.add, num_shards or 1)
-        _follow(tables, step)
-        return self._begin(step)
+        return self._reduce(tables, RowReducer(reduction), num_shards)
 
     def merge(self, label: str, tables: _Step, keys: Sequence[str], num_shards: int | None = None) -> _Step:
         del label
+        return self._reduce(tables, StateReducer(keys, trusted=True), num_shards)
 
-        def add(accumulator: StateAccumulator, table: StateTable | pa.Table) -> None:
-            if not isinstance(table, StateTable):
-                table = StateTable.from_arrow(table, keys, trusted=True)
-            accumulator.add(table)
-
-        step = _Reduce(tuple(keys), partial(StateAccumulator, tuple(keys)), add, num_shards or 1)
+    def _reduce(self, tables: _Step, reducer: Reducer, num_shards: int | None) -> _Step:
+        step = _Reduce(reducer, num_shards or 1)
         _follow(tables, step)
         return self._begin(step)
 
@@ -245,7 +247,10 @@ class LocalEngine:
         if not steps and not isinstance(source, _WriteRows):
             return
         queue = Queue(self._units(source))
-        lanes = [_Lane() for _ in range(self._threads)]
+        if isinstance(source, _WriteRows):
+            self._write_in_turn(queue)
+            return
+        lanes = [_Lane(number) for number in range(self._threads)]
         try:
             run_threads([partial(self._work, queue, source, lane) for lane in lanes], self._watch)
         finally:
@@ -257,7 +262,7 @@ class LocalEngine:
                 step.tables = [table for lane in lanes for table in lane.collected[step]]
             elif isinstance(step, _Reduce):
                 self._watch.phase = "merging"
-                self._settle(step, [lane.states.pop(step) for lane in lanes if step in lane.states])
+                self._settle(source, step, [lane.states.pop(step) for lane in lanes if step in lane.states])
             elif isinstance(step, _Write):
                 self._watch.phase = "writing"
                 self._write(step, [lane.results.pop(step, {}) for lane in lanes])
@@ -267,11 +272,10 @@ class LocalEngine:
         while (unit := queue.take()) is not None:
             while (item := unit.next()) is not None:
                 self._watch.check()
-                number, table = item
-                if isinstance(source, _WriteRows):
-                    unit.write(number, table(), self._watch)
-                else:
-                    self._carry(source, unit.shard, table, lane)
+                _, table = item
+                self._carry(source, unit.shard, table, lane)
+        for step in lane.waiting:
+            self._flush(step, lane)
         for step, accumulator in lane.accumulators.items():
             table = accumulator.table()
             if table is not None:
@@ -288,78 +292,72 @@ class LocalEngine:
                 self._accumulate(source, taker, table, lane)
             elif isinstance(taker, _Collect):
                 lane.collected[taker].append(table)
-            elif isinstance(taker, _Write) and isinstance(source, _Reduce) and source.spilled is not None:
+            elif isinstance(taker, _Write) and isinstance(source, _Reduce) and source.spilled:
                 self._runs[taker, shard].add(table)
             elif isinstance(taker, _Write):
                 lane.results[taker][shard].append(table)
 
     def _accumulate(self, source: _Source, step: _Reduce, table: Any, lane: _Lane) -> None:
+        prepared = step.reducer.prepare(table)
+        if step.partitions is not None:
+            waiting = lane.waiting[step]
+            waiting.append(prepared)
+            if sum(each.num_rows for each in waiting) >= max(SPLIT_ROWS, PART_ROWS * len(step.partitions)):
+                self._flush(step, lane)
+            return
         accumulator = lane.accumulators.get(step)
         if accumulator is None:
-            accumulator = lane.accumulators[step] = step.accumulator()
-        step.add(accumulator, table)
-        if accumulator.nbytes * WORKING_MEMORY * self._threads > self._memory and len(accumulator) > 1:
-            full = accumulator.table()
-            del lane.accumulators[step], accumulator
-            if full is not None:
-                self._spilled_states(source, step).add(full)
+            accumulator = lane.accumulators[step] = step.reducer.accumulator()
+        accumulator.add(prepared)
+        if len(accumulator) > MANY_KEYS or (
+            len(accumulator) > 1 and accumulator.nbytes * WORKING_MEMORY * self._threads > self._memory
+        ):
+            del lane.accumulators[step]
+            self._partitions(source, step).absorb(accumulator.table(), self._first(step, lane))
+
+    def _flush(self, step: _Reduce, lane: _Lane) -> None:
+        """Adds to the partitions what waits for them, and what was accumulated before there were any."""
+        assert step.partitions is not None
+        if (accumulator := lane.accumulators.pop(step, None)) is not None:
+            step.partitions.absorb(accumulator.table(), self._first(step, lane))
+        if waiting := lane.waiting[step]:
+            joined = step.reducer.join(waiting)
+            waiting.clear()
+            step.partitions.add(joined, self._first(step, lane))
+
+    def _first(self, step: _Reduce, lane: _Lane) -> int:
+        """The shard that a thread begins with: each another one."""
+        return lane.number * len(step.partitions or ()) // self._threads
 
     # --- states -------------------------------------------------------------------------------------------------------
 
-    def _spilled_states(self, source: _Source, step: _Reduce) -> SpilledStates:
-        """Where the states of a reduction are put aside, in as many shards as are to fit into memory one by one."""
+    def _partitions(self, source: _Source, step: _Reduce) -> Partitions:
+        """Where the states of many keys are, in as many shards as are to fit into memory one by one."""
         with self._watch.lock:
-            if step.spilled is None:
-                expected = 1.0
-                if isinstance(source, _Read):
-                    expected = source.dataset.num_rows / max(self._watch.rows, 1)
-                shards = min(max(LEAST_SHARDS, int(8 * self._threads * expected)), MOST_SHARDS)
-                step.spilled = SpilledStates(self._spill, -(-shards // step.num_shards) * step.num_shards)
-            return step.spilled
+            if step.partitions is None:
+                number = LEAST_SHARDS
+                if isinstance(source, _Read):  # there may be as many keys as rows
+                    share = self._memory / (8 * self._threads)
+                    number = min(max(number, int(source.dataset.num_rows * KEY_BYTES / share)), MOST_SHARDS)
+                number = -(-number // step.num_shards) * step.num_shards
+                memory = int(self._memory / WORKING_MEMORY)
+                step.partitions = Partitions(step.reducer, number, memory, self._spill)
+            return step.partitions
 
-    def _settle(self, step: _Reduce, tables: list[StateTable]) -> None:
+    def _settle(self, source: _Source, step: _Reduce, tables: list[StateTable]) -> None:
         """Makes of the threads' states the parts of shards."""
-        keys = sum(table.num_rows for table in tables)
-        spilled = step.spilled
-        if spilled is not None:
-            run_threads([partial(spilled.add, table) for table in tables], self._watch)
-            shards = range(spilled.num_shards)
-            step.parts = [(shard % step.num_shards, partial(self._load, step, shard)) for shard in shards]
-            return
-        if len(tables) == 1 or keys <= MANY_KEYS or not step.keys:
+        if step.reducer.keys and sum(table.num_rows for table in tables) > 2 * MANY_KEYS:
+            self._partitions(source, step)
+        partitions = step.partitions
+        if partitions is None:
             merged = tables[0] if len(tables) == 1 else StateTable.merge(tables)
             step.parts = [(i, partial(_itself, part)) for i, part in enumerate(merged.split(step.num_shards))]
             return
-        shards = range(-(-4 * self._threads // step.num_shards) * step.num_shards)
-        numbers: list[Any] = [None] * len(tables)
-
-        def hash_keys(i: int) -> None:
-            numbers[i] = shard_of_keys(tables[i].keys, step.keys, len(shards)).astype(np.int16)
-
-        run_threads([partial(hash_keys, i) for i in range(len(tables))], self._watch)
-        parts: list[StateTable | None] = [None] * len(shards)
-        waiting = iter(shards)
-
-        def merge() -> None:
-            for shard in waiting:
-                self._watch.check()
-                accumulator = StateAccumulator(step.keys)
-                for table, number in zip(tables, numbers, strict=True):
-                    accumulator.add(table.take(np.flatnonzero(number == shard)))
-                parts[shard] = accumulator.table()
-
-        run_threads([merge] * self._threads, self._watch)
-        step.parts = [(i % step.num_shards, partial(_itself, part)) for i, part in enumerate(parts) if part is not None]
-
-    def _load(self, step: _Reduce, shard: int) -> StateTable:
-        """The merged states of a shard that was put aside."""
-        assert step.spilled is not None
-        accumulator = StateAccumulator(step.keys)
-        for table in step.spilled.tables(shard):
-            accumulator.add(table)
-        merged = accumulator.table()
-        assert merged is not None
-        return merged
+        firsts = [i * len(partitions) // len(tables) for i in range(len(tables))]
+        jobs = [partial(partitions.absorb, table, first) for table, first in zip(tables, firsts, strict=True)]
+        run_threads(jobs, self._watch)
+        shards = range(len(partitions))
+        step.parts = [(shard % step.num_shards, partial(partitions.load, shard)) for shard in shards]
 
     # --- what is read -------------------------------------------------------------------------------------------------
 
@@ -374,7 +372,7 @@ class LocalEngine:
             self._watch.phase = "writing"
             return self._units_of_parts(source)
         assert isinstance(source, _Reduce)
-        if source.spilled is not None:
+        if source.spilled:
             for step in _steps_after(source):
                 if isinstance(step, _Write):
                     self._runs |= {(step, i): Runs(self._spill, step.keys) for i in range(step.num_shards)}
@@ -406,40 +404,58 @@ class LocalEngine:
     # --- what is written ----------------------------------------------------------------------------------------------
 
     def _write(self, step: _Write, lanes: list[dict[int, list[pa.Table]]]) -> None:
-        """Writes the results of a pass, sorted."""
+        """Writes the results of a pass, sorted: shards at the same time, or, of one, its row groups in turn."""
+        tables = [[table for lane in lanes for table in lane.pop(shard, [])] for shard in range(step.num_shards)]
+        runs = [self._runs.pop((step, shard), None) for shard in range(step.num_shards)]
+
+        def writer(shard: int, schema: pa.Schema) -> ShardWriter:
+            return ShardWriter(step.directory, step.num_shards, shard, schema, keys=step.keys, counters=step.counters)
+
+        if step.num_shards == 1 and runs[0] is None:
+            groups = groups_in_order(tables[0], step.keys, self._threads, self._watch)
+            if groups is not None:
+                unit = Unit(partial(iter, groups), writer=partial(writer, 0, tables[0][0].schema))
+                self._write_in_turn(Queue([unit]))
+                return
         waiting = iter(range(step.num_shards))
 
         def write() -> None:
             for shard in waiting:
-                runs = self._runs.pop((step, shard), None)
-                tables = [table for lane in lanes for table in lane.pop(shard, [])]
-                writer: ShardWriter | None = None
+                parts, run = tables[shard], runs[shard]
+                tables[shard] = []
+                sorted_tables = in_order(parts, step.keys) if run is None else run.merged()
+                first = next(sorted_tables)
+                open_writer = writer(shard, first.schema)
                 try:
-                    for table in runs.merged() if runs is not None else _sorted(tables, step.keys):
+                    for table in chain([first], sorted_tables):
                         self._watch.check()
-                        if writer is None:
-                            writer = ShardWriter(
-                                step.directory,
-                                step.num_shards,
-                                shard,
-                                table.schema,
-                                keys=step.keys,
-                                counters=step.counters,
-                            )
-                        writer.write(table)
-                    assert writer is not None
-                    writer.close()
+                        open_writer.write(table)
+                    open_writer.close()
                 except BaseException:
-                    if writer is not None:
-                        writer.discard()
+                    open_writer.discard()
                     raise
 
         run_threads([write] * min(self._threads, step.num_shards), self._watch)
 
+    def _write_in_turn(self, queue: Queue) -> None:
+        """Threads make tables at the same time, and write them one after another."""
+
+        def work() -> None:
+            while (unit := queue.take()) is not None:
+                while (item := unit.next()) is not None:
+                    self._watch.check()
+                    number, make = item
+                    unit.write(number, make(), self._watch)
+
+        try:
+            run_threads([work] * self._threads, self._watch)
+        finally:
+            queue.discard()
+
     def _units_of_parts(self, source: _WriteRows) -> list[Unit]:
         parts, states = parts_of(source.dataset), source.states
         function = None
-        if states.spilled is None:
+        if not states.spilled:
             function = source.prepare(StateTable.concat([part() for _, part in states.parts]))
 
         def tables(part: list[RowGroup]) -> Iterator[Callable[[], pa.Table]]:
@@ -458,18 +474,17 @@ class LocalEngine:
 
     def _states_of(self, source: _WriteRows, part: list[RowGroup]) -> StateTable:
         """The states of a part's keys, of those that were put aside."""
-        keys, spilled = source.keys, source.states.spilled
-        assert spilled is not None
+        keys, partitions = source.keys, source.states.partitions
+        assert partitions is not None
         tables = self._tables(source.dataset.select(keys), part, None)
         distinct = encode_keys(pa.concat_tables([encode_keys(table, keys).keys for table in tables]), keys).keys
-        shards = shard_of_keys(distinct, keys, spilled.num_shards)
         found = []
-        for shard in np.unique(shards).tolist():
+        for shard, asked in enumerate(split_by_shard(distinct, keys, len(partitions))):
             self._watch.check()
-            states = self._load(source.states, shard)
-            asked = distinct.take(array_of(np.flatnonzero(shards == shard)))
-            rows = LookUp(states.keys, states.num_rows).rows(asked)
-            found.append(states.take(rows.astype(np.int64)))
+            if asked.num_rows or shard == 0:  # one of them tells the types where nothing is asked
+                states = partitions.load(shard, keep=True)
+                rows = LookUp(states.keys, states.num_rows).rows(asked)
+                found.append(states.take(rows.astype(np.int64)))
         return StateTable.concat(found)
 
 
@@ -506,15 +521,3 @@ def _neighbours(dataset: Dataset, threads: int) -> list[list[RowGroup]]:
         rows += row_group.num_rows
         paths.add(row_group.path)
     return units
-
-
-def _sorted(tables: list[pa.Table], keys: Sequence[str]) -> Iterator[pa.Table]:
-    """All rows by key, in tables of a row group; one without rows where there are none."""
-    whole = pa.concat_tables(tables).combine_chunks()
-    key_columns = columns_of(whole, keys)
-    rows, key_columns = sort_keys(key_columns, keys) if keys else (np.arange(whole.num_rows), key_columns)
-    others = whole.drop_columns(list(keys))
-    for start in range(0, max(rows.size, 1), OUTPUT_ROW_GROUP):
-        part = take_rows(others, rows[start : start + OUTPUT_ROW_GROUP], trusted=True)
-        columns = [*key_columns.slice(start, OUTPUT_ROW_GROUP).columns, *part.columns]
-        yield pa.Table.from_arrays(columns, names=[*keys, *part.column_names])

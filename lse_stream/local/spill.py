@@ -1,7 +1,6 @@
-"""States that memory does not hold: on disk by shard of their keys, and sorted runs of results."""
+"""Tables that memory does not hold, on disk; and sorted runs of results there."""
 
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ..arrow import sort_by_keys, take_rows
 from ..keys import sort_keys
 from ..parquet.files import one_line
 from ..parquet.scan import DataError
-from ..state_table import StateTable, columns_of, from_ipc, to_ipc
+from ..state_table import columns_of, from_ipc, to_ipc
 from .units import Watch
 
 # Rows of one block of a sorted run: one of each run is in memory at a time.
@@ -51,6 +50,8 @@ class Spill:
         try:
             with self._lock:
                 if self._file is None:
+                    import tempfile  # with all that it imports
+
                     self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - it lives as long as this
                 block = Block(self._end, len(data))
                 self._end += len(data)
@@ -70,31 +71,18 @@ class Spill:
         assert self._file is not None
         data = bytearray()
         while len(data) < block.size:
-            data += os.pread(self._file.fileno(), block.size - len(data), block.offset + len(data))
+            part = os.pread(self._file.fileno(), block.size - len(data), block.offset + len(data))
+            if not part:
+                raise DataError(
+                    f"{self._directory}: expected {block.size} bytes that were put aside, found {len(data)}"
+                )
+            data += part
         return bytes(data)
 
     def close(self) -> None:
         """Frees the disk."""
         if self._file is not None:
             self._file.close()
-
-
-class SpilledStates:
-    """The states of a reduction in a spill, by shard."""
-
-    def __init__(self, spill: Spill, num_shards: int) -> None:
-        self._spill, self.num_shards = spill, num_shards
-        self._blocks: list[list[Block]] = [[] for _ in range(num_shards)]
-
-    def add(self, table: StateTable) -> None:
-        """Puts states aside. Any thread may."""
-        for shard, part in enumerate(table.split(self.num_shards)):
-            self._blocks[shard].append(self._spill.write(part.to_ipc(compression="lz4")))
-
-    def tables(self, shard: int) -> Iterator[StateTable]:
-        """What was put aside of a shard, one table of a key or more after another."""
-        for block in self._blocks[shard]:
-            yield StateTable.from_ipc(self._spill.read(block), trusted=True)
 
 
 class Runs:

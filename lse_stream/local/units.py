@@ -58,20 +58,26 @@ class Unit:
         self._writer: ShardWriter | None = None
         self._next, self._turn = threading.Lock(), threading.Condition()
         self._taken = self._written = 0
-        self.exhausted = False
+        self._whole = self.exhausted = False
 
     def next(self) -> tuple[int, Any] | None:
         """The next table and its number; None at the end."""
         with self._next:
-            if not self.exhausted:
+            if self.exhausted:
+                return None
+            try:
                 if self._tables is None:
                     self._tables = self._open()
                 for table in self._tables:
                     self._taken += 1
                     return self._taken - 1, table
-                with self._turn:
-                    self.exhausted, self._tables = True, None
-                    self._close_if_whole()
+            except BaseException:
+                self.exhausted = True
+                raise
+            with self._turn:
+                self._whole = self.exhausted = True
+                self._tables = None
+                self._close_if_whole()
             return None
 
     def write(self, number: int, table: pa.Table, watch: Watch) -> None:
@@ -89,7 +95,7 @@ class Unit:
             self._close_if_whole()
 
     def _close_if_whole(self) -> None:
-        if self._writer is not None and self.exhausted and self._written == self._taken:
+        if self._writer is not None and self._whole and self._written == self._taken:
             self._writer.close()
             self._writer = None
 
@@ -109,12 +115,14 @@ class Queue:
         self._lock = threading.Lock()
         self._waiting = deque(units)
         self._opened: deque[Unit] = deque()
+        self._all: list[Unit] = []
 
     def take(self) -> Unit | None:
         """A unit that is not exhausted; None if there is none."""
         with self._lock:
             if self._waiting:
                 self._opened.append(self._waiting.popleft())
+                self._all.append(self._opened[-1])
                 return self._opened[-1]
             while self._opened:
                 if not self._opened[0].exhausted:
@@ -125,7 +133,7 @@ class Queue:
 
     def discard(self) -> None:
         """Lets go of what is open; all threads have ended."""
-        for unit in self._opened:
+        for unit in self._all:
             unit.discard()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..buffers import is_primitive
 from ..keys import with_own_dictionaries
 from .files import create_file, is_local, join, one_line
 from .scan import DataError
@@ -63,8 +64,11 @@ class ShardWriter:
         self._stack = ExitStack()
         with self._told():
             sink = self._stack.enter_context(create_file(self._written))
-            # Results are nearly all distinct: only keys are worth a dictionary.
-            dictionary = [field.name for field in schema if not pa.types.is_floating(field.type)]
+            # Results are nearly all distinct, and so are keys that are numbers: a dictionary is of no use to them.
+            distinct = [
+                f.name for f in schema if pa.types.is_floating(f.type) or (f.name in keys and is_primitive(f.type))
+            ]
+            dictionary = [name for name in schema.names if name not in distinct]
             self._writer = pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=dictionary)
             self._stack.callback(self._writer.close)
 

@@ -1,0 +1,80 @@
+"""The states of many keys by shard: each key in one place for all threads, and what memory does not hold on disk."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..key_accumulator import Reducer, StateAccumulator
+from ..state_table import StateTable
+from .spill import Block, Spill
+
+
+@dataclass(eq=False)
+class _Partition:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    accumulator: Any = None
+    blocks: list[Block] = field(default_factory=list)
+
+
+class Partitions:
+    """Accumulators by shard of the keys, which all threads add to.
+
+    Args:
+      reducer: of what is added.
+      number: of shards.
+      memory: how many bytes the accumulators may take; states beyond that go to ``spill``.
+    """
+
+    def __init__(self, reducer: Reducer, number: int, memory: int, spill: Spill) -> None:
+        self._reducer, self._spill = reducer, spill
+        self._most = memory // number
+        self._partitions = [_Partition() for _ in range(number)]
+        self.spilled = False
+
+    def __len__(self) -> int:
+        return len(self._partitions)
+
+    def add(self, table: Any, first: int) -> None:
+        """Adds what the reducer has prepared. Threads that begin with other shards are less in each other's way."""
+        parts = list(self._reducer.split(table, len(self)))
+        for shard in [*range(first, len(self)), *range(first)]:
+            if parts[shard].num_rows:
+                self._change(shard, "add", parts[shard])
+
+    def absorb(self, table: StateTable, first: int) -> None:
+        """Merges in what an accumulator held. Also without rows it tells the types of the keys."""
+        parts = table.split(len(self))
+        for shard in [*range(first, len(self)), *range(first)]:
+            self._change(shard, "absorb", parts[shard])
+
+    def _change(self, shard: int, how: str, part: Any) -> None:
+        partition = self._partitions[shard]
+        with partition.lock:
+            if partition.accumulator is None:
+                partition.accumulator = self._reducer.accumulator()
+            accumulator: Any = partition.accumulator
+            getattr(accumulator, how)(part)
+            if accumulator.nbytes <= self._most or len(accumulator) == 1:
+                return
+            partition.accumulator = None
+        # Others go on with a new one meanwhile.
+        self.spilled = True
+        block = self._spill.write(accumulator.table().to_ipc(compression="lz4"))
+        with partition.lock:
+            partition.blocks.append(block)
+
+    def load(self, shard: int, *, keep: bool = False) -> StateTable:
+        """The states of a shard; no thread adds any more. They are let go of, unless they are to be loaded again."""
+        partition = self._partitions[shard]
+        accumulator = partition.accumulator
+        if not keep:
+            partition.accumulator = None
+        if partition.blocks:
+            merged = StateAccumulator(self._reducer.keys)
+            if accumulator is not None and (table := accumulator.table()) is not None:
+                merged.add(table)
+            for block in partition.blocks:
+                merged.add(StateTable.from_ipc(self._spill.read(block), trusted=True))
+            accumulator = merged
+        found: StateTable = accumulator.table()
+        return found

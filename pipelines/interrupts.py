@@ -1,0 +1,78 @@
+"""Signals that ask a program to end: told once, at a moment that leaves nothing half done."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """A signal asks to end. It is no Exception, so that nothing on the way takes it for a fault of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
+
+
+class _Asked:
+    """Which signal asked to end, and whether it may be told now. The main thread alone changes this."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.held = 0
+
+    def tell(self) -> None:
+        if self.number is not None and not self.held:
+            self.held = 1  # once is enough: what follows is to clean up
+            raise Interrupted(self.number)
+
+
+_asked = _Asked()
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Raises ``Interrupted`` in the block, in the main thread, for the first signal that asks to end."""
+    global _asked
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _asked = _Asked()
+
+    def handle(number: int, _: Any) -> None:
+        _asked.number = _asked.number or number
+        _asked.tell()
+
+    # What was to be ignored, as under nohup, goes on to be.
+    before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Lets signals wait until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = _asked
+    asked.held += 1
+    try:
+        yield
+    finally:
+        asked.held -= 1
+    asked.tell()
+
+
+def too_late() -> None:
+    """From here on a signal changes nothing any more: what there was to do is done."""
+    if threading.current_thread() is threading.main_thread():
+        _asked.held += 1
