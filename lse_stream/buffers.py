@@ -61,6 +61,17 @@ def take(column: pa.Array | pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.
     return column.take(array_of(rows))
 
 
+def repeated(value: int | str | None, data_type: pa.DataType, n: int) -> pa.Array:
+    """An array (n,) of one value, of int64 or string."""
+    if value is None:
+        return pa.nulls(n, data_type)
+    if isinstance(value, int):
+        return array_of(np.full(n, value))
+    text = value.encode()
+    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(len(text))
+    return pa.Array.from_buffers(data_type, n, [None, pa.py_buffer(offsets), pa.py_buffer(text * n)])
+
+
 def is_primitive(data_type: pa.DataType) -> bool:
     """Whether values are numbers in memory, one after another, as of integers, floats and times."""
     types = pa.types

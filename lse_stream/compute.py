@@ -3,13 +3,16 @@
 A list is a row: ``list``, ``large_list`` and ``fixed_size_list`` columns of numbers, ragged or not, sliced or chunked.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import _kernel
+from .buffers import array_of, nulls_of, numbers_of
 from .scales import NATURAL
 from .states import LOGSUMEXP, StateArray, log_weights
 from .values import check_widenable, widen, widen_arrow
@@ -26,7 +29,16 @@ def _chunks(column: Any, name: str) -> list[Any]:
     if not any(test(column.type) for test in is_list):
         raise TypeError(f"{name}: expected lists of numbers, found Arrow type {column.type}")
     check_widenable(column.type.value_type, f"{name}, items")
+    return _parts(column)
+
+
+def _parts(column: Any) -> list[Any]:
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def _valid(array: Any) -> npt.NDArray[np.bool_]:
+    null = nulls_of(array)
+    return np.ones(len(array), np.bool_) if null is None else ~null
 
 
 def _like(column: Any, chunks: list[Any], data_type: pa.DataType) -> Any:
@@ -38,9 +50,9 @@ def _items(
 ) -> tuple[Any, np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.float64]]]:
     """The items of a list array, those of null lists left out; of the items that are not null, row and number."""
     items = lists.flatten()
-    rows = pc.list_parent_indices(lists).to_numpy().astype(np.int32)
+    rows = numbers_of(pc.list_parent_indices(lists)).astype(np.int32)
     if items.null_count:
-        rows = rows[items.is_valid().to_numpy(zero_copy_only=False)]
+        rows = rows[_valid(items)]
     values = [widen(part, f"{name}, items") for part in widen_arrow(items, f"{name}, items")]
     return items, rows, np.concatenate([np.empty(0), *values])
 
@@ -61,11 +73,10 @@ def logsumexp(lists: Column, *, skip_nulls: bool = True, min_count: int = 0) -> 
     for chunk in _chunks(lists, "lists"):
         items, rows, values = _items(chunk, "lists")
         states = StateArray.group(LOGSUMEXP, NATURAL, rows, [values], len(chunk))
-        null = chunk.is_null().to_numpy(zero_copy_only=False) | (states.counts < min_count)
+        null = ~_valid(chunk) | (states.counts < min_count)
         if not skip_nulls and items.null_count:
-            of_null = pc.list_parent_indices(chunk).filter(items.is_null()).to_numpy()
-            null[of_null] = True
-        out.append(pa.array(states.result("logsumexp"), mask=null))
+            null[numbers_of(pc.list_parent_indices(chunk))[~_valid(items)]] = True
+        out.append(array_of(states.result("logsumexp"), null=null))
     return _like(lists, out, pa.float64())
 
 
@@ -77,22 +88,21 @@ def _weights(lists: Column, log: bool) -> Column:
         items, rows, values = _items(chunk, "lists")
         states = StateArray.group(LOGSUMEXP, NATURAL, rows, [values], len(chunk))
         found = log_weights(states, rows, values) if log else _kernel.weights_of(states.sums[0], rows, values)
-        null = chunk.is_null().to_numpy(zero_copy_only=False)
-        valid = items.is_valid().to_numpy(zero_copy_only=False)
+        null, valid = ~_valid(chunk), _valid(items)
         if fixed:
             size = chunk.type.list_size
             valid, kept = np.zeros(len(chunk) * size, np.bool_), valid
             valid[np.repeat(~null, size)] = kept
         weights = np.zeros(valid.size)
         weights[valid] = found
-        data = pa.array(weights, value_type, mask=~valid)
-        mask = pa.array(null)
+        data = array_of(weights, null=None if valid.all() else ~valid)
+        mask = array_of(null)
         if fixed:
             out.append(pa.FixedSizeListArray.from_arrays(data, size, mask=mask))
             continue
         is_large = pa.types.is_large_list(chunk.type)
-        ends = np.cumsum(pc.fill_null(pc.list_value_length(chunk), 0).to_numpy())
-        offsets = pa.array(np.concatenate([[0], ends]), pa.int64() if is_large else pa.int32())
+        ends = np.cumsum(np.where(null, 0, numbers_of(pc.list_value_length(chunk))))
+        offsets = array_of(np.concatenate([[0], ends]).astype(np.int64 if is_large else np.int32))
         array_type = pa.LargeListArray if is_large else pa.ListArray
         out.append(array_type.from_arrays(offsets, data, mask=mask))
     data_type = pa.list_(value_type, lists.type.list_size) if fixed else None
@@ -116,10 +126,25 @@ def log_softmax(lists: Column) -> Column:
 
 def label_outside(lists: Column, labels: Column) -> int | None:
     """The first row whose label, an index from 0, is not one of its list; None if there is none. Nulls are not."""
-    sizes = pc.list_value_length(lists)
-    outside = pc.or_(pc.less(labels, 0), pc.greater_equal(labels, sizes))
-    row: int = pc.index(outside, pa.scalar(True)).as_py()
-    return row if row >= 0 else None
+    start = 0
+    for size, label in _aligned(pc.list_value_length(lists), labels):
+        sizes, numbers = numbers_of(size), numbers_of(label)
+        outside = numbers >= (sizes.astype(np.uint64) if numbers.dtype.kind == "u" else sizes)
+        outside |= numbers < 0
+        for null in (nulls_of(size), nulls_of(label)):
+            if null is not None:
+                outside &= ~null
+        if outside.any():
+            return start + int(outside.argmax())
+        start += len(size)
+    return None
+
+
+def _aligned(*columns: Column) -> Iterator[tuple[pa.Array, ...]]:
+    """Columns of equal length, in arrays of equal length."""
+    schema = pa.schema([(str(i), column.type) for i, column in enumerate(columns)])
+    for batch in pa.Table.from_arrays(list(columns), schema=schema).to_batches():
+        yield tuple(batch.columns)
 
 
 def cross_entropy(lists: Column, labels: Column) -> Column:
@@ -141,22 +166,26 @@ def cross_entropy(lists: Column, labels: Column) -> Column:
     if len(lists) != len(labels):
         raise ValueError(f"labels: expected {len(lists)} as in lists, found {len(labels)}")
     if (row := label_outside(lists, labels)) is not None:
-        size = pc.list_value_length(lists)[row].as_py()
+        size = len(lists[row])
         raise ValueError(f"row {row}: expected a label from 0 to {size - 1}, found {labels[row]}")
     out, start = [], 0
     for chunk in chunks:
         label = labels.slice(start, len(chunk))
         items, rows, values = _items(chunk, "lists")
         if items.null_count:
-            row = start + pc.list_parent_indices(chunk).filter(items.is_null())[0].as_py()
+            row = start + int(numbers_of(pc.list_parent_indices(chunk))[~_valid(items)][0])
             raise ValueError(f"lists, row {row}: expected numbers, found a null among them")
-        there = np.flatnonzero(np.asarray(chunk.is_valid()) & np.asarray(label.is_valid())).astype(np.int32)
+        numbers = np.concatenate(
+            [np.zeros(0, np.int64), *(numbers_of(part).astype(np.int64) for part in _parts(label))]
+        )
+        present = np.concatenate([np.zeros(0, np.bool_), *(_valid(part) for part in _parts(label))])
+        there = np.flatnonzero(_valid(chunk) & present).astype(np.int32)
         begins = np.searchsorted(rows, there)
-        chosen = values[begins + np.asarray(pc.drop_null(label.filter(chunk.is_valid()))).astype(np.int64)]
+        chosen = values[begins + numbers[there]]
         states = StateArray.group(LOGSUMEXP, NATURAL, rows, [values], len(chunk))
         losses, null = np.zeros(len(chunk)), np.ones(len(chunk), np.bool_)
         losses[there], null[there] = 0.0 - log_weights(states, there, chosen), False
-        out.append(pa.array(losses, mask=null))
+        out.append(array_of(losses, null=null))
         start += len(chunk)
     return _like(lists, out, pa.float64())
 
@@ -177,9 +206,9 @@ def logaddexp(x: Column, y: Column) -> Column:
     pairs = np.zeros((len(x), 2))
     for i, (name, column) in enumerate((("x", x), ("y", y))):
         check_widenable(column.type, name)
-        valid = np.asarray(column.is_valid())
+        valid = np.concatenate([np.zeros(0, np.bool_), *(_valid(part) for part in _parts(column))])
         parts = [widen(part, name) for part in widen_arrow(column, name)]
         pairs[valid, i] = np.concatenate([np.empty(0), *parts])
         null |= ~valid
-    result = pa.array(_kernel.row_values(pairs), mask=null)
+    result = array_of(_kernel.row_values(pairs), null=null)
     return pa.chunked_array([result]) if isinstance(x, pa.ChunkedArray) else result

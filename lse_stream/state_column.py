@@ -1,6 +1,7 @@
 """Columns of states: the Arrow type, and states to and from a column."""
 
 import json
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -34,12 +35,15 @@ class StateType(pa.ExtensionType):
         storage_type: pa.DataType | None = None,
     ) -> None:
         self.version, self.kind, self.scale = version, kind, scale
+        self._serialized = json.dumps({"version": version, "kind": kind, "scale": scale}).encode()
         super().__init__(storage_type or pa.binary(), "lse_stream.state")
 
     def __arrow_ext_serialize__(self) -> bytes:
-        return json.dumps({"version": self.version, "kind": self.kind, "scale": self.scale}).encode()
+        return self._serialized
 
+    # Arrow asks for this whenever it hands out a column or a field.
     @classmethod
+    @lru_cache(maxsize=256)
     def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Self:
         try:
             found = json.loads(serialized)  # of a later version it may hold more
@@ -55,14 +59,14 @@ class StateType(pa.ExtensionType):
         return (
             isinstance(other, StateType)
             and self.storage_type == other.storage_type
-            and self.__arrow_ext_serialize__() == other.__arrow_ext_serialize__()
+            and self._serialized == other._serialized
         )
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(self.__arrow_ext_serialize__())
+        return hash(self._serialized)
 
 
 pa.register_extension_type(StateType())

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from lse_stream._kernel import StateError
 from lse_stream.accumulator import LogSumExpAccumulator
 from lse_stream.arrow import LookUp
-from lse_stream.buffers import array_of, nulls_of_column, numbers_of
+from lse_stream.buffers import array_of, nulls_of_column, numbers_of, repeated
 from lse_stream.compute import cross_entropy, label_outside
 from lse_stream.keys import describe_key
 from lse_stream.parquet.files import join
@@ -149,7 +149,7 @@ def _list_losses(
     _check_no_nulls([logits, label], table)
     labels = table.column(label)
     if ignored is not None:
-        labels = pc.if_else(pc.equal(labels, pa.scalar(ignored, labels.type)), None, labels)
+        labels = pc.if_else(pc.equal(labels, ignored.cast(labels.type)), pa.nulls(1, labels.type)[0], labels)
     try:
         loss = cross_entropy(table.column(logits), labels)
     except ValueError as error:
@@ -181,8 +181,8 @@ def _targets(names: list[str], value: str, classes: str, label: str, ignored: An
     """Rows of examples: the logit, and whether it is that of the label; both null where the label is ignored."""
     logit, found, expected = (plain(table.column(name)) for name in (value, classes, label))
     if ignored is not None:
-        kept = pc.not_equal(expected, pa.scalar(ignored, expected.type))
-        logit = pc.if_else(kept, logit, None)
+        kept = pc.not_equal(expected, ignored.cast(expected.type))
+        logit = pc.if_else(kept, logit, pa.nulls(1, logit.type)[0])
     return table.select(names).append_column(LOGIT, logit).append_column(TARGET, pc.equal(found, expected))
 
 
@@ -296,11 +296,11 @@ def _scan(options: Namespace) -> tuple[Dataset, Dataset | None]:
 
 
 def _ignored(options: Namespace, label: pa.DataType) -> Any:
-    """What --ignore_label means in the type of the labels."""
+    """What --ignore_label means in the type of the labels, as Arrow has it."""
     if options.ignore_label is None:
         return None
     try:
-        return pa.scalar(options.ignore_label).cast(plain_type(label)).as_py()
+        return repeated(options.ignore_label, pa.string(), 1).cast(plain_type(label))[0]
     except pa.ArrowException as error:
         raise UsageError(
             f"--ignore_label {options.ignore_label}: expected a value of {label}, the type of column {options.label!r}"

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from lse_stream.buffers import array_of, numbers_of
 from lse_stream.keys import check_key_type
 from lse_stream.parquet.files import one_line
 from lse_stream.parquet.scan import Dataset, InputError, scan
@@ -140,7 +141,7 @@ def _read_map(name: str, path: str, dataset: Dataset) -> pa.Table:
     data_type = plain_type(dataset.schema.field(name).type)
     try:
         if path.endswith(".parquet"):
-            table = pq.read_table(path, partitioning=None)
+            table = pq.ParquetFile(path).read()
         else:
             convert = pa.csv.ConvertOptions(column_types={name: data_type}, strings_can_be_null=False)
             table = pa.csv.read_csv(path, convert_options=convert)
@@ -157,7 +158,7 @@ def _read_map(name: str, path: str, dataset: Dataset) -> pa.Table:
     except pa.ArrowException as error:
         raise InputError(f"--map {name}={path}: expected values of {data_type}, found {one_line(error)}") from error
     counts = table.column(0).value_counts()
-    again = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    again = counts.field("values").filter(array_of(numbers_of(counts.field("counts")) > 1))
     if len(again):
         raise InputError(f"--map {name}={path}: expected each value once, found {again[0]} more often")
     return table

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,16 @@ def test_what_a_command_prints(
         places = [i for i in range(start, len(found)) if found[i : i + len(lines)] == lines]
         assert places, part
         start = places[0] + len(lines)
+
+
+def test_the_second_command_gives_the_bytes_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text()
+    [second] = re.findall(r"```sh\n([^`]*--runner=FnApiRunner[^`]*diff[^`]*)```", text)
+    command, difference, *_ = second.replace("\\\n", "").splitlines()
+    first = next(command for command, _ in BLOCKS if "pipelines.parquet" in command).replace("\\\n", "")
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
+    monkeypatch.chdir(tmp_path)
+    for line in (first, command):
+        assert main(shlex.split(line.partition("python -m pipelines.")[2])) == 0
+    compared = subprocess.run(shlex.split(difference), capture_output=True, text=True)
+    assert (compared.returncode, compared.stdout) == (0, "")

@@ -41,7 +41,8 @@ from lse_stream.accumulator import (
     WeightedLogSumExpAccumulator,
 )
 from lse_stream.arrow import finalise, group_states, sort_by_keys
-from lse_stream.beam.tables import _GroupBundle, _MergeShard, _Rows
+from lse_stream.beam.tables import _GroupBundle, _MergeShard
+from lse_stream.key_accumulator import RowReducer
 from lse_stream.keys import shard_of_keys
 from lse_stream.rows import log_softmax, softmax
 from lse_stream.state_column import STATE
@@ -405,9 +406,9 @@ def counted(start: int, rows: int) -> pa.Table:
     return pa.table({"key": np.arange(start, start + rows), "x": np.zeros(rows)})
 
 
-def contents_of(*keys: str, skip_nulls: bool = True) -> _Rows:
+def contents_of(*keys: str, skip_nulls: bool = True) -> RowReducer:
     aggregate = Aggregate.of("logsumexp", "natural", "x")
-    return _Rows(Reduction(keys, {STATE: aggregate}, skip_nulls))
+    return RowReducer(Reduction(keys, {STATE: aggregate}, skip_nulls))
 
 
 def table_sent(element: bytes) -> pa.Table:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..buffers import repeated
 from ..values import widen, widen_arrow
 from .files import one_line, open_file
 from .scan import DataError, Reading, RowGroup
@@ -110,7 +111,7 @@ class RowGroupReader:
     def _with_partition(self, table: pa.Table, row_group: RowGroup) -> pa.Table:
         columns = table.columns
         for field, value in zip(self._reading.partition, row_group.partition, strict=True):
-            columns.append(pa.chunked_array([pa.repeat(pa.scalar(value, field.type), table.num_rows)]))
+            columns.append(pa.chunked_array([repeated(value, field.type, table.num_rows)]))
         return pa.Table.from_arrays(columns, schema=self._reading.schema)
 
     def _damaged(self, row_groups: Sequence[RowGroup]) -> str:

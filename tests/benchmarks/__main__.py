@@ -11,16 +11,20 @@ import tempfile
 from pathlib import Path
 
 import cores  # noqa: F401 - first: it sets what the peers read when they are imported
+from files import WORK as OF_FILES
 from measure import details, machine, summary
-from work import WORK, Settings
+from work import WORK as IN_MEMORY
+from work import Settings
 
 from lse_stream import kernel_name
+
+WORK = IN_MEMORY | OF_FILES
 
 EXAMPLES = """\
 examples:
   python tests/benchmarks --quick                        # all of it, small: to see that it works
   python tests/benchmarks --only global grouped --rounds 9
-  python tests/benchmarks --only parquet --data /var/tmp/lse  # keeps the files that it makes, 2 GB
+  python tests/benchmarks --only parquet --data /var/tmp/lse  # keeps the files that it makes, 6 GB
 """
 
 

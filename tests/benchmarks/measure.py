@@ -5,6 +5,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -102,6 +103,22 @@ def processes_in_turn(commands: dict[str, list[str]], rounds: int) -> list[Measu
     for measurement in measurements:
         del measurement.wall[0], measurement.cpu[0]
     return measurements
+
+
+def alone(data: Path) -> Path:
+    """The Python of an environment with this project alone, built anew: pyarrow and Beam import what else they find."""
+    python = data / "environment" / "bin" / "python"
+    if python not in _BUILT:
+        subprocess.run(
+            ["uv", "venv", "--quiet", "--clear", "--python", sys.executable, data / "environment"], check=True
+        )
+        subprocess.run(["uv", "pip", "install", "--quiet", "--python", python, ROOT], check=True)
+        subprocess.run([python, "-m", "compileall", "-q", data / "environment"], check=False)
+        _BUILT.add(python)
+    return python
+
+
+_BUILT: set[Path] = set()
 
 
 def _run(measurement: Measurement, command: list[str]) -> None:

@@ -39,7 +39,7 @@ from lse_stream.arrow import group_states
 from lse_stream.state_table import to_ipc
 from pipelines import stream
 from pipelines.kafka import ReadTopic, WriteTopic
-from pipelines.run import execute
+from pipelines.on_beam import execute
 
 HOUR_MILLIS = 3_600_000
 HOSTS, HOURS = 20, 8

@@ -1,9 +1,6 @@
 """What is measured: ours and the peers', each doing the same work to the same result."""
 
-import inspect
 import math
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,16 +15,16 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import scipy.special
 import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.combiners import Mean
 from cores import AVAILABLE, cores
-from measure import Check, Measurement, Result, in_turn, processes_in_turn, ratio
+from measure import Measurement, Result, in_turn, ratio
 
 from lse_stream import LogSumExp, _kernel, logsumexp, softmax
 from lse_stream._kernel import numpy_kernel
+from lse_stream._kernel.exact_sum import UNIT, decode_sum
 from lse_stream.arrow import finalise, group_states
 
 Floats = npt.NDArray[np.float64]
@@ -156,8 +153,8 @@ def exact(settings: Settings) -> Iterator[Result]:
 
     def ours() -> float:
         words, begins = _kernel.sum_products(codes, x, None, 1)
-        units, low, _ = numpy_kernel.decode_sum(words, int(begins[0]))
-        return units * 2.0 ** (64 * low + numpy_kernel.UNIT)
+        units, low, _ = decode_sum(words, int(begins[0]))
+        return float(units * 2.0 ** (64 * low + UNIT))
 
     ways: dict[str, Callable[[], float]] = {
         "lse_stream": ours,
@@ -275,180 +272,6 @@ def dense(settings: Settings) -> Iterator[Result]:
     yield Result(f"one row per group, {n:,} dense codes, one core", figures, [ratio(figures, 1.5)])
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-ROW_GROUP, FILE = 1_000_000, 5_000_000
-KEYS = 10_000
-
-# What gives some number of rows from a first on.
-Rows = Callable[[np.random.Generator, int, int], pa.Table]
-
-DUCKDB_PROCESS = """
-import duckdb
-connection = duckdb.connect(config={"threads": 2})
-connection.execute('''copy (select * from (%s) order by k) to '%s' (format parquet)''')
-"""
-POLARS_PROCESS = f"""
-import polars as pl
-{inspect.getsource(polars_join)}
-polars_join(pl.scan_parquet(%r)).sort("k").sink_parquet(%r)
-"""
-
-
-def keys_and_values(rng: np.random.Generator, _: int, rows: int) -> pa.Table:
-    return pa.table({"k": rng.integers(0, KEYS, rows), "x": rng.normal(-100, 10, rows)})
-
-
-def make_files(folder: Path, n: int, make: Rows) -> None:
-    """n rows, of which ``make`` gives some number from a first on, unless they are there from an earlier run."""
-    if folder.exists():
-        return
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    needed, free = 40 * n, shutil.disk_usage(unfinished).free
-    if free < needed:
-        raise OSError(f"{folder}: expected {needed / 1e9:.1f} GB of free disk, found {free / 1e9:.1f} (see --data)")
-    rng = np.random.default_rng(0)
-    for i, start in enumerate(range(0, n, FILE)):
-        table = make(rng, start, min(FILE, n - start))
-        pq.write_table(table, unfinished / f"{i:03}.parquet", row_group_size=ROW_GROUP)
-    unfinished.rename(folder)
-
-
-def parquet(settings: Settings) -> Iterator[Result]:
-    """Parquet files to a Parquet file of totals by key, whole processes, two cores"""
-    results = settings.data / "results"
-    per_row = []
-    for n in map(settings.size, (2e7, 2e8)):
-        folder = settings.data / f"rows_{n}"
-        make_files(folder, n, keys_and_values)
-        shutil.rmtree(results, ignore_errors=True)
-        results.mkdir()
-        paths = {name: results / f"{name}.parquet" for name in ("lse_stream", "DuckDB", "Polars")}
-        program = [sys.executable, "-m", "pipelines.parquet", "--overwrite", "--quiet", "--key=k", "--value=x"]
-        sql = SAFE_SQL.format(source=f"read_parquet('{folder}/*.parquet')")
-        commands = {
-            "lse_stream": [*program, f"--input={folder}", f"--output={paths['lse_stream']}"],
-            "DuckDB": [sys.executable, "-c", DUCKDB_PROCESS % (sql, paths["DuckDB"])],
-            "Polars": [sys.executable, "-c", POLARS_PROCESS % (f"{folder}/*.parquet", str(paths["Polars"]))],
-        }
-        # The large one takes minutes.
-        figures = processes_in_turn(commands, settings.rounds if n < 1e8 else min(settings.rounds, 3))
-        same_by_key({name: pq.read_table(path) for name, path in paths.items()})
-        per_row.append(figures[0].median / n)
-        checks = [ratio(figures, 1.0, ["DuckDB"]), Check("peak memory, MB", figures[0].peak, 2048)]
-        if len(per_row) == 2:
-            checks.append(Check("time per row over that of a tenth of the rows", per_row[1] / per_row[0], 1.0))
-        yield Result(f"Parquet to result, {n:,} rows, {KEYS:,} keys, two cores", figures, checks)
-
-
-# --- the other programs -----------------------------------------------------------------------------------------------
-
-TWO_LEVELS_SQL = """
-with m as (select k, o, max(x) as m from {source} group by all),
-v as (select t.k, t.o, any_value(m.m) + ln(sum(exp(t.x - m.m))) as v from {source} t join m using (k, o) group by all)
-select k, sum(v) as total, count(*) as n, max(v) as largest from v group by k
-"""
-SHARES_SQL = """
-with m as (select k, max(x) as m from {source} group by k),
-z as (select t.k, any_value(m.m) + ln(sum(exp(t.x - m.m))) as z from {source} t join m using (k) group by t.k)
-select t.*, t.x - z.z as log_softmax, exp(t.x - z.z) as softmax from {source} t join z using (k)
-"""
-SHARES_PROCESS = """
-import duckdb
-connection = duckdb.connect(config={"threads": 2})
-connection.execute('''copy (%s) to '%s' (format parquet, compression zstd)''')
-"""
-COMPONENTS, FOLDS = 8, 1000
-SHARE_KEYS = 100_000
-
-
-def components(rng: np.random.Generator, start: int, rows: int) -> pa.Table:
-    """Rows of mixtures: the components of an observation follow each other, and observations are of some fold."""
-    observation = np.arange(start, start + rows) // COMPONENTS
-    return pa.table({"k": observation * 7919 % FOLDS, "o": observation, "x": rng.normal(-20, 8, rows)})
-
-
-def drawn(rng: np.random.Generator, start: int, rows: int, *, observations: int) -> pa.Table:
-    """Rows of draws, as samplers write them: all observations of one draw, then all of the next."""
-    observation = np.arange(start, start + rows) % observations
-    return pa.table({"k": observation * 7919 % FOLDS, "o": observation, "x": rng.normal(-20, 8, rows)})
-
-
-def loglik(settings: Settings) -> Iterator[Result]:
-    """log-likelihood totals of mixtures, whole processes, two cores"""
-    n = settings.size(2e7)
-    layouts: dict[str, Rows] = {"components": components, "draws": partial(drawn, observations=n // COMPONENTS)}
-    for layout, make in layouts.items():
-        folder, output = settings.data / f"{layout}_{n}", settings.data / "totals"
-        make_files(folder, n, make)
-        program = [sys.executable, "-m", "pipelines.loglik", "--overwrite", "--quiet", "--inner=logsumexp", "--key=k"]
-        sql = TWO_LEVELS_SQL.format(source=f"read_parquet('{folder}/*.parquet')")
-        theirs = settings.data / "totals.parquet"
-        commands = {
-            "lse_stream": [*program, "--observation=o", "--value=x", f"--input={folder}", f"--output={output}"],
-            "DuckDB": [sys.executable, "-c", DUCKDB_PROCESS % (sql, theirs)],
-        }
-        figures = processes_in_turn(commands, settings.rounds)
-        found, expected = pq.read_table(output / "totals"), pq.read_table(theirs)
-        same({"ours": np.array(found["log_likelihood"]), "DuckDB": np.array(expected["total"])})
-        title = (
-            f"log-likelihoods of {n:,} rows ({n // COMPONENTS:,} observations by {layout}), {FOLDS:,} keys, two cores"
-        )
-        yield Result(title, figures, [ratio(figures, 1.0)])
-
-
-def shares(settings: Settings) -> Iterator[Result]:
-    """softmax as columns beside all others, whole processes, two cores"""
-    n = settings.size(1e7)
-    folder, output = settings.data / f"scores_{n}", settings.data / "shares"
-    keys = int(SHARE_KEYS * settings.scale)
-    make_files(
-        folder,
-        n,
-        lambda rng, start, rows: pa.table(
-            {"k": rng.integers(0, keys, rows), "id": np.arange(start, start + rows), "x": rng.normal(0, 5, rows)}
-        ),
-    )
-    program = [sys.executable, "-m", "pipelines.softmax", "--overwrite", "--quiet", "--key=k", "--value=x"]
-    theirs = settings.data / "shares.parquet"
-    sql = SHARES_SQL.format(source=f"read_parquet('{folder}/*.parquet')")
-    commands = {
-        "lse_stream": [*program, f"--input={folder}", f"--output={output}"],
-        "DuckDB": [sys.executable, "-c", SHARES_PROCESS % (sql, theirs)],
-    }
-    figures = processes_in_turn(commands, settings.rounds)
-    found, expected = (pq.read_table(path).sort_by("id")["softmax"] for path in (output, theirs))
-    same({"ours": np.array(found), "DuckDB": np.array(expected)}, 1e-10)
-    yield Result(f"softmax of {n:,} rows, {keys:,} keys, two cores", figures, [ratio(figures, 1.0)])
-
-
-def rollup(settings: Settings) -> Iterator[Result]:
-    """states of 24 hours to those of the day, whole process, two cores"""
-    n, hours = settings.size(1e6), 24
-    folder, output = settings.data / f"hours_{n}", settings.data / "day"
-    make_files(
-        folder,
-        n * hours,
-        lambda rng, start, rows: group_states(
-            pa.table(
-                {
-                    "k": np.arange(start, start + rows) % n,
-                    "h": np.arange(start, start + rows) // n,
-                    "x": rng.random(rows),
-                }
-            ),
-            ["k", "h"],
-            "x",
-        ),
-    )
-    program = [sys.executable, "-m", "pipelines.rollup", "--overwrite", "--quiet", "--state", "--key=k"]
-    [figure] = processes_in_turn({"lse_stream": [*program, f"--input={folder}", f"--output={output}"]}, settings.rounds)
-    assert pq.read_table(output)["count"].to_numpy().tolist() == [hours] * n
-    title = f"rollup of {hours} times {n:,} states: {hours * n / figure.median / 1e6:.2f} million states per second"
-    yield Result(title, [figure], [])
-
-
 # --- Beam -------------------------------------------------------------------------------------------------------------
 
 SHARES = 10
@@ -559,10 +382,6 @@ WORK: dict[str, Callable[[Settings], Iterator[Result]]] = {
     "softmax": weights_of_all,
     "grouped": grouped,
     "dense": dense,
-    "parquet": parquet,
-    "loglik": loglik,
-    "shares": shares,
-    "rollup": rollup,
     "elements": elements,
     "shuffle": shuffle,
 }
