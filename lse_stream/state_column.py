@@ -2,7 +2,6 @@
 
 import json
 from functools import lru_cache
-from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -41,15 +40,9 @@ class StateType(pa.ExtensionType):
     def __arrow_ext_serialize__(self) -> bytes:
         return self._serialized
 
-    # Arrow asks for this whenever it hands out a column or a field.
     @classmethod
-    @lru_cache(maxsize=256)
-    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Self:
-        try:
-            found = json.loads(serialized)  # of a later version it may hold more
-            return cls(int(found["version"]), str(found["kind"]), str(found["scale"]), storage_type)
-        except (ValueError, KeyError, TypeError):
-            return cls(0, "unknown", "unknown", storage_type)  # it loads all the same, and is refused in use
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> "StateType":
+        return _loaded(storage_type, serialized)
 
     def __str__(self) -> str:
         return f"lse_stream.state of version {self.version}, kind {self.kind}, scale {self.scale}"
@@ -67,6 +60,15 @@ class StateType(pa.ExtensionType):
 
     def __hash__(self) -> int:
         return hash(self._serialized)
+
+
+@lru_cache(maxsize=256)  # Arrow asks for it whenever it hands out a column or a field
+def _loaded(storage_type: pa.DataType, serialized: bytes) -> StateType:
+    try:
+        found = json.loads(serialized)  # of a later version it may hold more
+        return StateType(int(found["version"]), str(found["kind"]), str(found["scale"]), storage_type)
+    except (ValueError, KeyError, TypeError):
+        return StateType(0, "unknown", "unknown", storage_type)  # it loads all the same, and is refused in use
 
 
 pa.register_extension_type(StateType())

@@ -117,7 +117,7 @@ def test_programs(folder: Path, tmp_path: Path, name: str) -> None:
         (2, "parquet --input={}/nowhere --value=x --output={}/out"),
         (2, "parquet --input={}/in --value=x --output={}/out --direct_num_workers=2"),
         (1, "cross_entropy --input={}/in --value=x --class=class --example=example --label=label --output={}/out"),
-        (1, "loglik --input={}/in --value=logit --key=example --observation=class --inner=logmeanexp --waic --output={}/out"),
+        (1, "loglik --input={}/in --value=logit --observation=weight --inner=logmeanexp --waic --output={}/out"),
     ],
 )
 def test_help_and_faults(folder: Path, status: int, arguments: str) -> None:

@@ -16,6 +16,7 @@ from lse_stream.arrow import take_rows
 from lse_stream.local import LocalEngine, Watch
 from lse_stream.local import engine as local
 from lse_stream.local.spill import Block, Spill
+from lse_stream.parquet import scan as scanning
 from lse_stream.parquet.scan import scan
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
@@ -135,7 +136,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture(autouse=True)
 def many_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few rows have many tables, for many threads; but not so many shards that all time goes into them."""
-    monkeypatch.setattr(local, "BATCH_ROWS", 3000)
+    monkeypatch.setattr(scanning, "TABLE_ROWS", 3000)
     monkeypatch.setattr(local, "LEAST_SHARDS", 16)
     monkeypatch.setattr(local, "MOST_SHARDS", 16)
 
@@ -261,7 +262,7 @@ def test_the_states_of_many_keys_are_merged_by_all_threads(
 def test_tables_of_the_usual_size(output: Output, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argv = ["parquet", str(rows), "--key=example", "--value=value"]
     first = output(("many", 2, True), argv)
-    monkeypatch.setattr(local, "BATCH_ROWS", 1 << 16)
+    monkeypatch.setattr(scanning, "TABLE_ROWS", 1 << 16)
     assert check_same(output, [("whole", 2, True), ("shuffled", 2, False)], argv) == first
 
 
@@ -306,7 +307,7 @@ def test_no_key_is_lost_among_very_many_shards(
 ) -> None:
     """More of them than 16 bits can number."""
     monkeypatch.setattr(local, "MANY_KEYS", 0)
-    monkeypatch.setattr(local, "BATCH_ROWS", 10)
+    monkeypatch.setattr(scanning, "TABLE_ROWS", 10)
     for i in range(4):
         write(tmp_path / "in" / f"{i}.parquet", {"k": np.arange(50 * i, 50 * i + 50), "v": np.zeros(50)})
     engine = engines(2)

@@ -53,7 +53,7 @@ def files_without_a_name() -> set[str]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spilling, "RUN_BLOCK", BLOCK)
+    monkeypatch.setattr(spilling, "MERGED_ROWS", BLOCK)
 
 
 def columns(n: int) -> dict[str, pa.Array]:
@@ -123,7 +123,7 @@ def file_of(folder: Path, name: str, keys: list[str], tables: Iterator[pa.Table]
 @pytest.mark.usefixtures("small_blocks")
 def test_runs_merged_are_one_sorted_table(tmp_path: Path, spill: Spill, keys: list[str], runs: int) -> None:
     table = results(keys, 300)
-    found = Runs(spill, keys)
+    found = Runs(spill, keys, 1)
     for part in dealt(table, runs):
         found.add(part)
     merged = list(found.merged())
@@ -137,9 +137,9 @@ def test_runs_merged_are_one_sorted_table(tmp_path: Path, spill: Spill, keys: li
 
 @pytest.mark.parametrize("block", [2, 3, 50, 1 << 14])
 def test_runs_in_blocks_of_any_size(spill: Spill, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(spilling, "RUN_BLOCK", block)
+    monkeypatch.setattr(spilling, "MERGED_ROWS", block)
     table = results(["string"], 200)
-    found = Runs(spill, ["string"])
+    found = Runs(spill, ["string"], 1)
     for part in dealt(table, 5):
         found.add(part)
     assert pa.concat_tables(list(found.merged())).to_pylist() == sort_by_keys(table, ["string"]).to_pylist()
@@ -149,7 +149,7 @@ def test_runs_in_blocks_of_any_size(spill: Spill, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("sizes", [[0], [0, 0, 0], [0, 100, 0], [1, 1, 1], [100, 1, 0], [7, 8, 9], [16, 17]], ids=str)
 def test_runs_that_lie_after_one_another_or_are_empty(spill: Spill, sizes: list[int]) -> None:
     table = sort_by_keys(results(["integer"], sum(sizes)), ["integer"])
-    found = Runs(spill, ["integer"])
+    found = Runs(spill, ["integer"], 1)
     start = 0
     for size in sizes:
         found.add(table.slice(start, size))
@@ -163,7 +163,7 @@ def test_runs_that_lie_after_one_another_or_are_empty(spill: Spill, sizes: list[
 @pytest.mark.usefixtures("small_blocks")
 def test_runs_whose_dictionaries_have_no_value_in_common(tmp_path: Path, spill: Spill) -> None:
     words = [f"w{i:03d}" for i in np.random.default_rng(3).permutation(200)]
-    found = Runs(spill, ["k"])
+    found = Runs(spill, ["k"], 1)
     for i in range(4):
         found.add(pa.table({"k": pa.array(words[i::4]).dictionary_encode(), "x": np.arange(50)}))
     whole = pa.table({"k": pa.array(words).dictionary_encode(), "x": np.arange(200) // 4})
@@ -174,7 +174,7 @@ def test_runs_whose_dictionaries_have_no_value_in_common(tmp_path: Path, spill: 
 @pytest.mark.usefixtures("small_blocks")
 def test_any_thread_may_add_a_run(spill: Spill) -> None:
     table = results(["dictionary"], 700)
-    found = Runs(spill, ["dictionary"])
+    found = Runs(spill, ["dictionary"], 1)
     run_threads([partial(found.add, part) for part in dealt(table, 7)], Watch())
     assert pa.concat_tables(list(found.merged())).to_pylist() == sort_by_keys(table, ["dictionary"]).to_pylist()
 
@@ -303,7 +303,7 @@ def test_a_full_disk_in_mid_run(
     free: int,
     threads: int,
 ) -> None:
-    monkeypatch.setattr("lse_stream.local.engine.BATCH_ROWS", 4000)
+    monkeypatch.setattr("lse_stream.parquet.scan.TABLE_ROWS", 4000)
     monkeypatch.setattr("lse_stream.local.engine.LEAST_SHARDS", 256)  # so that it is not whole after 500 writes
     (tmp_path / "temp").mkdir()
     (tmp_path / "results").mkdir()

@@ -21,6 +21,9 @@ class TableCoder(Coder):
     def decode(self, encoded: bytes) -> pa.Table:
         return from_ipc(encoded)
 
+    def estimate_size(self, value: pa.Table) -> int:
+        return int(value.nbytes)  # Beam samples sizes, and would encode for that
+
     def is_deterministic(self) -> bool:
         return False  # equal tables may be laid out in different chunks
 
@@ -36,6 +39,9 @@ class StateTableCoder(Coder):
 
     def decode(self, encoded: bytes) -> StateTable:
         return StateTable.from_ipc(encoded, trusted=True)
+
+    def estimate_size(self, value: StateTable) -> int:
+        return value.nbytes
 
     def is_deterministic(self) -> bool:
         return False

@@ -20,7 +20,7 @@ from ..state_table import Reduction, StateTable, from_ipc, split_by_shard, to_ip
 from .parquet import ReadTables, WriteShards, count_rows, file_of, row_groups_of
 from .tables import LookUpTables, MergeTables, ReduceTables
 
-# Into how many shards the keys go at least that are not written, so that all cores merge them.
+# Into how many shards the keys go that are not written, so that all cores merge them.
 INNER_SHARDS = 16
 
 
@@ -61,11 +61,12 @@ class BeamEngine:
         return found
 
     def reduce(self, label: str, tables: Any, reduction: Reduction, num_shards: int | None = None) -> Shards:
-        reduced = ReduceTables(reduction, num_shards=num_shards or INNER_SHARDS)
+        reduced = ReduceTables(reduction, num_shards=num_shards or INNER_SHARDS, is_sorted=num_shards is not None)
         return Shards(_tables(label, tables) | label >> reduced)
 
     def merge(self, label: str, tables: Any, keys: Sequence[str], num_shards: int | None = None) -> Shards:
-        merged = MergeTables(keys, num_shards=num_shards or INNER_SHARDS, trusted=True)
+        shards, is_sorted = num_shards or INNER_SHARDS, num_shards is not None
+        merged = MergeTables(keys, num_shards=shards, is_sorted=is_sorted, trusted=True)
         return Shards(_tables(label, tables) | label >> merged)
 
     def finish(self, label: str, states: Shards, function: Finish) -> Shards:
@@ -125,7 +126,7 @@ class _WriteRows(beam.PTransform[PBegin, PCollection[str]]):
         self._parts = [(number, *file_of(part)) for number, part in enumerate(parts_of(dataset))]
         self._states, self._keys, self._max_broadcast = states, list(keys), max_broadcast
         self._asked = _KeysOfPart(dataset.select(keys).reading, self._keys)
-        self._writer = _WritePart(dataset.reading, len(self._parts), prepare, schema, directory)
+        self._writer = _WritePart(dataset.reading, len(self._parts), prepare, schema, directory, dataset.output_rows)
 
     def expand(self, pbegin: PBegin) -> PCollection[str]:
         parts = pbegin | "Parts" >> beam.Create(self._parts) | "Spread" >> beam.Reshuffle()
@@ -202,8 +203,9 @@ class _WritePart(beam.DoFn):
         prepare: Callable[[StateTable], OnTable],
         schema: pa.Schema,
         directory: str,
+        row_group_rows: int,
     ) -> None:
-        self._reading, self._num_parts = reading, num_parts
+        self._reading, self._num_parts, self._row_group_rows = reading, num_parts, row_group_rows
         self._prepare, self._schema, self._directory = prepare, schema, directory
 
     def setup(self) -> None:
@@ -217,7 +219,7 @@ class _WritePart(beam.DoFn):
 
     def write(self, part: Any, function: OnTable) -> str:
         tables = (function(table) for table in _tables_of(part, self._reading))
-        rows = self._reading.table_rows
+        rows = self._row_group_rows
         return write_shard(self._directory, self._num_parts, part[0], tables, self._schema, row_group_rows=rows)
 
     def prepare(self, states: Iterable[StateTable]) -> OnTable:

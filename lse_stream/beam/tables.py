@@ -16,9 +16,10 @@ from ..windows import PartialPanes
 from . import coders as coders
 
 # A state is as long as some four rows of two keys and a number. Where a bundle that is full had fewer rows per key,
-# rows are shuffled in place of states: that many tables, before it is tried again whether grouping has come to pay.
+# rows are shuffled in place of states: some times as many as a bundle holds states, before it is tried again whether
+# grouping has come to pay.
 ROWS_PER_STATE = 4
-TABLES_OF_ROWS = 8
+ROWS_AS_THEY_ARE = 5
 
 # How many distinct keys a bundle holds before it sends them on: up to 0.3 GB per worker thread.
 MAX_STATES = 1 << 20
@@ -28,13 +29,14 @@ _STATES, _ROWS = b"S", b"R"
 
 
 class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTable]]]):
-    """Tables to (shard, ``StateTable``), one per window and shard, sorted by key.
+    """Tables to (shard, ``StateTable``), one per window and shard.
 
     Args:
       reducer: of the tables.
       num_shards: into how many tables the keys are spread.
       max_states: how many distinct keys a bundle holds before it sends them on and starts afresh.
       partial_panes: whole seconds of processing time, within which the states of a shard are merged to one part.
+      is_sorted: whether a table comes out in the order of its keys.
 
     Raises:
       ValueError: a number below 1, or an input in windows that merge.
@@ -47,13 +49,14 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
         num_shards: int = 1,
         max_states: int = MAX_STATES,
         partial_panes: int | None = None,
+        is_sorted: bool = True,
     ) -> None:
         super().__init__()
         for name, number in (("num_shards", num_shards), ("max_states", max_states)):
             if number < 1:
                 raise ValueError(f"{name}: expected 1 or more, found {number}")
         self._group = _GroupBundle(reducer, num_shards, max_states)
-        self._merge = _MergeShard(reducer)
+        self._merge = _MergeShard(reducer, is_sorted=is_sorted)
         self._partial = PartialPanes(self._merge.merge_streams, partial_panes) if partial_panes is not None else None
 
     def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, StateTable]]:
@@ -102,11 +105,11 @@ class _GroupBundle(beam.DoFn):
     def start_bundle(self) -> None:
         self._held: dict[BoundedWindow, Any] = {}
         self._rows = 0
-        self._tables_of_rows = 0
+        self._as_they_are = 0
 
     def process(self, table: Any, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
-        if self._tables_of_rows:
-            self._tables_of_rows -= 1
+        if self._as_they_are > 0:
+            self._as_they_are -= table.num_rows
             prepared = self._reducer.prepare(table)
             for shard, rows in enumerate(self._reducer.split(prepared, self._num_shards)):
                 yield _element(shard, _ROWS + to_ipc(with_own_dictionaries(rows, self._reducer.keys)), window)
@@ -119,7 +122,7 @@ class _GroupBundle(beam.DoFn):
         states = sum(len(each) for each in self._held.values())
         if states > self._max_states:
             if self._reducer.columns and self._rows < ROWS_PER_STATE * states:
-                self._tables_of_rows = TABLES_OF_ROWS
+                self._as_they_are = ROWS_AS_THEY_ARE * self._max_states
             yield from self._flush()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -139,13 +142,14 @@ def _element(shard: int, data: bytes, window: BoundedWindow) -> WindowedValue:
 class _MergeShard(beam.DoFn):
     """(shard, states or rows) to (shard, ``StateTable``)."""
 
-    def __init__(self, reducer: Reducer) -> None:
+    def __init__(self, reducer: Reducer, *, is_sorted: bool = True) -> None:
         self._reducer: Any = reducer
+        self._is_sorted = is_sorted
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, StateTable]]:
         shard, parts = element
         if (merged := self._merged(parts)) is not None:
-            yield shard, merged.sort()
+            yield shard, merged.sort() if self._is_sorted else merged
 
     def merge_streams(self, parts: Iterable[bytes]) -> bytes:
         """One element of states for some of them."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 from ..arrow import LookUp
 from ..key_accumulator import Reducer, RowReducer, StateReducer
 from ..keys import encode_keys
-from ..parquet.scan import Dataset, RowGroup
+from ..parquet.scan import TABLE_ROWS, Dataset, RowGroup
 from ..parquet.sink import Counters, ShardWriter
 from ..parquet.source import Prepare, RowGroupReader
 from ..plan import Finish, OnTable, parts_of
@@ -29,9 +29,6 @@ from .ordering import groups_in_order, in_order
 from .partitions import Partitions
 from .spill import Runs, Spill
 from .units import Queue, Unit, Watch, run_threads
-
-# Rows of one table on the way: keys, values and codes stay in the second-level cache.
-BATCH_ROWS = 1 << 16
 
 # A thread with more keys than this hands them over to accumulators by shard, which all threads share.
 MANY_KEYS = 1 << 17
@@ -372,21 +369,22 @@ class LocalEngine:
             self._watch.phase = "writing"
             return self._units_of_parts(source)
         assert isinstance(source, _Reduce)
-        if source.spilled:
-            for step in _steps_after(source):
-                if isinstance(step, _Write):
-                    self._runs |= {(step, i): Runs(self._spill, step.keys) for i in range(step.num_shards)}
-        return [Unit(partial(_slices, part), shard=shard) for shard, part in source.parts]
+        if not source.spilled:
+            return [Unit(partial(_slices, part), shard=shard) for shard, part in source.parts]
+        for step in _steps_after(source):
+            if isinstance(step, _Write):
+                number = -(-len(source.parts) // step.num_shards)
+                self._runs |= {(step, i): Runs(self._spill, step.keys, number) for i in range(step.num_shards)}
+        # Each part as a whole, as it makes one sorted run.
+        return [Unit(partial(_whole, part), shard=shard) for shard, part in source.parts]
 
     def _tables(
         self, dataset: Dataset, row_groups: Sequence[RowGroup], prepare: Prepare | None, use_threads: bool = False
     ) -> Iterator[pa.Table]:
         """The rows of row groups, in order; tiny tables are joined."""
-        reader = RowGroupReader(
-            dataset.reading, prepare, footers=dataset.footers, table_rows=BATCH_ROWS, use_threads=use_threads
-        )
+        reader = RowGroupReader(dataset.reading, prepare, footers=dataset.footers, use_threads=use_threads)
         held: list[pa.Table] = []
-        rows, enough = 0, min(BATCH_ROWS, dataset.reading.table_rows) // 2
+        rows, enough = 0, dataset.reading.table_rows // 2
         try:
             for _, group in groupby(row_groups, lambda row_group: row_group.path):
                 for table in reader.tables(list(group)):
@@ -463,7 +461,7 @@ class LocalEngine:
             for table in self._tables(source.dataset, part, None):
                 yield partial(become, table)
 
-        rows = source.dataset.reading.table_rows
+        rows = source.dataset.output_rows
         return [
             Unit(
                 partial(tables, part),
@@ -497,10 +495,14 @@ def _itself(table: StateTable) -> StateTable:
     return table
 
 
+def _whole(part: Callable[[], StateTable]) -> Iterator[StateTable]:
+    yield part()
+
+
 def _slices(part: Callable[[], StateTable]) -> Iterator[StateTable]:
     table = part()
-    for start in range(0, max(table.num_rows, 1), BATCH_ROWS):
-        yield table.slice(start, BATCH_ROWS)
+    for start in range(0, max(table.num_rows, 1), TABLE_ROWS):
+        yield table.slice(start, TABLE_ROWS)
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
@@ -510,7 +512,7 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
 def _neighbours(dataset: Dataset, threads: int) -> list[list[RowGroup]]:
     """Row groups that follow each other, so many together that a unit is worth the taking."""
     units: list[list[RowGroup]] = []
-    rows = least = max(BATCH_ROWS, dataset.num_rows // (32 * threads))
+    rows = least = max(TABLE_ROWS, dataset.num_rows // (32 * threads))
     files = max(1, dataset.num_files // (8 * threads))
     paths: set[str] = set()
     for row_group in dataset.row_groups:

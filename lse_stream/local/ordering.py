@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..arrow import take_rows
 from ..keys import ranks_of_keys, sort_keys
-from ..parquet.sink import OUTPUT_ROW_GROUP
+from ..parquet.scan import OUTPUT_ROW_GROUP
 from ..state_table import columns_of
 from .units import Watch, run_threads
 

@@ -16,8 +16,8 @@ from ..parquet.scan import DataError
 from ..state_table import columns_of, from_ipc, to_ipc
 from .units import Watch
 
-# Rows of one block of a sorted run: one of each run is in memory at a time.
-RUN_BLOCK = 1 << 14
+# Rows that are in memory at a time when runs are merged: a block of each.
+MERGED_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,24 @@ class Spill:
 
 
 class Runs:
-    """Tables of results in a spill, each sorted by key and without a key that another has."""
+    """Tables of results in a spill, each sorted by key and without a key that another has.
 
-    def __init__(self, spill: Spill, keys: Sequence[str]) -> None:
+    Args:
+      keys: names of the key columns.
+      number: about how many tables there will be.
+    """
+
+    def __init__(self, spill: Spill, keys: Sequence[str], number: int) -> None:
         self._spill, self._keys = spill, list(keys)
+        self._rows = max(MERGED_ROWS // number, 1)  # of a block
         self._runs: list[list[Block]] = []
 
     def add(self, table: pa.Table) -> None:
         """Puts a table aside. Any thread may."""
         table = sort_by_keys(table, self._keys)
-        starts = range(0, max(table.num_rows, 1), RUN_BLOCK)
-        self._runs.append(
-            [self._spill.write(to_ipc(table.slice(start, RUN_BLOCK), compression="lz4")) for start in starts]
-        )
+        starts = range(0, max(table.num_rows, 1), self._rows)
+        parts = (table.slice(start, self._rows) for start in starts)
+        self._runs.append([self._spill.write(to_ipc(part, compression="lz4")) for part in parts])
 
     def merged(self) -> Iterator[pa.Table]:
         """All rows, sorted by key, in tables of bounded size, of which there is one or more."""
@@ -107,7 +112,7 @@ class Runs:
         more = [True] * len(held)
         while True:
             for i, run in enumerate(waiting):
-                while more[i] and held[i].num_rows < RUN_BLOCK // 2:
+                while more[i] and held[i].num_rows < self._rows // 2:
                     block = next(run, None)
                     more[i] = block is not None
                     held[i] = held[i] if block is None else pa.concat_tables([held[i], block])

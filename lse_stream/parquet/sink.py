@@ -12,10 +12,7 @@ import pyarrow.parquet as pq
 from ..buffers import is_primitive
 from ..keys import with_own_dictionaries
 from .files import create_file, is_local, join, one_line
-from .scan import DataError
-
-# Rows of one row group of the output: fixed, as it shapes the bytes.
-OUTPUT_ROW_GROUP = 1 << 20
+from .scan import OUTPUT_ROW_GROUP, DataError
 
 # Counts something in each table that is written.
 Counters = Mapping[str, Callable[[pa.Table], int]]

@@ -25,7 +25,6 @@ class RowGroupReader:
       reading: of the row groups' dataset.
       prepare: makes of each table what comes out.
       footers: those that are at hand, by path.
-      table_rows: how many rows a table has at most, if fewer than ``reading`` says.
       use_threads: decode columns in parallel.
     """
 
@@ -35,13 +34,11 @@ class RowGroupReader:
         prepare: Prepare | None = None,
         *,
         footers: Mapping[str, pq.FileMetaData] = MappingProxyType({}),
-        table_rows: int | None = None,
         use_threads: bool = False,
     ) -> None:
         self._reading = reading
         self._prepare = prepare
         self._footers = footers
-        self._table_rows = min(reading.table_rows, table_rows or reading.table_rows)
         self._use_threads = use_threads
         self._opened: tuple[str, pq.ParquetFile] | None = None
 
@@ -100,7 +97,7 @@ class RowGroupReader:
             yield self._with_partition(file.schema_arrow.empty_table().select(columns), row_groups[0])
             return
         batches = file.iter_batches(
-            self._table_rows,
+            self._reading.table_rows,
             row_groups=[row_group.index for row_group in row_groups],
             columns=columns,
             use_threads=self._use_threads,
@@ -119,7 +116,7 @@ class RowGroupReader:
         for row_group in row_groups if row_groups[0].index is not None else ():
             for column in self._reading.file_columns:
                 try:
-                    for _ in self._open(row_group.path).iter_batches(self._table_rows, [row_group.index], [column]):
+                    for _ in self._open(row_group.path).iter_batches(row_groups=[row_group.index], columns=[column]):
                         pass
                 except Exception:
                     return f"{_place(row_group)}, column {column!r}"
