@@ -71,6 +71,11 @@ def _loaded(storage_type: pa.DataType, serialized: bytes) -> StateType:
         return StateType(0, "unknown", "unknown", storage_type)  # it loads all the same, and is refused in use
 
 
+@lru_cache(maxsize=256)
+def _type_of(kind: str, scale: str) -> StateType:
+    return StateType(VERSION, kind, scale)
+
+
 pa.register_extension_type(StateType())
 
 
@@ -79,7 +84,7 @@ def states_to_arrow(states: StateArray, null: Mask | None = None) -> pa.ChunkedA
     if null is not None:
         nothing = StateArray.empty(states.kind, states.scale, 1)
         states = StateArray.concat([states, nothing]).take(np.where(null, len(states), np.arange(len(states))))
-    state_type = StateType(VERSION, states.kind.name, states.scale.name)
+    state_type = _type_of(states.kind.name, states.scale.name)
     words, offsets = states.to_words()
     chunks: list[pa.Array] = []
     start = 0

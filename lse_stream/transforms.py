@@ -471,7 +471,7 @@ class LogSoftmax:
                 | "Split" >> beam.FlatMap(_split_to_ipc, keys, self._num_shards).with_output_types(tuple[int, bytes])
             )
             shuffled = (
-                {"rows": joined, "states": many}
+                {"rows": joined, "states": many | "ToIpc" >> beam.MapTuple(_to_ipc)}
                 | beam.CoGroupByKey()
                 | "Shuffled" >> beam.FlatMap(_log_softmax_of_shard, keys, value).with_output_types(pa.Table)
             )
@@ -510,11 +510,15 @@ def _split_to_ipc(table: pa.Table, keys: list[str], num_shards: int) -> Iterator
             yield shard, to_ipc(with_own_dictionaries(part, keys))
 
 
+def _to_ipc(shard: int, states: StateTable) -> tuple[int, bytes]:
+    return shard, states.to_ipc()  # what is joined has no type to Beam, which would pickle it
+
+
 def _log_softmax_of_shard(element: tuple[int, dict[str, Any]], keys: list[str], value: str) -> Iterator[pa.Table]:
     _, group = element
     if rows := list(group["rows"]):
         [states] = group["states"]
-        shares = Shares(states, keys, value)
+        shares = Shares(StateTable.from_ipc(states, trusted=True), keys, value)
         for stream in rows:
             yield shares.of(from_ipc(stream))
 

@@ -146,10 +146,14 @@ class _WriteRows(beam.PTransform[PBegin, PCollection[str]]):
         few_paths = few("FewParts", parts) | "WriteFew" >> beam.ParDo(self._writer, AsIter(broadcast))
         by_number = many("ManyParts", parts) | "Number" >> beam.Map(lambda part: (part[0], part))
         asked = by_number | "KeysOfPart" >> beam.ParDo(self._asked).with_output_types(tuple[int, tuple[int, bytes]])
+        # As bytes: what is joined has no type to Beam, which would pickle it.
+        held = many("ManyStates", self._states) | "ToIpc" >> beam.MapTuple(
+            lambda shard, table: (shard, table.to_ipc())
+        ).with_output_types(tuple[int, bytes])
         found = (
-            {"asked": asked, "states": many("ManyStates", self._states)}
+            {"asked": asked, "states": held}
             | "ByShard" >> beam.CoGroupByKey()
-            | "LookUp" >> beam.FlatMapTuple(_look_up).with_output_types(tuple[int, StateTable])
+            | "LookUp" >> beam.FlatMapTuple(_look_up).with_output_types(tuple[int, bytes])
         )
         many_paths = (
             {"part": by_number, "states": found}
@@ -161,12 +165,13 @@ class _WriteRows(beam.PTransform[PBegin, PCollection[str]]):
         return paths
 
 
-def _look_up(_: int, found: dict[str, list[Any]]) -> Iterator[tuple[int, StateTable]]:
+def _look_up(_: int, found: dict[str, list[Any]]) -> Iterator[tuple[int, bytes]]:
     """Of a shard: to each part the states of its keys."""
-    [states] = found["states"]
+    [stream] = found["states"]
+    states = StateTable.from_ipc(stream, trusted=True)
     held = LookUp(states.keys, states.num_rows)
-    for number, stream in found["asked"]:
-        yield number, states.take(held.rows(from_ipc(stream)).astype(np.int64))
+    for number, keys in found["asked"]:
+        yield number, states.take(held.rows(from_ipc(keys)).astype(np.int64)).to_ipc()
 
 
 def _tables_of(part: Any, reading: Reading) -> Iterator[pa.Table]:
@@ -234,4 +239,5 @@ class _WriteFound(beam.DoFn):
 
     def process(self, found: dict[str, list[Any]]) -> Iterator[str]:
         for part in found["part"]:
-            yield self._writer.write(part, self._writer.prepare(found["states"]))
+            states = [StateTable.from_ipc(stream, trusted=True) for stream in found["states"]]
+            yield self._writer.write(part, self._writer.prepare(states))

@@ -71,20 +71,30 @@ class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
         return tables
 
 
-# A file's path, what its directories give, and how many rows its row groups have: the graph is to stay small.
-_File = tuple[str, tuple[Any, ...], tuple[tuple[int | None, int], ...]]
+# Row groups of a file in short, as the graph has them, which is to stay small: path, what the directories give, the number
+# of the first row group (-1 for a file without rows), and as int32 how many rows each has from there on.
+_File = tuple[str, tuple[Any, ...], int, bytes]
 
 
 def file_of(row_groups: Sequence[RowGroup]) -> _File:
     """Row groups of one file, in short."""
-    return row_groups[0].path, row_groups[0].partition, tuple((each.index, each.num_rows) for each in row_groups)
+    path, partition, first = row_groups[0].path, row_groups[0].partition, row_groups[0].index
+    if first is None:
+        return path, partition, -1, b""
+    numbers = [row_group.index for row_group in row_groups if row_group.index is not None]
+    rows = np.zeros(numbers[-1] - first + 1, np.int32)
+    rows[np.array(numbers) - first] = [row_group.num_rows for row_group in row_groups]
+    return path, partition, first, rows.tobytes()
 
 
 def row_groups_of(file: _File) -> Iterator[RowGroup]:
     """And at length."""
-    path, partition, row_groups = file
-    for index, num_rows in row_groups:
-        yield RowGroup(path, index, partition, num_rows)
+    path, partition, first, rows = file
+    if first < 0:
+        yield RowGroup(path, None, partition, 0)
+    for index, num_rows in enumerate(np.frombuffer(rows, np.int32).tolist(), first):
+        if num_rows:
+            yield RowGroup(path, index, partition, num_rows)
 
 
 class _ReadRowGroup(beam.DoFn):
