@@ -71,7 +71,7 @@ class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
         return tables
 
 
-# Row groups of a file in short, as the graph has them, which is to stay small: path, what the directories give, the number
+# Row groups of a file in short, as the graph has them, which is to stay small: path, what the directories give, number
 # of the first row group (-1 for a file without rows), and as int32 how many rows each has from there on.
 _File = tuple[str, tuple[Any, ...], int, bytes]
 
