@@ -302,29 +302,6 @@ def engines(tmp_path: Path) -> Callable[[int], LocalEngine]:
     return engine
 
 
-def test_no_key_is_lost_among_very_many_shards(
-    tmp_path: Path, engines: Callable[[int], LocalEngine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More of them than 16 bits can number."""
-    monkeypatch.setattr(local, "MANY_KEYS", 0)
-    monkeypatch.setattr(scanning, "TABLE_ROWS", 10)
-    for i in range(4):
-        write(tmp_path / "in" / f"{i}.parquet", {"k": np.arange(50 * i, 50 * i + 50), "v": np.zeros(50)})
-    engine = engines(2)
-    rows = engine.map("Wait", engine.read("Read", scan([str(tmp_path / "in")], ["k"], ["v"])), together(2))
-    reduction = Reduction(("k",), {STATE: Aggregate(LOGSUMEXP, NATURAL, ("v",))})
-    states = engine.reduce("Reduce", rows, reduction, 33_000)
-    found: list[int] = []
-
-    def finish(table: StateTable) -> pa.Table:
-        found.extend(table.keys.column("k").to_pylist())
-        return table.keys
-
-    engine.finish("Finish", states, finish)
-    engine.run()
-    assert sorted(found) == list(range(200))
-
-
 def test_a_fault_in_one_thread_ends_all(tmp_path: Path, rows: Path, engines: Callable[[int], LocalEngine]) -> None:
     engine = engines(7)
     wait = together(3)
