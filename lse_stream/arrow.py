@@ -116,7 +116,7 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.int64], *, trusted: bool = F
     return pa.Table.from_arrays(columns, names=table.column_names)
 
 
-def sort_by_keys(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+def sort_by_keys(table: pa.Table, keys: Sequence[str], *, trusted: bool = False) -> pa.Table:
     """The rows in the order of their keys, which ``lse_stream.keys`` defines: one table for one set of rows.
 
     Dictionaries are written anew, with their values in the order of the rows. The key columns come first.
@@ -128,7 +128,7 @@ def sort_by_keys(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     """
     check_names(keys, others=())
     rows, key_table = sort_keys(table, keys)
-    others = take_rows(table.drop_columns(list(keys)), rows)
+    others = take_rows(table.drop_columns(list(keys)), rows, trusted=trusted)
     return pa.Table.from_arrays([*key_table.columns, *others.columns], names=[*keys, *others.column_names])
 
 

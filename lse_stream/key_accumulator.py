@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from . import _kernel
 from .buffers import Mask
-from .keys import KeyIndex, key_schema
+from .keys import KeyIndex, key_schema, with_dictionaries, without_dictionaries
 from .scales import Scale
 from .state_table import Reduction, States, StateTable, columns_of, split_by_shard
 from .states import ExactSum, Kind, StateArray
@@ -193,7 +193,9 @@ class RowAccumulator(_KeyAccumulator):
 
     def absorb(self, table: StateTable) -> None:
         """Merges in what another accumulator of this reduction holds: up to 2^42 rows of a key."""
-        index = self._index or self._begin(table.keys.schema, self._kinds, of_states=False)
+        index = self._index
+        if index is None:
+            index = self._begin(table.keys.schema, self._kinds, of_states=False)
         self._merge(index, table)
 
 
@@ -234,13 +236,15 @@ class RowReducer:
         """What is accumulated of a table."""
         return columns_of(table, self.columns)
 
-    def split(self, table: pa.Table, num_shards: int) -> Iterator[pa.Table]:
-        """What is accumulated, by shard."""
-        return split_by_shard(table, self.keys, num_shards)
-
-    def join(self, tables: Sequence[pa.Table]) -> pa.Table:
-        """What is accumulated, as one table."""
-        return pa.concat_tables(tables).combine_chunks()
+    def split(self, tables: Sequence[pa.Table], num_shards: int) -> Iterator[pa.Table]:
+        """What is accumulated of several tables, by shard."""
+        whole = pa.concat_tables(tables)
+        try:
+            plain = whole.combine_chunks()
+        except pa.ArrowInvalid:  # dictionaries that have too many values together
+            plain = without_dictionaries(whole, self.keys).combine_chunks()
+        for part in split_by_shard(plain, self.keys, num_shards):
+            yield with_dictionaries(part, whole.schema)
 
 
 class StateReducer:
@@ -266,13 +270,9 @@ class StateReducer:
             return table.select(self.keys)
         return StateTable.from_arrow(table, self.keys, trusted=self._trusted)
 
-    def split(self, table: StateTable, num_shards: int) -> Iterator[StateTable]:
-        """What is accumulated, by shard."""
-        return iter(table.split(num_shards))
-
-    def join(self, tables: Sequence[StateTable]) -> StateTable:
-        """What is accumulated, as one table."""
-        return StateTable.concat(tables)
+    def split(self, tables: Sequence[StateTable], num_shards: int) -> Iterator[StateTable]:
+        """What is accumulated of several tables, by shard."""
+        return iter(StateTable.concat(tables).split(num_shards))
 
 
 Reducer = RowReducer | StateReducer

@@ -73,10 +73,13 @@ class KeyIndex:
 
     Raises:
       TypeError: a column of a type that cannot be a key.
+      ValueError: more than 63 columns.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
+        if len(schema) > 63:
+            raise ValueError(f"key columns: expected 63 or fewer, found {len(schema)}")
         self._columns = [
             (_WordColumn if _is_word(_plain_type(field.name, field.type)) else _ByteColumn)(field) for field in schema
         ]
@@ -192,19 +195,13 @@ class _WordColumn:
         """By the values, of which a dictionary may have some twice, null too, and some that no row has."""
         null = nulls_of(array.indices)
         indices = numbers_of(array.indices).astype(np.int64)
-        valid = indices if null is None else indices[~null]
-        used = np.flatnonzero(np.bincount(valid, minlength=len(array.dictionary)))
-        words = np.zeros(len(array.dictionary), np.int64)
-        is_null = np.zeros(len(array.dictionary), np.bool_)
-        words[used], value_null = self._chunk(_dictionary_of(array).take(array_of(used)), add=add)
-        if value_null is not None:
-            is_null[used] = value_null
+        used, number = np.unique(indices if null is None else indices[~null], return_inverse=True)
+        words, value_null = self._chunk(_dictionary_of(array).take(array_of(used)), add=add)
         if null is None:
-            found = words[indices]
-            return found, is_null[indices] if value_null is not None else None
+            return words[number], None if value_null is None else value_null[number]
         found = np.full(len(array), self._null(add=add), np.int64)
-        found[~null] = words[valid]
-        null[~null] = is_null[valid]
+        found[~null] = words[number]
+        null[~null] = False if value_null is None else value_null[number]
         return found, null
 
     def _null(self, *, add: bool) -> int:
@@ -275,6 +272,27 @@ def with_own_dictionaries(table: pa.Table, keys: Sequence[str]) -> pa.Table:
         field = table.schema.field(position)
         if pa.types.is_dictionary(field.type):
             table = table.set_column(position, field, _restore(_plain(table, name), field.type, name))
+    return table
+
+
+def without_dictionaries(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """The table with the values of key columns that are dictionaries: those of several tables may not go into one."""
+    for name in keys:
+        column = column_of(table, name)
+        while pa.types.is_dictionary(column.type):
+            chunks = [_dictionary_of(chunk).take(chunk.indices) for chunk in column.chunks]
+            column = pa.chunked_array(chunks, chunks[0].type if chunks else column.type.value_type)
+        if column.type != table.schema.field(name).type:
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
+
+
+def with_dictionaries(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with key columns as a schema has them, of the values of its own rows."""
+    for position, field in enumerate(schema):
+        if table.schema.field(position).type != field.type:
+            values = _one_array(table.column(position))
+            table = table.set_column(position, field, _restore(values, field.type, field.name))
     return table
 
 
@@ -418,12 +436,8 @@ def _dictionary_of(array: pa.Array) -> pa.Array:
 
 def _plain(table: pa.Table, name: str) -> pa.Array:
     """The column as one array of canonical values."""
-    column = column_of(table, name)
-    plain_type = _plain_type(name, column.type)
-    while pa.types.is_dictionary(column.type):
-        chunks = [_dictionary_of(chunk).take(chunk.indices) for chunk in column.chunks]
-        column = pa.chunked_array(chunks, chunks[0].type if chunks else column.type.value_type)
-    array = _one_array(column)
+    plain_type = _plain_type(name, column_of(table, name).type)
+    array = _one_array(without_dictionaries(table, [name]).column(name))
     if array.type not in (plain_type, _LARGE.get(plain_type)):
         array = array.cast(plain_type)
     if pa.types.is_floating(array.type):

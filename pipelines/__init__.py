@@ -2,6 +2,12 @@
 
 import logging
 import os
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"]:  # as Python has it while it looks for a program's module
+    # There is nothing to clean up yet, and nobody wants to see where in an import Ctrl-C came.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # Beam says this at import, of cloud clients that no program here needs.
 logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())

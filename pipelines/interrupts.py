@@ -33,6 +33,11 @@ class _Asked:
 _asked = _Asked()
 
 
+def _handle(number: int, _: Any) -> None:
+    _asked.number = _asked.number or number
+    _asked.tell()
+
+
 @contextmanager
 def interrupts() -> Iterator[None]:
     """Raises ``Interrupted`` in the block, in the main thread, for the first signal that asks to end."""
@@ -41,15 +46,10 @@ def interrupts() -> Iterator[None]:
         yield
         return
     _asked = _Asked()
-
-    def handle(number: int, _: Any) -> None:
-        _asked.number = _asked.number or number
-        _asked.tell()
-
     # What was to be ignored, as under nohup, goes on to be.
     before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
     for number in before:
-        signal.signal(number, handle)
+        signal.signal(number, _handle)
     try:
         yield
     finally:
@@ -73,6 +73,9 @@ def undisturbed() -> Iterator[None]:
 
 
 def too_late() -> None:
-    """From here on a signal changes nothing any more: what there was to do is done."""
+    """What there was to do is done: from here on a signal ends the process, and has nothing to clean up."""
     if threading.current_thread() is threading.main_thread():
         _asked.held += 1
+        for number in SIGNALS:
+            if signal.getsignal(number) is _handle:
+                signal.signal(number, signal.SIG_DFL)

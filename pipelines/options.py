@@ -68,6 +68,7 @@ _WORDS: dict[str, dict[str, Any]] = {
 }
 _REQUIRED = ("input", "value", "output")
 _LEAST = {"num_shards": 1, "min_count": 0, "threads": 1}
+_MOST = {"num_shards": 10_000, "threads": 10_000}
 # Of the engine in this process.
 LOCAL = ("threads", "memory", "temp")
 # Of every program that has it.
@@ -126,6 +127,8 @@ class Parser(ArgumentParser):
                 raise UsageError(f"--{word}: expected none with --runner, found {found}")
             if word in _LEAST and found is not None and found < _LEAST[word]:
                 raise UsageError(f"--{word}: expected {_LEAST[word]} or more, found {found}")
+            if word in _MOST and found is not None and found > _MOST[word]:
+                raise UsageError(f"--{word}: expected {_MOST[word]:,} or fewer, found {found}")
         if not on_beam:
             options.threads = options.threads or len(os.sched_getaffinity(0))
             free = max(free_memory() // 2, LEAST_MEMORY)
@@ -137,6 +140,7 @@ class Parser(ArgumentParser):
     def _unknown(self, rest: Sequence[str]) -> str:
         """What is said of arguments that are none of ours."""
         known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        known.append("--runner")
         first = rest[0].partition("=")[0]
         import difflib  # most runs need no hint
 

@@ -51,6 +51,10 @@ def guarded(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[
     except BrokenPipeError:
         # Whoever reads the summary has seen enough, as `head` has; the results are in place.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # what comes of files is told otherwise: this is of standard output
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{program}: error: standard output: expected to take the summary, found {error}", file=sys.stderr)
+        return FAULT
     return OK
 
 

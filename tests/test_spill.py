@@ -200,7 +200,7 @@ def test_states_are_found_by_shard(spill: Spill, keys: list[str], num_shards: in
     tables = state_tables(keys)
     partitions = Partitions(StateReducer(keys, trusted=True), num_shards, memory, spill)
     jobs = [partial(partitions.absorb, table, i % num_shards) for i, table in enumerate(tables)]
-    run_threads([*jobs, partial(partitions.add, tables[0], 0)], Watch())
+    run_threads([*jobs, partial(partitions.add, tables[:1], 0)], Watch())
     assert len(partitions) == num_shards
     assert partitions.spilled == (memory == 1)
     expected = StateTable.merge([*tables, tables[0]])

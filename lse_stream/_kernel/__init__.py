@@ -278,7 +278,8 @@ class Groups:
 
     def grow(self, n_groups: int) -> None:
         """Makes it at least that many groups."""
-        self.merge(np.empty(0, np.int32), np.empty(0, RECORD), n_groups)
+        if n_groups > self._size:
+            self.merge(np.empty(0, np.int32), np.empty(0, RECORD), n_groups)
 
     def states(self) -> States:
         """The states of the groups."""

@@ -111,7 +111,7 @@ class _GroupBundle(beam.DoFn):
         if self._as_they_are > 0:
             self._as_they_are -= table.num_rows
             prepared = self._reducer.prepare(table)
-            for shard, rows in enumerate(self._reducer.split(prepared, self._num_shards)):
+            for shard, rows in enumerate(self._reducer.split([prepared], self._num_shards)):
                 yield _element(shard, _ROWS + to_ipc(with_own_dictionaries(rows, self._reducer.keys)), window)
             return
         accumulator = self._held.get(window)

@@ -130,6 +130,8 @@ class _Lane:
         self.accumulators: dict[_Reduce, Any] = {}
         self.states: dict[_Reduce, StateTable] = {}
         self.waiting: dict[_Reduce, list[Any]] = defaultdict(list)
+        self.rows_waiting: dict[_Reduce, int] = defaultdict(int)
+        self.bytes_waiting: dict[_Reduce, int] = defaultdict(int)
         self.results: dict[_Write, dict[int, list[pa.Table]]] = defaultdict(lambda: defaultdict(list))
         self.collected: dict[_Collect, list[pa.Table]] = defaultdict(list)
 
@@ -297,9 +299,11 @@ class LocalEngine:
     def _accumulate(self, source: _Source, step: _Reduce, table: Any, lane: _Lane) -> None:
         prepared = step.reducer.prepare(table)
         if step.partitions is not None:
-            waiting = lane.waiting[step]
-            waiting.append(prepared)
-            if sum(each.num_rows for each in waiting) >= max(SPLIT_ROWS, PART_ROWS * len(step.partitions)):
+            lane.waiting[step].append(prepared)
+            lane.rows_waiting[step] += prepared.num_rows
+            lane.bytes_waiting[step] += prepared.nbytes
+            enough = max(SPLIT_ROWS, PART_ROWS * len(step.partitions))
+            if lane.rows_waiting[step] >= enough or lane.bytes_waiting[step] * 8 * self._threads > self._memory:
                 self._flush(step, lane)
             return
         accumulator = lane.accumulators.get(step)
@@ -317,10 +321,10 @@ class LocalEngine:
         assert step.partitions is not None
         if (accumulator := lane.accumulators.pop(step, None)) is not None:
             step.partitions.absorb(accumulator.table(), self._first(step, lane))
-        if waiting := lane.waiting[step]:
-            joined = step.reducer.join(waiting)
-            waiting.clear()
-            step.partitions.add(joined, self._first(step, lane))
+        waiting, lane.waiting[step] = lane.waiting[step], []
+        if waiting:
+            lane.rows_waiting[step] = lane.bytes_waiting[step] = 0
+            step.partitions.add(waiting, self._first(step, lane))
 
     def _first(self, step: _Reduce, lane: _Lane) -> int:
         """The shard that a thread begins with: each another one."""
@@ -332,10 +336,10 @@ class LocalEngine:
         """Where the states of many keys are, in as many shards as are to fit into memory one by one."""
         with self._watch.lock:
             if step.partitions is None:
-                number = LEAST_SHARDS
-                if isinstance(source, _Read):  # there may be as many keys as rows
-                    share = self._memory / (8 * self._threads)
-                    number = min(max(number, int(source.dataset.num_rows * KEY_BYTES / share)), MOST_SHARDS)
+                # There may be as many keys as rows.
+                rows = source.dataset.num_rows if isinstance(source, _Read) else self._watch.rows
+                share = self._memory / (8 * self._threads)
+                number = min(max(LEAST_SHARDS, int(rows * KEY_BYTES / share)), MOST_SHARDS)
                 number = -(-number // step.num_shards) * step.num_shards
                 memory = int(self._memory / WORKING_MEMORY)
                 step.partitions = Partitions(step.reducer, number, memory, self._spill)
@@ -506,7 +510,11 @@ def _slices(part: Callable[[], StateTable]) -> Iterator[StateTable]:
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
-    return tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
+    if len(tables) == 1:
+        return tables[0]
+    joined = pa.concat_tables(tables)
+    # Dictionaries may have more values together than their indices can tell apart.
+    return joined if any(map(pa.types.is_dictionary, joined.schema.types)) else joined.combine_chunks()
 
 
 def _neighbours(dataset: Dataset, threads: int) -> list[list[RowGroup]]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..arrow import take_rows
-from ..keys import ranks_of_keys, sort_keys
+from ..keys import ranks_of_keys, sort_keys, with_dictionaries, without_dictionaries
 from ..parquet.scan import OUTPUT_ROW_GROUP
 from ..state_table import columns_of
 from .units import Watch, run_threads
@@ -22,14 +22,15 @@ MANY_ROWS = 1 << 19
 
 def in_order(tables: list[pa.Table], keys: Sequence[str]) -> Iterator[pa.Table]:
     """All rows by key, in tables of a row group, of which there is one or more; keys are distinct."""
-    whole = pa.concat_tables(tables).combine_chunks()
+    whole = pa.concat_tables([without_dictionaries(table, keys) for table in tables]).combine_chunks()
     key_columns = columns_of(whole, keys)
     rows, key_columns = sort_keys(key_columns, keys) if keys else (np.arange(whole.num_rows), key_columns)
     others = whole.drop_columns(list(keys))
     for start in range(0, max(rows.size, 1), OUTPUT_ROW_GROUP):
         part = take_rows(others, rows[start : start + OUTPUT_ROW_GROUP], trusted=True)
         columns = [*key_columns.slice(start, OUTPUT_ROW_GROUP).columns, *part.columns]
-        yield pa.Table.from_arrays(columns, names=[*keys, *part.column_names])
+        table = pa.Table.from_arrays(columns, names=[*keys, *part.column_names])
+        yield with_dictionaries(table, tables[0].schema)
 
 
 def groups_in_order(

@@ -1,6 +1,7 @@
 """The states of many keys by shard: each key in one place for all threads, and what memory does not hold on disk."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,11 +35,12 @@ class Partitions:
     def __len__(self) -> int:
         return len(self._partitions)
 
-    def add(self, table: Any, first: int) -> None:
-        """Adds what the reducer has prepared. Threads that begin with other shards are less in each other's way."""
-        parts = list(self._reducer.split(table, len(self)))
+    def add(self, tables: Sequence[Any], first: int) -> None:
+        """Adds tables that the reducer has prepared. Threads that begin with other shards are less in each other's way."""
+        parts = list(self._reducer.split(tables, len(self)))
         for shard in [*range(first, len(self)), *range(first)]:
             if parts[shard].num_rows:
+                self._spill.watch.check()
                 self._change(shard, "add", parts[shard])
 
     def absorb(self, table: StateTable, first: int) -> None:
@@ -64,17 +66,19 @@ class Partitions:
             partition.blocks.append(block)
 
     def load(self, shard: int, *, keep: bool = False) -> StateTable:
-        """The states of a shard; no thread adds any more. They are let go of, unless they are to be loaded again."""
+        """The states of a shard, once no thread adds any more; let go of, unless they are to be loaded again."""
         partition = self._partitions[shard]
-        accumulator = partition.accumulator
-        if not keep:
-            partition.accumulator = None
-        if partition.blocks:
-            merged = StateAccumulator(self._reducer.keys)
-            if accumulator is not None and (table := accumulator.table()) is not None:
-                merged.add(table)
-            for block in partition.blocks:
-                merged.add(StateTable.from_ipc(self._spill.read(block), trusted=True))
-            accumulator = merged
-        found: StateTable = accumulator.table()
+        with partition.lock:
+            held = partition.accumulator
+            table: StateTable | None = None if held is None else held if isinstance(held, StateTable) else held.table()
+            partition.accumulator = table if keep else None
+        if table is not None and not partition.blocks:
+            return table
+        merged = StateAccumulator(self._reducer.keys)
+        for part in [] if table is None else [table]:
+            merged.add(part)
+        for block in partition.blocks:
+            merged.add(StateTable.from_ipc(self._spill.read(block), trusted=True))
+        found = merged.table()
+        assert found is not None
         return found

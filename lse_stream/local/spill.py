@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrow import sort_by_keys, take_rows
-from ..keys import sort_keys
+from ..keys import sort_keys, with_dictionaries, without_dictionaries
 from ..parquet.files import one_line
 from ..parquet.scan import DataError
 from ..state_table import columns_of, from_ipc, to_ipc
@@ -40,7 +40,7 @@ class Spill:
     """
 
     def __init__(self, directory: str, watch: Watch) -> None:
-        self._directory, self._watch = directory, watch
+        self._directory, self.watch = directory, watch
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
         self._end = 0
@@ -63,7 +63,7 @@ class Spill:
             raise DataError(
                 f"{self._directory}: expected room for states that memory does not hold, found {one_line(error)}"
             ) from error
-        self._watch.add(spilled=len(data))
+        self.watch.add(spilled=len(data))
         return block
 
     def read(self, block: Block) -> bytes:
@@ -97,10 +97,12 @@ class Runs:
         self._spill, self._keys = spill, list(keys)
         self._rows = max(MERGED_ROWS // number, 1)  # of a block
         self._runs: list[list[Block]] = []
+        self._schema: pa.Schema | None = None
 
     def add(self, table: pa.Table) -> None:
         """Puts a table aside. Any thread may."""
-        table = sort_by_keys(table, self._keys)
+        self._schema = table.schema
+        table = sort_by_keys(without_dictionaries(table, self._keys), self._keys, trusted=True)
         starts = range(0, max(table.num_rows, 1), self._rows)
         parts = (table.slice(start, self._rows) for start in starts)
         self._runs.append([self._spill.write(to_ipc(part, compression="lz4")) for part in parts])
@@ -125,7 +127,7 @@ class Runs:
             safe = min(
                 (int(rank[end - 1]) + 1 for end, goes_on in zip(ends, more, strict=True) if goes_on), default=rows.size
             )
-            yield take_rows(whole, rows[:safe], trusted=True)
+            yield with_dictionaries(take_rows(whole, rows[:safe], trusted=True), self._schema)
             if not any(more):
                 return
             starts = [0, *ends[:-1]]

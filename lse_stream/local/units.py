@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -149,16 +150,18 @@ def run_threads(jobs: Sequence[Callable[[], None]], watch: Watch) -> None:
             watch.stop()
 
     threads = [threading.Thread(target=run, args=[job]) for job in jobs]
+    started: list[threading.Thread] = []
     try:
         for thread in threads:
+            started.append(thread)
             thread.start()
         for thread in threads:
             while thread.is_alive():
                 thread.join(0.5)  # in between, the main thread handles signals
     except BaseException:
         watch.stop()
-        for thread in threads:
-            if thread.ident is not None:
+        for thread in started:
+            with suppress(RuntimeError):  # one that was about to be started
                 thread.join()
         raise
     if faults:

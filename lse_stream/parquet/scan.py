@@ -287,8 +287,12 @@ def _row_bytes(metadata: pq.FileMetaData, columns: set[str]) -> int:
     if not metadata.num_rows:
         return 1
     group = metadata.row_group(0)
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    size: int = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
+    size = 0
+    for chunk in (group.column(i) for i in range(group.num_columns)):
+        # The path of a leaf: "level", of a nested column "key.part"; and a plain column's name may have a dot.
+        path = chunk.path_in_schema
+        if path in columns or path.split(".")[0] in columns:
+            size += chunk.total_uncompressed_size
     rows: int = group.num_rows
     return size // max(rows, 1) + 1
 

@@ -83,7 +83,12 @@ class ShardWriter:
 
     def _write(self, rows: pa.Table) -> None:
         with self._told():
-            rows = with_own_dictionaries(rows.combine_chunks(), self._keys)
+            rows = with_own_dictionaries(rows, self._keys)
+            try:
+                rows = rows.combine_chunks()
+            except pa.ArrowInvalid:  # dictionaries of several row groups have too many values together
+                of_dictionaries = [field.name for field in rows.schema if pa.types.is_dictionary(field.type)]
+                rows = with_own_dictionaries(rows, of_dictionaries).combine_chunks()
             self._writer.write_table(rows, row_group_size=self._rows)
 
     def close(self) -> str:

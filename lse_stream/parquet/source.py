@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..buffers import repeated
-from ..values import widen, widen_arrow
+from ..values import LARGEST_INTEGER, widen, widen_arrow
 from .files import one_line, open_file
 from .scan import DataError, Reading, RowGroup
 
@@ -129,7 +129,8 @@ class RowGroupReader:
             held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
             if pa.types.is_integer(held) and held.bit_width == 64:
                 for array in widen_arrow(column):
-                    widen(array, f"column {name!r}")
+                    if array.size and max(-int(array.min()), int(array.max())) > LARGEST_INTEGER:
+                        widen(array, f"column {name!r}")  # raises
 
 
 def _place(row_group: RowGroup) -> str:

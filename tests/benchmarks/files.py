@@ -87,7 +87,7 @@ def distinct(rng: np.random.Generator, start: int, rows: int) -> pa.Table:
 def program(settings: Settings, name: str, folder: Path, output: Path, *arguments: str) -> list[str]:
     """One of ours, in an environment with this project alone."""
     always = ["--overwrite", "--quiet", f"--input={folder}", f"--output={output}"]
-    return [str(alone(settings.data)), "-m", f"lse_stream.pipelines.{name}", *always, *arguments]
+    return [str(alone(settings.data).with_name("lse-stream")), name, *always, *arguments]
 
 
 def against_duckdb(settings: Settings, folder: Path, rounds: int) -> list[Measurement]:
