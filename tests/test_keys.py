@@ -388,6 +388,13 @@ def test_more_values_than_an_index_can_tell_apart_are_refused() -> None:
         sort_keys(both, ["k"])
 
 
+def test_more_than_63_key_columns_are_refused() -> None:
+    columns = {f"k{i}": pa.array([i, None]) for i in range(64)}
+    assert encode_keys(pa.table(columns), list(columns)[:63]).keys.num_rows == 2
+    with pytest.raises(ValueError, match="key columns: expected 63 or fewer, found 64"):
+        encode_keys(pa.table(columns), list(columns))
+
+
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 # (type, keys, their shards of 1000), computed once and apart from this code. A change moves stored keys to other files.

@@ -230,7 +230,7 @@ def test_softmax(output: Output, rows: Path, layout: str, monkeypatch: pytest.Mo
     """Its output follows the files of the input."""
     monkeypatch.setattr("lse_stream.plan.PART_ROWS", 16_000)
     argv = ["softmax", str(rows), "--key=model", "--key=example", "--value=logit"]
-    runs = [(layout, threads, spilled) for threads, spilled in ((1, False), (2, True), (7, False))]
+    runs = [(layout, threads, spilled) for threads, spilled in ((1, False), (2, True), (7, False), (7, True))]
     if layout == "many":  # of which each asks for shards of its own
         runs = [(layout, threads, False) for threads in (1, 7)]
     files = check_same(output, runs, argv)
@@ -275,6 +275,28 @@ def test_the_number_of_shards_on_disk_shapes_nothing(
         monkeypatch.setattr(local, "LEAST_SHARDS", least)
         monkeypatch.setattr(local, "MOST_SHARDS", most)
         assert output(("tiny", 2, True), argv) == first
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+def test_keys_of_small_dictionaries(output: Output, tmp_path: Path, spilled: bool) -> None:
+    """Of each file another one, that has more values than its rows use: together more than int8 tells apart."""
+    rng = np.random.default_rng(3)
+    folder = tmp_path.parent / f"{tmp_path.name}-in"
+    for i in range(4):
+        values = pa.array([*(f"unused {i} {j}" for j in range(100)), *(f"k{j}" for j in range(10, 30))])
+        keys = pa.DictionaryArray.from_arrays(pa.array(rng.integers(100, 120, 5000), pa.int8()), values)
+        table = pa.table({"k": keys, "example": np.arange(5000), "x": rng.normal(size=5000)})
+        write(folder / "dictionaries" / f"{i}.parquet", table, row_group_size=1000)
+        plain = table.set_column(0, "k", keys.dictionary_decode())
+        write(folder / "strings" / f"{i}.parquet", plain, row_group_size=1000)
+    argv = [str(folder), "--key=k", "--key=example", "--value=x"]
+    for program in ("parquet", "softmax"):
+        found = check_same(output, [("dictionaries", 1, spilled), ("dictionaries", 7, spilled)], [program, *argv])
+        strings = output(("strings", 2, False), [program, *argv])
+        for name in strings.keys() - {"_SUCCESS"}:
+            of_dictionaries, of_strings = (pq.read_table(pa.BufferReader(files[name])) for files in (found, strings))
+            assert of_dictionaries.schema.field("k").type == pa.dictionary(pa.int8(), pa.string())
+            assert of_dictionaries.to_pylist() == of_strings.to_pylist()
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------

@@ -161,6 +161,7 @@ def test_options_of_beam_are_said_to_need_a_runner(argument: str) -> None:
         ("--overwrit", "--overwrite"),
         ("--skip-nulls", "--skip_nulls"),
         ("--tmp=/tmp", "--temp"),
+        ("--runer=FlinkRunner", "--runner"),
     ],
 )
 def test_of_an_option_that_is_none_the_nearest_is_named(argument: str, nearest: str) -> None:

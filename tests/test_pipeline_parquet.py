@@ -321,6 +321,8 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "abbreviated option": (FILES, f"{BASE} --num_shard 2", ["--num_shard"]),
     "word too many": (FILES, f"{BASE} surplus", ["surplus"]),
     "no shards": (FILES, f"{BASE} --num_shards 0", ["--num_shards", "1 or more", "found 0"]),
+    "more shards than anybody reads": (FILES, f"{BASE} --num_shards 10001", ["10,000 or fewer", "found 10001"]),
+    "more threads than there can be": (FILES, f"{BASE} --threads 10001", ["10,000 or fewer", "found 10001"]),
     "shards not a number": (FILES, f"{BASE} --num_shards two", ["--num_shards", "'two'"]),
     "negative min_count": (FILES, f"{BASE} --min_count=-1", ["--min_count", "0 or more", "found -1"]),
     "workers not a number": (FILES, f"{BASE} {BEAM} --direct_num_workers=two", ["--direct_num_workers", "'two'"]),
@@ -882,6 +884,17 @@ def test_a_reader_of_the_summary_who_goes_away(tmp_path: Path, unbuffered: str) 
     os.close(writer)
     assert (process.returncode, process.stderr) == (0, b"")
     assert len(parts(tmp_path / "out")) == 1
+
+
+def test_a_standard_output_that_is_full(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.parquet", {"value": [1.0]})
+    arguments = ["--input", str(source), "--value=value", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "pipelines.parquet", *arguments]
+    with open("/dev/full", "w", encoding="ascii") as full:
+        process = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 1
+    check_fault(process.stderr, ["standard output: expected to take the summary", "No space left"])
+    assert len(parts(tmp_path / "out")) == 1  # what was asked for is in place
 
 
 def test_the_summary_of_times_that_python_does_not_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

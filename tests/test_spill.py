@@ -15,7 +15,7 @@ import pytest
 from programs import check_fault, contents, write
 
 from lse_stream.arrow import sort_by_keys, take_rows
-from lse_stream.key_accumulator import StateReducer
+from lse_stream.key_accumulator import RowReducer, StateReducer
 from lse_stream.keys import shard_of_keys
 from lse_stream.local import Watch
 from lse_stream.local import spill as spilling
@@ -215,6 +215,48 @@ def test_states_are_found_by_shard(spill: Spill, keys: list[str], num_shards: in
     whole = StateTable.concat(found).sort()
     assert whole.to_arrow().to_pylist() == expected.sort().to_arrow().to_pylist()
     assert any(column.null is not None and column.null.any() for column in whole.states.values())
+
+
+@pytest.mark.parametrize("memory", [1, 30_000, 1 << 30], ids=["on disk", "in both", "in memory"])
+def test_a_shard_may_be_loaded_by_many_threads_at_once(spill: Spill, memory: int) -> None:
+    """Each finds the same; what is in memory is made into a table once."""
+    tables = state_tables(["integer"])
+    partitions = Partitions(StateReducer(["integer"], trusted=True), 1, memory, spill)
+    for table in tables:
+        partitions.absorb(table, 0)
+    meeting = threading.Barrier(8, timeout=10)
+    found = []
+
+    def load() -> None:
+        meeting.wait()
+        found.append(partitions.load(0, keep=True).sort().to_arrow().to_pylist())
+
+    run_threads([load] * 8, Watch())
+    assert found == [StateTable.merge(tables).sort().to_arrow().to_pylist()] * 8
+
+
+def test_rows_whose_dictionaries_have_too_many_values_together(spill: Spill) -> None:
+    """Each has 120 that it does not use; int8 tells 128 apart."""
+    data_type = pa.dictionary(pa.int8(), pa.string())
+    rng = np.random.default_rng(5)
+    tables = []
+    for i in range(5):
+        values = pa.array([*(f"unused {i} {j}" for j in range(120)), "a", "b", "c"])
+        keys = pa.DictionaryArray.from_arrays(pa.array(rng.integers(120, 123, 300), pa.int8()), values)
+        tables.append(pa.table({"k": keys, "x": rng.normal(size=300)}))
+    reduction = Reduction(("k",), {STATE: Aggregate(LOGSUMEXP, NATURAL, ("x",))})
+    partitions = Partitions(RowReducer(reduction), 2, 1, spill)
+    partitions.absorb(StateTable.group(tables[0], reduction), 0)
+    partitions.add(tables[1:3], 0)
+    partitions.add(tables[3:], 1)
+    found = StateTable.concat([partitions.load(shard) for shard in range(2)]).sort()
+    expected = StateTable.merge([StateTable.group(table, reduction) for table in tables]).sort()
+    assert found.to_arrow().to_pylist() == expected.to_arrow().to_pylist()
+    assert found.keys.schema.field("k").type == data_type
+    runs = Runs(spill, ["k"], 1)
+    for i, table in enumerate(tables):
+        runs.add(table.slice(0, 1).append_column("n", pa.array([i])))
+    assert sum(table.num_rows for table in runs.merged()) == len(tables)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

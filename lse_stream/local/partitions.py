@@ -36,7 +36,7 @@ class Partitions:
         return len(self._partitions)
 
     def add(self, tables: Sequence[Any], first: int) -> None:
-        """Adds tables that the reducer has prepared. Threads that begin with other shards are less in each other's way."""
+        """Adds tables that the reducer has prepared. Threads that begin elsewhere are less in each other's way."""
         parts = list(self._reducer.split(tables, len(self)))
         for shard in [*range(first, len(self)), *range(first)]:
             if parts[shard].num_rows:
