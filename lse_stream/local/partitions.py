@@ -69,16 +69,16 @@ class Partitions:
         """The states of a shard, once no thread adds any more; let go of, unless they are to be loaded again."""
         partition = self._partitions[shard]
         with partition.lock:
-            held = partition.accumulator
-            table: StateTable | None = None if held is None else held if isinstance(held, StateTable) else held.table()
-            partition.accumulator = table if keep else None
-        if table is not None and not partition.blocks:
-            return table
-        merged = StateAccumulator(self._reducer.keys)
-        for part in [] if table is None else [table]:
-            merged.add(part)
-        for block in partition.blocks:
-            merged.add(StateTable.from_ipc(self._spill.read(block), trusted=True))
-        found = merged.table()
-        assert found is not None
-        return found
+            if (held := partition.accumulator) is not None and not isinstance(held, StateTable):
+                held = held.table()
+            partition.accumulator = held if keep else None
+        table: StateTable | None = held
+        if partition.blocks:
+            merged = StateAccumulator(self._reducer.keys)
+            if held is not None:
+                merged.add(held)
+            for block in partition.blocks:
+                merged.add(StateTable.from_ipc(self._spill.read(block), trusted=True))
+            table = merged.table()
+        assert table is not None
+        return table
