@@ -373,4 +373,5 @@ def to_ipc(table: pa.Table, *, compression: str = "zstd") -> bytes:
 
 def from_ipc(stream: bytes | memoryview) -> pa.Table:
     """The table of an Arrow IPC stream."""
-    return pa.ipc.open_stream(stream).read_all()
+    options = pa.ipc.IpcReadOptions(use_threads=False)
+    return pa.ipc.open_stream(stream, options=options).read_all()

@@ -23,7 +23,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from contract import bits
 from engines.flink import LOOPBACK, JobServer, finished, job_server
-from programs import home
+from programs import BEAM, IN_PROCESSES, home
 
 from lse_stream.accumulator import LogSumExpAccumulator
 from lse_stream.arrow import group_states
@@ -163,18 +163,19 @@ def test_the_program(flink: JobServer, tmp_path: Path) -> None:
     source = write_input(tmp_path / "in")
     finished_before = flink.finished()
     ways = {
-        "embedded": [],
-        "processes": ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
+        "local": [],
+        "embedded": [BEAM],
+        "processes": IN_PROCESSES,
         "flink": [*flink.options, LOOPBACK],
     }
     for way, options in ways.items():
         assert main([*arguments(source, tmp_path / way), "--quiet", *options]) == 0, way
     assert flink.finished() == finished_before + 1
 
-    expected = contents(tmp_path / "embedded")
+    expected = contents(tmp_path / "local")
     assert sorted(expected) == [f"part-0000{shard}-of-00003.parquet" for shard in range(3)]
-    assert contents(tmp_path / "processes") == expected
-    assert contents(tmp_path / "flink") == expected
+    for way in ways:
+        assert contents(tmp_path / way) == expected, way
 
 
 def two_levels() -> pa.Table:
@@ -215,7 +216,7 @@ def test_the_other_programs(flink: JobServer, tmp_path: Path, name: str) -> None
     for way, options in {"embedded": [], "flink": [*flink.options, LOOPBACK]}.items():
         argv = ["--input", str(source), "--key=k", *value, "--output", str(tmp_path / way), "--quiet"]
         assert program([*argv, *PROGRAMS[name], *options]) == 0, way
-    expected = contents(tmp_path / "embedded")
+    expected = contents(tmp_path / "local")
     assert len(expected) >= 2
     assert contents(tmp_path / "flink") == expected
 

@@ -19,7 +19,7 @@ from . import coders as coders
 # rows are shuffled in place of states: some times as many as a bundle holds states, before it is tried again whether
 # grouping has come to pay.
 ROWS_PER_STATE = 4
-ROWS_AS_THEY_ARE = 5
+ROWS_AS_THEY_ARE = 16
 
 # How many distinct keys a bundle holds before it sends them on: up to 0.3 GB per worker thread.
 MAX_STATES = 1 << 20
