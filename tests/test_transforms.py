@@ -459,7 +459,7 @@ def test_rows_are_shuffled_where_states_would_be_longer(num_shards: int, skip_nu
     )
     keys = ["name", "key"]
     contents = contents_of(*keys, skip_nulls=skip_nulls)
-    fn = _GroupBundle(contents, num_shards, 1500)
+    fn = _GroupBundle(contents, num_shards, 500)
     fn.start_bundle()
     sent: list[Any] = []
     for start in range(0, 40_000, 1000):
