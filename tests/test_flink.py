@@ -216,7 +216,7 @@ def test_the_other_programs(flink: JobServer, tmp_path: Path, name: str) -> None
     for way, options in {"embedded": [], "flink": [*flink.options, LOOPBACK]}.items():
         argv = ["--input", str(source), "--key=k", *value, "--output", str(tmp_path / way), "--quiet"]
         assert program([*argv, *PROGRAMS[name], *options]) == 0, way
-    expected = contents(tmp_path / "local")
+    expected = contents(tmp_path / "embedded")
     assert len(expected) >= 2
     assert contents(tmp_path / "flink") == expected
 
