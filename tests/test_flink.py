@@ -213,10 +213,10 @@ def test_the_other_programs(flink: JobServer, tmp_path: Path, name: str) -> None
     for i in range(3):
         pq.write_table(table.take(np.arange(i, table.num_rows, 3)), source / f"{i}.parquet", row_group_size=200)
     program = import_module(f"pipelines.{name.partition(',')[0]}").main
-    for way, options in {"embedded": [], "flink": [*flink.options, LOOPBACK]}.items():
+    for way, options in {"local": [], "flink": [*flink.options, LOOPBACK]}.items():
         argv = ["--input", str(source), "--key=k", *value, "--output", str(tmp_path / way), "--quiet"]
         assert program([*argv, *PROGRAMS[name], *options]) == 0, way
-    expected = contents(tmp_path / "embedded")
+    expected = contents(tmp_path / "local")
     assert len(expected) >= 2
     assert contents(tmp_path / "flink") == expected
 
