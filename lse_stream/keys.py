@@ -163,10 +163,18 @@ class KeyIndex:
 class _WordColumn:
     """A key column whose values have images of 64 bits, one to one."""
 
-    nbytes = size = 0
-
     def __init__(self, field: pa.Field) -> None:
         self.type = _plain_type(field.name, field.type)
+
+    @property
+    def size(self) -> int:
+        """How many values it holds: none, as it computes them from their images."""
+        return 0
+
+    @property
+    def nbytes(self) -> int:
+        """About what these take of memory."""
+        return 0
 
     def words(self, column: pa.ChunkedArray, *, add: bool) -> tuple[Ints, Mask | None]:
         """The images (rows,), 0 for null, and where the column is null."""
@@ -218,11 +226,11 @@ class _ByteColumn(_WordColumn):
         self._index = ByteIndex()
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         return self._index.size
 
     @property
-    def nbytes(self) -> int:  # type: ignore[override]
+    def nbytes(self) -> int:
         return self._index.nbytes
 
     def words(self, column: pa.ChunkedArray, *, add: bool) -> tuple[Ints, Mask | None]:
