@@ -8,7 +8,7 @@ Keys are compared by value in one canonical form, the same on every machine and 
 * order: ascending, column by column; strings and binaries by bytes; NaN after all numbers; nulls last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -56,6 +56,17 @@ def encode_keys(table: pa.Table, keys: Sequence[str]) -> EncodedKeys:
     """
     index = KeyIndex(key_schema(table, keys))
     return EncodedKeys(index.encode(table), index.keys())
+
+
+def distinct_keys(tables: Iterable[pa.Table], keys: Sequence[str]) -> pa.Table:
+    """The distinct keys of one table or more, in order of first appearance. Raises as ``encode_keys``."""
+    index: KeyIndex | None = None
+    for table in tables:
+        if index is None:
+            index = KeyIndex(key_schema(table, keys))
+        index.encode(table)
+    assert index is not None
+    return index.keys()
 
 
 def key_schema(table: pa.Table, keys: Sequence[str]) -> pa.Schema:

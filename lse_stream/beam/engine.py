@@ -11,7 +11,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
 from ..arrow import LookUp
-from ..keys import encode_keys, with_own_dictionaries
+from ..keys import distinct_keys, with_own_dictionaries
 from ..parquet.scan import Dataset, Reading
 from ..parquet.sink import Counters, write_shard
 from ..parquet.source import Prepare, RowGroupReader
@@ -193,8 +193,8 @@ class _KeysOfPart(beam.DoFn):
 
     def process(self, element: tuple[int, Any]) -> Iterator[tuple[int, tuple[int, bytes]]]:
         number, part = element
-        distinct = pa.concat_tables([encode_keys(table, self._keys).keys for table in _tables_of(part, self._reading)])
-        for shard, keys in enumerate(split_by_shard(encode_keys(distinct, self._keys).keys, self._keys, INNER_SHARDS)):
+        distinct = distinct_keys(_tables_of(part, self._reading), self._keys)
+        for shard, keys in enumerate(split_by_shard(distinct, self._keys, INNER_SHARDS)):
             yield shard, (number, to_ipc(with_own_dictionaries(keys, self._keys)))
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from ..arrow import LookUp
 from ..key_accumulator import Reducer, RowReducer, StateReducer
-from ..keys import encode_keys
+from ..keys import distinct_keys
 from ..parquet.scan import TABLE_ROWS, Dataset, RowGroup
 from ..parquet.sink import Counters, ShardWriter
 from ..parquet.source import Prepare, RowGroupReader
@@ -478,8 +478,7 @@ class LocalEngine:
         """The states of a part's keys, of those that were put aside."""
         keys, partitions = source.keys, source.states.partitions
         assert partitions is not None
-        tables = self._tables(source.dataset.select(keys), part, None)
-        distinct = encode_keys(pa.concat_tables([encode_keys(table, keys).keys for table in tables]), keys).keys
+        distinct = distinct_keys(self._tables(source.dataset.select(keys), part, None), keys)
         found = []
         for shard, asked in enumerate(split_by_shard(distinct, keys, len(partitions))):
             self._watch.check()
