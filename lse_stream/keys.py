@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from ._kernel import ByteIndex, WordIndex, checksum_bytes, hash_column
 from .buffers import Mask, array_of, nulls_of, numbers_of, numpy_type, take, validity
+from .columns import column_of
 
 Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.int32]
@@ -92,7 +93,8 @@ class KeyIndex:
         if len(schema) > 63:
             raise ValueError(f"key columns: expected 63 or fewer, found {len(schema)}")
         self._columns = [
-            (_WordColumn if _is_word(_plain_type(field.name, field.type)) else _ByteColumn)(field) for field in schema
+            (_WordColumn if _is_word(_canonical_type(field.name, field.type)) else _ByteColumn)(field)
+            for field in schema
         ]
         # The codes of one column of bytes are those of the keys.
         self._words = None if self._is_bytes or not self._columns else WordIndex(len(self._columns))
@@ -138,7 +140,7 @@ class KeyIndex:
         words, nulls = [], []
         for column, field in zip(self._columns, self.schema, strict=True):
             values = column_of(table, field.name)
-            if values.type != field.type and _plain_type(field.name, values.type) != column.type:
+            if values.type != field.type and _canonical_type(field.name, values.type) != column.type:
                 raise TypeError(f"key column {field.name!r}: expected {field.type} as before, found {values.type}")
             found, null = column.words(values, add=add)
             words.append(found)
@@ -151,7 +153,7 @@ class KeyIndex:
                 codes = self._words.find(words)
                 codes[np.logical_or.reduce(any_null)] = -1
                 return codes
-            self._widen()
+            self._add_flags()
         if self._has_nulls:
             flags = np.zeros(table.num_rows, np.int64)
             for j, null in enumerate(nulls):
@@ -160,7 +162,7 @@ class KeyIndex:
             words.append(flags)
         return self._words.encode(words) if add else self._words.find(words)
 
-    def _widen(self) -> None:
+    def _add_flags(self) -> None:
         """Gives every key one more word, of flags: which columns are null."""
         assert self._words is not None
         keys = self._words.keys()
@@ -175,7 +177,7 @@ class _WordColumn:
     """A key column whose values have images of 64 bits, one to one."""
 
     def __init__(self, field: pa.Field) -> None:
-        self.type = _plain_type(field.name, field.type)
+        self.type = _canonical_type(field.name, field.type)
 
     @property
     def size(self) -> int:
@@ -275,7 +277,7 @@ def one_by_one(keys: pa.Table) -> Iterator[pa.Table]:
 
     A slice would not be: its buffers tell of its neighbours, such as whether one of them is null.
     """
-    columns = [(_plain(keys, field.name), field.type, field.name) for field in keys.schema]
+    columns = [(_canonical_values(keys, field.name), field.type, field.name) for field in keys.schema]
     for i in range(keys.num_rows):
         arrays = [_restore(pa.array([plain[i]], plain.type), data_type, name) for plain, data_type, name in columns]
         yield pa.Table.from_arrays(arrays, schema=keys.schema)
@@ -290,7 +292,7 @@ def with_own_dictionaries(table: pa.Table, keys: Sequence[str]) -> pa.Table:
         position = table.schema.get_field_index(name)
         field = table.schema.field(position)
         if pa.types.is_dictionary(field.type):
-            table = table.set_column(position, field, _restore(_plain(table, name), field.type, name))
+            table = table.set_column(position, field, _restore(_canonical_values(table, name), field.type, name))
     return table
 
 
@@ -331,7 +333,7 @@ def shard_of_keys(table: pa.Table, keys: Sequence[str], num_shards: int) -> Code
     hashes = np.zeros(table.num_rows, np.uint64)
     for name in keys:
         column = column_of(table, name)
-        _plain_type(name, column.type)
+        _canonical_type(name, column.type)
         parts = [_hashable(chunk) for chunk in column.chunks]
         words = np.concatenate([np.zeros(0, np.uint64), *(found for found, _ in parts)])
         valid = np.zeros(0, np.uint8)
@@ -347,7 +349,7 @@ def sort_keys(table: pa.Table, keys: Sequence[str]) -> tuple[npt.NDArray[np.int6
 
     Dictionaries come out with their values in the order of the rows. Rows of equal keys stand in no particular order.
     """
-    plain = {name: _plain(table, name) for name in keys}
+    plain = {name: _canonical_values(table, name) for name in keys}
     sortable = [column for column in plain.values() if not pa.types.is_null(column.type)]
     if not sortable:
         return np.arange(table.num_rows), table.select(keys)
@@ -366,7 +368,7 @@ def sort_keys(table: pa.Table, keys: Sequence[str]) -> tuple[npt.NDArray[np.int6
 
 def ranks_of_keys(table: pa.Table, keys: Sequence[str]) -> Ints | None:
     """Integers (rows,) that are in the order of the keys; None for keys that have none, such as strings."""
-    return _ranks_of(_plain(table, keys[0])) if len(keys) == 1 else None
+    return _ranks_of(_canonical_values(table, keys[0])) if len(keys) == 1 else None
 
 
 def _ranks_of(array: pa.Array) -> Ints | None:
@@ -382,7 +384,7 @@ def _ranks_of(array: pa.Array) -> Ints | None:
 
 def check_key_type(name: str, data_type: pa.DataType) -> None:
     """Raises TypeError for a column that cannot be a key."""
-    _plain_type(name, data_type)
+    _canonical_type(name, data_type)
 
 
 def describe_key(table: pa.Table, keys: Sequence[str], row: int) -> str:
@@ -400,11 +402,11 @@ def describe_key(table: pa.Table, keys: Sequence[str], row: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _plain_type(name: str, data_type: pa.DataType) -> pa.DataType:
+def _canonical_type(name: str, data_type: pa.DataType) -> pa.DataType:
     """The type in which values of ``data_type`` are compared: each has one form in it."""
     types = pa.types
     if types.is_dictionary(data_type):
-        return _plain_type(name, data_type.value_type)
+        return _canonical_type(name, data_type.value_type)
     if types.is_boolean(data_type) or types.is_integer(data_type) or types.is_float32(data_type):
         return data_type
     if types.is_float64(data_type) or any(test(data_type) for test in (*_INT64_IMAGES, *_INT32_IMAGES, *_AS_THEY_ARE)):
@@ -431,13 +433,6 @@ def _is_word(data_type: pa.DataType) -> bool:
     return types.is_floating(data_type) or any(test(data_type) for test in (*_INT64_IMAGES, *_INT32_IMAGES))
 
 
-def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column; raises KeyError for one that is not there, or there more than once."""
-    if table.column_names.count(name) != 1:
-        raise KeyError(f"column {name!r}: expected once among the columns {table.column_names}")
-    return table.column(name)
-
-
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
@@ -450,12 +445,12 @@ def _dictionary_of(array: pa.Array) -> pa.Array:
     """The values of a dictionary, in a form that Arrow can take rows of."""
     values = array.dictionary
     is_view = pa.types.is_string_view(values.type) or pa.types.is_binary_view(values.type)
-    return values.cast(_plain_type("", values.type)) if is_view else values
+    return values.cast(_canonical_type("", values.type)) if is_view else values
 
 
-def _plain(table: pa.Table, name: str) -> pa.Array:
+def _canonical_values(table: pa.Table, name: str) -> pa.Array:
     """The column as one array of canonical values."""
-    plain_type = _plain_type(name, column_of(table, name).type)
+    plain_type = _canonical_type(name, column_of(table, name).type)
     array = _one_array(without_dictionaries(table, [name]).column(name))
     if array.type not in (plain_type, _LARGE.get(plain_type)):
         array = array.cast(plain_type)
@@ -557,6 +552,6 @@ def _hashable(array: pa.Array) -> tuple[Words, Mask | None]:
     null = nulls_of(array)
     if pa.types.is_decimal(array.type):
         array = array.cast(pa.decimal256(array.type.precision, array.type.scale)).cast(pa.string())
-    if _is_word(_plain_type("", array.type)):
+    if _is_word(_canonical_type("", array.type)):
         return _words_of(array).view(np.uint64), null
     return checksum_bytes(*_bytes_of(array)), null

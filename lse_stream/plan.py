@@ -4,7 +4,7 @@ A program takes an engine, names its steps, and knows nothing of how they are ru
 
     rows = engine.read("Read", dataset)
     states = engine.reduce("LogSumExp", rows, reduction, num_shards)
-    results = engine.finish("Finalise", states, StateTable.finalise)
+    results = engine.finish("Finalize", states, StateTable.finalize)
     engine.write("Write", results, directory, num_shards)
 
 ``lse_stream.local`` runs them in this process, ``lse_stream.beam.engine`` on any runner of Beam, with the same bytes.
@@ -20,9 +20,14 @@ import pyarrow as pa
 from .parquet.scan import Dataset, RowGroup
 from .parquet.sink import Counters
 from .parquet.source import Prepare
-from .state_table import Reduction, StateTable
+from .reduction import Reduction
+from .state_table import StateTable
 
-# How many keys a worker holds at once, of those that every row may look up: some 0.3 GB.
+# What to allow for a key of memory, in bytes: in an accumulator (measured: 60 to 125, up to twice that while it grows), and
+# with the copies on its way to a file or another worker (230 in this process, 510 with Beam's embedded runner).
+KEY_BYTES_HELD, KEY_BYTES = 280, 700
+
+# How many keys a worker holds at once, of those that every row may look up: 0.7 GB.
 MAX_BROADCAST = 1_000_000
 
 # What a step gives, for others to take: it means something to its engine alone.

@@ -10,7 +10,9 @@ from ._kernel import StateError
 from ._kernel.record import VERSION
 from .buffers import Mask, nulls_of, validity
 from .scales import NATURAL, Scale
-from .states import KINDS, LOGSUMEXP, Kind, StateArray
+from .states.aggregations import AGGREGATIONS, LOGSUMEXP, Aggregation
+from .states.arrays import StateArray
+from .states.codec import decode_states, encode_states
 
 STATE = "state"
 
@@ -21,20 +23,23 @@ _CHUNK_WORDS = np.iinfo(np.int32).max // 8
 class StateType(pa.ExtensionType):
     """Arrow type of a column of states: binary, one record of an accumulator's ``to_bytes`` each.
 
-    It survives IPC and Parquet, and loads as plain binary where this package is not imported. The metadata says
-    version, kind and scale of the records; a column of a version that this release does not know loads, and is refused
-    in use.
+    It survives IPC and Parquet, and loads as plain binary where this package is not imported. The metadata contains the
+    records' version, aggregation (as "kind") and scale. A column of a version that this release does not know loads, and
+    is refused in use.
+
+    >>> str(StateType(scale="decibel"))
+    'lse_stream.state of version 1, aggregation logsumexp, scale decibel'
     """
 
     def __init__(
         self,
         version: int = VERSION,
-        kind: str = LOGSUMEXP.name,
+        aggregation: str = LOGSUMEXP.name,
         scale: str = NATURAL.name,
         storage_type: pa.DataType | None = None,
     ) -> None:
-        self.version, self.kind, self.scale = version, kind, scale
-        self._serialized = json.dumps({"version": version, "kind": kind, "scale": scale}).encode()
+        self.version, self.aggregation, self.scale = version, aggregation, scale
+        self._serialized = json.dumps({"version": version, "kind": aggregation, "scale": scale}).encode()
         super().__init__(storage_type or pa.binary(), "lse_stream.state")
 
     def __arrow_ext_serialize__(self) -> bytes:
@@ -45,7 +50,7 @@ class StateType(pa.ExtensionType):
         return _loaded(storage_type, serialized)
 
     def __str__(self) -> str:
-        return f"lse_stream.state of version {self.version}, kind {self.kind}, scale {self.scale}"
+        return f"lse_stream.state of version {self.version}, aggregation {self.aggregation}, scale {self.scale}"
 
     # Arrow asks these before it puts columns together; those of pa.ExtensionType look at name and storage alone.
     def __eq__(self, other: object) -> bool:
@@ -72,8 +77,8 @@ def _loaded(storage_type: pa.DataType, serialized: bytes) -> StateType:
 
 
 @lru_cache(maxsize=256)
-def _type_of(kind: str, scale: str) -> StateType:
-    return StateType(VERSION, kind, scale)
+def _type_of(aggregation: str, scale: str) -> StateType:
+    return StateType(VERSION, aggregation, scale)
 
 
 pa.register_extension_type(StateType())
@@ -82,10 +87,10 @@ pa.register_extension_type(StateType())
 def states_to_arrow(states: StateArray, null: Mask | None = None) -> pa.ChunkedArray:
     """The states (n,) as a column, null where ``null`` (n,) is true; without a copy those of log-sum-exp."""
     if null is not None:
-        nothing = StateArray.empty(states.kind, states.scale, 1)
-        states = StateArray.concat([states, nothing]).take(np.where(null, len(states), np.arange(len(states))))
-    state_type = _type_of(states.kind.name, states.scale.name)
-    words, offsets = states.to_words()
+        empty = StateArray.empty(states.aggregation, states.scale, 1)
+        states = StateArray.concat([states, empty]).take(np.where(null, len(states), np.arange(len(states))))
+    state_type = _type_of(states.aggregation.name, states.scale.name)
+    words, offsets = encode_states(states)
     chunks: list[pa.Array] = []
     start = 0
     while start < len(states) or not chunks:
@@ -102,7 +107,7 @@ def states_to_arrow(states: StateArray, null: Mask | None = None) -> pa.ChunkedA
 def states_from_arrow(
     column: pa.ChunkedArray | pa.Array, name: str = STATE, *, trusted: bool = False
 ) -> tuple[StateArray, Mask | None]:
-    """The states (n,) of a column, checked, and where it is null; the state there is that of nothing.
+    """The states (n,) of a column, checked, and where it is null; the state there is an empty one.
 
     Args:
       column: of ``StateType``, or of binary as it loads without this package.
@@ -114,10 +119,10 @@ def states_from_arrow(
 
     Raises:
       TypeError: another type.
-      StateError: records of another version, of two kinds or scales, or not canonical; column and row named.
+      StateError: records of another version, of two aggregations or scales, or not canonical; column and row named.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    expected = kind_of(column.type, name)
+    expected = aggregation_of(column.type, name)
     parts: list[StateArray] = []
     nulls: list[tuple[int, Mask | None]] = []
     for chunk in chunks:
@@ -126,22 +131,22 @@ def states_from_arrow(
         try:
             if len(storage) > storage.null_count:
                 parts.append(_records(storage if null is None else storage.drop_null(), expected, trusted=trusted))
-                expected = parts[0].kind, parts[0].scale
+                expected = parts[0].aggregation, parts[0].scale
         except StateError as error:
             place = error.row if null is None else int(np.flatnonzero(~null)[error.row])
             row = sum(n for n, _ in nulls) + place
             raise StateError(row, f"column {name!r}, row {row}: {str(error).partition(': ')[2]}") from None
         nulls.append((len(storage), null))
     n = sum(n for n, _ in nulls)
-    nothing = StateArray.empty(*(expected or (LOGSUMEXP, NATURAL)), min(n, 1))
+    empty = StateArray.empty(*(expected or (LOGSUMEXP, NATURAL)), min(n, 1))
     if all(null is None for _, null in nulls):
-        return StateArray.concat(parts or [nothing]), None
+        return StateArray.concat(parts or [empty]), None
     is_null = np.concatenate([np.zeros(n, np.bool_) if null is None else null for n, null in nulls])
-    states = StateArray.concat([*parts, nothing])
+    states = StateArray.concat([*parts, empty])
     return states.take(np.where(is_null, len(states) - 1, np.cumsum(~is_null) - 1)), is_null
 
 
-def kind_of(data_type: pa.DataType, name: str) -> tuple[Kind, Scale] | None:
+def aggregation_of(data_type: pa.DataType, name: str) -> tuple[Aggregation, Scale] | None:
     """What a column's type says of its states; None for plain binary, whose records say it."""
     storage = data_type.storage_type if isinstance(data_type, StateType) else data_type
     if not (pa.types.is_binary(storage) or pa.types.is_large_binary(storage)):
@@ -149,20 +154,21 @@ def kind_of(data_type: pa.DataType, name: str) -> tuple[Kind, Scale] | None:
         raise TypeError(f"column {name!r}: expected states, as binary or large_binary, found {data_type}{held}")
     if not isinstance(data_type, StateType):
         return None
-    found = f"version {data_type.version}, kind {data_type.kind}, scale {data_type.scale}"
-    if data_type.version != VERSION or data_type.kind not in KINDS:
+    found = f"version {data_type.version}, aggregation {data_type.aggregation}, scale {data_type.scale}"
+    if data_type.version != VERSION or data_type.aggregation not in AGGREGATIONS:
         raise StateError(
-            0, f"column {name!r}: expected states of version {VERSION}, of kind {' or '.join(KINDS)}, found {found}"
+            0,
+            f"column {name!r}: expected states of version {VERSION}, of aggregation {' or '.join(AGGREGATIONS)}, found {found}",
         )
     try:
-        scale = Scale.of(data_type.scale)
-        KINDS[data_type.kind].check_scale(scale)
+        scale = Scale(data_type.scale)
+        AGGREGATIONS[data_type.aggregation].check_scale(scale)
     except ValueError as error:
         raise StateError(0, f"column {name!r}: expected states of a known scale, found {found}: {error}") from error
-    return KINDS[data_type.kind], scale
+    return AGGREGATIONS[data_type.aggregation], scale
 
 
-def _records(storage: pa.Array, expected: tuple[Kind, Scale] | None, *, trusted: bool) -> StateArray:
+def _records(storage: pa.Array, expected: tuple[Aggregation, Scale] | None, *, trusted: bool) -> StateArray:
     """The states of a binary array of one or more, without nulls."""
     n = len(storage)
     offset_type = np.int32 if pa.types.is_binary(storage.type) else np.int64
@@ -174,4 +180,4 @@ def _records(storage: pa.Array, expected: tuple[Kind, Scale] | None, *, trusted:
         raise StateError(row, f"state {row}: expected a multiple of 8 bytes, found {sizes[row]}")
     held = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
     words = np.require(held.view(np.uint64), requirements="A")
-    return StateArray.from_words(words, (offsets - offsets[0]) // 8, expected, trusted=trusted)
+    return decode_states(words, (offsets - offsets[0]) // 8, expected, trusted=trusted)

@@ -1,6 +1,6 @@
-"""Tables of keys and states: grouped from rows, merged, split by shard, sorted and finalised."""
+"""Tables of keys and states: grouped from rows, merged, split by shard, sorted and finalized; to and from Arrow and IPC."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
@@ -10,138 +10,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ._kernel import StateError, rows_by_shard
-from .buffers import Mask, array_of, nulls_of_column, take
-from .keys import KeyIndex, column_of, key_schema, shard_of_keys, sort_keys, with_own_dictionaries
-from .scales import Scale
+from .buffers import Mask, array_of, take
+from .columns import column_of, columns_of
+from .keys import KeyIndex, key_schema, shard_of_keys, sort_keys, with_own_dictionaries
+from .reduction import Reduction
 from .state_column import STATE, states_from_arrow, states_to_arrow
-from .states import KINDS, Kind, StateArray, check_same
-from .values import check_widenable, widen, widen_arrow
+from .states.arrays import StateArray, check_same
+from .states.results import result_of
 
-Codes = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """What states are made of: kind, scale, and the names of the columns of the kind's inputs."""
-
-    kind: Kind
-    scale: Scale
-    values: tuple[str, ...]
-
-    @classmethod
-    def of(cls, kind: str, scale: Scale | str, value: str | Sequence[str]) -> Self:
-        """By names.
-
-        Raises:
-          ValueError: no such kind or scale, a scale that the kind does not know, or another number of value columns.
-        """
-        if kind not in KINDS:
-            raise ValueError(f"kind: expected {', '.join(KINDS)}, found {kind!r}")
-        found = Scale.of(scale)
-        KINDS[kind].check_scale(found)
-        names, inputs = [value] if isinstance(value, str) else list(value), KINDS[kind].inputs
-        if len(names) != len(inputs):
-            raise ValueError(f"value: expected {len(inputs)} names for {kind} ({', '.join(inputs)}), found {names}")
-        return cls(KINDS[kind], found, tuple(names))
-
-    def inputs(self, table: pa.Table, codes: Codes) -> tuple[Codes, list[Floats], Codes | None]:
-        """Codes and values of the rows in which no value is null; and the codes of the others, if there are any.
-
-        Raises:
-          KeyError, TypeError, ValueError: a column is not there, of another type, or has a value that does not serve.
-        """
-        pairs = list(zip(self.kind.inputs, self.values, strict=True))
-        columns = [numbers_of_role(column_of(table, name), f"column {name!r}", role) for role, name in pairs]
-        nulls = [null for column in columns if (null := nulls_of_column(column)) is not None]
-        of_null = None
-        if nulls:
-            null = np.logical_or.reduce(nulls)
-            of_null, codes = codes[null], codes[~null]
-            if len(columns) > 1:
-                columns = [column.filter(array_of(~null)) for column in columns]
-        arrays = []
-        for name, column in zip(self.values, columns, strict=True):
-            parts = [widen(array, f"column {name!r}") for array in widen_arrow(column, f"column {name!r}")]
-            arrays.append(parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0), *parts]))
-        self.kind.check_inputs(arrays, [f"column {name!r}" for name in self.values])
-        return codes, arrays, of_null
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """From rows to one state per key, or several side by side.
-
-    Attributes:
-      keys: names of the key columns.
-      aggregates: by the name of its column, what each state is made of.
-      skip_nulls: False makes the state of a key that has a null value null.
-    """
-
-    keys: tuple[str, ...]
-    aggregates: Mapping[str, Aggregate]
-    skip_nulls: bool = True
-
-    @property
-    def columns(self) -> list[str]:
-        """Those that are read, each once."""
-        values = [name for aggregate in self.aggregates.values() for name in aggregate.values]
-        return list(dict.fromkeys([*self.keys, *values]))
-
-
-def check_names(keys: Sequence[str], *, others: Iterable[str]) -> None:
-    """Raises TypeError for a str in place of a sequence of names, ValueError for a name that is used twice."""
-    if isinstance(keys, str):
-        raise TypeError(f"keys: expected a sequence of column names, found the str {keys!r}")
-    taken = set(others)
-    for name in keys:
-        if name in taken:
-            raise ValueError(
-                f"key column {name!r}: expected names that differ from each other and from {sorted(others)}"
-            )
-        taken.add(name)
-
-
-def columns_of(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Some columns, as a table without metadata."""
-    schema = pa.schema([(name, column_of(table, name).type) for name in names])
-    return pa.Table.from_arrays([table.column(name) for name in names], schema=schema)
-
-
-def plain_type(data_type: pa.DataType) -> pa.DataType:
-    """The type of the values of a dictionary; any other as it is."""
-    return data_type.value_type if pa.types.is_dictionary(data_type) else data_type
-
-
-def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A dictionary by its values; any other column as it is."""
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def numbers_of_role(column: pa.ChunkedArray, name: str, role: str) -> pa.ChunkedArray:
-    """A column of numbers, checked; targets may be booleans."""
-    if role == "target" and pa.types.is_boolean(column.type):
-        return column.cast(pa.int8())
-    check_widenable(column.type, name)
-    return plain(column)
-
-
-def check_results(kind: Kind, results: Sequence[str] | None, min_count: int) -> Sequence[str]:
-    """The names of the results that are asked for: None for those of the kind.
-
-    Raises:
-      ValueError: no such result, one that is asked for twice, or a negative ``min_count``.
-    """
-    if min_count < 0:
-        raise ValueError(f"min_count: expected 0 or more, found {min_count}")
-    names = kind.columns if results is None else results
-    if isinstance(names, str) or len(set(names)) < len(names):
-        raise ValueError(f"results: expected a sequence of names, each once, found {names!r}")
-    for name in names:
-        if name not in kind.results:
-            raise ValueError(f"results: expected some of {', '.join(kind.results)}, found {name!r}")
-    return names
 
 
 class States(NamedTuple):
@@ -188,13 +65,14 @@ class StateTable:
 
     @classmethod
     def group(cls, table: pa.Table, reduction: Reduction) -> Self:
-        """The states of a table of rows; without keys one row, also of none. Raises as ``Aggregate.inputs``."""
+        """The states of a table of rows; without keys one row, also of none. Raises as
+        ``ColumnAggregation.inputs``."""
         index = KeyIndex(key_schema(table, reduction.keys))
         codes = index.encode(table)
         states = {}
-        for name, aggregate in reduction.aggregates.items():
-            used, inputs, of_null = aggregate.inputs(table, codes)
-            array = StateArray.group(aggregate.kind, aggregate.scale, used, inputs, len(index))
+        for name, column in reduction.aggregations.items():
+            used, inputs, of_null = column.inputs(table, codes)
+            array = StateArray.group(column.aggregation, column.scale, used, inputs, len(index))
             null = None
             if of_null is not None and not reduction.skip_nulls:
                 null = np.zeros(len(index), np.bool_)
@@ -211,7 +89,7 @@ class StateTable:
 
         Raises:
           TypeError: key columns of different types.
-          StateError: states of two kinds or scales.
+          StateError: states of two aggregations or scales.
         """
         whole = cls.concat(tables)
         index = KeyIndex(whole.keys.schema if keys is None else key_schema(whole.keys, keys))
@@ -236,7 +114,8 @@ class StateTable:
         return cls(pa.concat_tables([table.keys for table in tables]), states)
 
     def check_alike(self, other: "StateTable", place: str = "") -> None:
-        """Raises TypeError for a table whose key columns have other types, StateError for other kinds or scales."""
+        """Raises TypeError for a table whose key columns have other types, StateError for other
+        aggregations or scales."""
         if not self.keys.schema.equals(other.keys.schema):
             for name, expected in zip(self.keys.schema.names, self.keys.schema.types, strict=True):
                 found = other.keys.schema.field(name).type
@@ -285,15 +164,17 @@ class StateTable:
         return StateTable(keys, {name: column.take(rows) for name, column in self.states.items()})
 
     def results(self, name: str, results: Sequence[str] | None, min_count: int) -> dict[str, pa.Array]:
-        """Results of a column of states by their names: as of ``finalise``."""
+        """Results of a column of states by their names: as of ``finalize``."""
         array, null = self.states[name]
         few = array.counts < min_count if min_count > 0 else None
         masks = [mask for mask in (null, few) if mask is not None and mask.any()]
         either = np.logical_or.reduce(masks) if masks else None
-        names = array.kind.columns if results is None else results
-        return {name: array_of(array.result(name), null=null if name in ("count", "max") else either) for name in names}
+        names = array.aggregation.columns if results is None else results
+        return {
+            name: array_of(result_of(array, name), null=null if name in ("count", "max") else either) for name in names
+        }
 
-    def finalise(
+    def finalize(
         self,
         results: Sequence[str] | None = None,
         *,
@@ -301,7 +182,7 @@ class StateTable:
         keep_state: bool = False,
         state: str = STATE,
     ) -> pa.Table:
-        """The key columns and the results of a column of states, as of ``lse_stream.arrow.finalise``."""
+        """The key columns and the results of a column of states, as of ``lse_stream.table_functions.finalize``."""
         columns: dict[str, Any] = dict(zip(self.keys.column_names, self.keys.columns, strict=True))
         columns |= self.results(state, results, min_count)
         if keep_state:
@@ -321,7 +202,7 @@ class StateTable:
 
         Raises:
           KeyError, TypeError: a column is not there, or of another type.
-          StateError: records of another version, kind or scale, or damaged ones; column and row named.
+          StateError: records of another version, aggregation or scale, or damaged ones; column and row named.
         """
         columns = {name: States(*states_from_arrow(column_of(table, name), name, trusted=trusted)) for name in states}
         return cls(columns_of(table, keys), columns)

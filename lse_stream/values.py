@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float64]
 LARGEST_INTEGER = 2**53
 
 
-def widen_scalar(x: object) -> float:
+def to_float_exact(x: object) -> float:
     """A Python or NumPy number as a float.
 
     Raises:
@@ -31,7 +31,7 @@ def widen_scalar(x: object) -> float:
     raise TypeError(f"expected a real number, found {'a null' if x is None else type(x).__name__}")
 
 
-def widen(array: npt.NDArray[Any], name: str = "input") -> Floats:
+def to_float64_exact(array: npt.NDArray[Any], name: str = "input") -> Floats:
     """The values (n,) as contiguous native float64 (n,), without a copy where they are that already.
 
     Args:
@@ -65,8 +65,8 @@ def is_arrow(values: object) -> bool:
     return hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")
 
 
-def is_widenable(data_type: Any) -> bool:
-    """Whether an Arrow type is of numbers that ``widen_arrow`` takes, or of nulls."""
+def is_numeric_type(data_type: Any) -> bool:
+    """Whether an Arrow type is of numbers that ``valid_numbers`` takes, or of nulls."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(data_type):
@@ -74,13 +74,13 @@ def is_widenable(data_type: Any) -> bool:
     return bool(pa.types.is_integer(data_type) or pa.types.is_floating(data_type) or pa.types.is_null(data_type))
 
 
-def check_widenable(data_type: Any, name: str = "input") -> None:
-    """Raises TypeError for an Arrow type that ``widen_arrow`` does not take."""
-    if not is_widenable(data_type):
+def check_numeric_type(data_type: Any, name: str = "input") -> None:
+    """Raises TypeError for an Arrow type that ``valid_numbers`` does not take."""
+    if not is_numeric_type(data_type):
         raise TypeError(f"{name}: expected integers, float16, float32 or float64, found Arrow type {data_type}")
 
 
-def _chunked(values: Any) -> Any:
+def _as_chunked(values: Any) -> Any:
     """A pyarrow column, or what has the Arrow C data interface, as a chunked array."""
     import pyarrow as pa
 
@@ -91,10 +91,10 @@ def _chunked(values: Any) -> Any:
     return pa.chunked_array(values if hasattr(values, "__arrow_c_stream__") else [pa.array(values)])
 
 
-def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
+def valid_numbers(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """The values that are not null, of a pyarrow column or an object with the Arrow C data interface, as NumPy arrays.
 
-    They come out in their own type, for ``widen``, without a copy where no null is among them; dictionaries decoded.
+    They come out in their own type, for ``to_float64_exact``, without a copy where no null is among them; dictionaries decoded.
 
     Raises:
       TypeError: neither numbers nor nulls, the type named.
@@ -103,14 +103,23 @@ def widen_arrow(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
 
     from .buffers import numbers_of
 
-    values = _chunked(values)
-    check_widenable(values.type, name)
+    values = _as_chunked(values)
+    check_numeric_type(values.type, name)
     for chunk in values.chunks:
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.dictionary_decode()
         if pa.types.is_null(chunk.type):
             continue
         yield numbers_of(chunk.drop_null() if chunk.null_count else chunk)
+
+
+def column_to_float64_exact(values: Any, name: str = "input") -> Floats:
+    """The values that are not null (n,), of a pyarrow column or an object with the Arrow C data interface, as float64.
+
+    Without a copy where they are one array of that already. Raises as ``valid_numbers`` and ``to_float64_exact``.
+    """
+    parts = [to_float64_exact(part, name) for part in valid_numbers(values, name)]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0), *parts])
 
 
 def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
@@ -123,12 +132,12 @@ def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np
 
         from .buffers import nulls_of_column
 
-        column = _chunked(values)
-        check_widenable(column.type, name)
+        column = _as_chunked(values)
+        check_numeric_type(column.type, name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         mask = nulls_of_column(column)
-        array = np.concatenate([np.zeros(0), *(widen(part, name) for part in widen_arrow(column, name))])
+        array = column_to_float64_exact(column, name)
         if mask is not None:
             filled = np.zeros(mask.size)
             filled[~mask] = array
@@ -137,13 +146,13 @@ def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np
         is_sequence = isinstance(values, Sequence) and not isinstance(values, str | bytes)
         if not (is_sequence or hasattr(values, "__array__") or isinstance(values, memoryview)):
             raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(values).__name__}")
-        array = np.array([widen_scalar(x) for x in values]) if is_sequence else np.asarray(values)
+        array = np.array([to_float_exact(x) for x in values]) if is_sequence else np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name}: expected an array of 1 dimension, found shape {array.shape}")
     return array, mask
 
 
-def widen_rows(columns: Sequence[object], names: Sequence[str]) -> list[Floats]:
+def columns_to_float64_exact(columns: Sequence[object], names: Sequence[str]) -> list[Floats]:
     """Columns of equal length (n,) as float64; rows with a null or masked value are left out.
 
     Raises:
@@ -157,4 +166,4 @@ def widen_rows(columns: Sequence[object], names: Sequence[str]) -> list[Floats]:
         raise ValueError(f"expected columns of one length, found {found}")
     masks = [mask for _, mask in pairs if mask is not None and mask.any()]
     keep = ~np.logical_or.reduce(masks) if masks else slice(None)
-    return [widen(array[keep], name) for (array, _), name in zip(pairs, names, strict=True)]
+    return [to_float64_exact(array[keep], name) for (array, _), name in zip(pairs, names, strict=True)]

@@ -1,6 +1,5 @@
 """Programs over ``lse_stream``: ``python -m pipelines`` from a checkout, ``lse-stream`` from the wheel."""
 
-import logging
 import os
 import signal
 import sys
@@ -8,9 +7,6 @@ import sys
 if sys.argv[:1] == ["-m"]:  # as Python has it while it looks for a program's module
     # There is nothing to clean up yet, and nobody wants to see where in an import Ctrl-C came.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-# Beam says this at import, of cloud clients that no program here needs.
-logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
 
 # NumPy would start threads for linear algebra, which no program here does. It takes this at its import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -10,6 +10,7 @@ PROGRAMS = {
     "softmax": "each row's share of its key, as columns beside the others",
     "cross_entropy": "loss and perplexity of logits and labels, also of classes in shards",
     "rollup": "stored states merged to coarser keys: hours to days, folds to models",
+    "inspect": "what a stored column of states contains",
     "stream": "log-sum-exp per key and window, of a Kafka topic or of files replayed",
     "typhoon": "the lesson of the storms: what log-sum-exp does, step by step",
 }

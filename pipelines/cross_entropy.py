@@ -2,7 +2,6 @@
 
 import math
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,26 +11,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lse_stream._kernel import StateError
-from lse_stream.accumulator import LogSumExpAccumulator
-from lse_stream.arrow import LookUp
+from lse_stream.accumulators import LogSumExpAccumulator
 from lse_stream.buffers import array_of, nulls_of_column, numbers_of, repeated
-from lse_stream.compute import cross_entropy, label_outside
+from lse_stream.columns import columns_of, decode_dictionary, value_type_of
+from lse_stream.errors import DataError, InputError
+from lse_stream.functions import softmax_from_state
 from lse_stream.keys import describe_key
+from lse_stream.list_functions import cross_entropy, label_outside
+from lse_stream.look_up import LookUp
 from lse_stream.parquet.files import join
-from lse_stream.parquet.scan import DataError, Dataset, InputError, scan
+from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.plan import Engine, OnTable
-from lse_stream.rows import gradient
+from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
-from lse_stream.state_table import Aggregate, Reduction, StateTable, columns_of, plain, plain_type
-from lse_stream.states import CROSS_ENTROPY, LOG_LIKELIHOOD
-from lse_stream.values import is_widenable
+from lse_stream.state_table import StateTable
+from lse_stream.states.aggregations import CROSS_ENTROPY, LOG_LIKELIHOOD
+from lse_stream.states.results import result_of
+from lse_stream.values import is_numeric_type
 
 from .command import UsageError
-from .options import COMMON, Parser, check_columns
+from .options import COMMON, Options, Parser, check_columns
 from .output import OVERALL, TOTALS, make_directory
-from .run import guarded, on_beam, run
-from .summary import COUNTERS, TERMS, counted, head, preview, read_totals
+from .run import build_of, run, run_main
+from .summary import COUNTERS, TERMS, head, pluralize, preview, read_totals
 
 PROGRAM = "cross_entropy"
 
@@ -97,7 +100,7 @@ def describe(
         losses = engine.read("Read", dataset, partial(_list_losses, logits=logits, **common))
     else:
         losses = _losses_of_rows(engine, dataset, labels, classes=classes, **common)
-    sums = Reduction(tuple(keys), {STATE: Aggregate(LOG_LIKELIHOOD, NATURAL, (LOSS,))})
+    sums = Reduction(tuple(keys), {STATE: ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (LOSS,))})
     totals = engine.reduce("Sum", losses, sums, num_shards)
     overall = engine.merge("Merge", totals, [], 1)
     for name, states, names, shards in ((TOTALS, totals, keys, num_shards), (OVERALL, overall, [], 1)):
@@ -105,7 +108,7 @@ def describe(
         engine.write(f"Write {name}", results, names, make_directory(directory, name), shards, COUNTERS)
 
 
-build = on_beam(describe)
+build = build_of(describe)
 
 
 def _losses_of_rows(
@@ -128,7 +131,7 @@ def _losses_of_rows(
         held = engine.read("ReadLabels", labels, partial(_check_no_nulls, [label]))
         tables = engine.look_up("Label", tables, held, partial(_labelled, example, label))
     tables = engine.map("Targets", tables, partial(_targets, names, value, classes, label, ignored))
-    reduction = Reduction(tuple(names), {STATE: Aggregate(CROSS_ENTROPY, NATURAL, (LOGIT, TARGET))})
+    reduction = Reduction(tuple(names), {STATE: ColumnAggregation(CROSS_ENTROPY, NATURAL, (LOGIT, TARGET))})
     states = engine.reduce("Examples", tables, reduction)
     return engine.finish("Losses", states, partial(_losses, keys))
 
@@ -179,7 +182,7 @@ def _with_label(look_up: LookUp, labels: pa.Array, label: str, table: pa.Table) 
 
 def _targets(names: list[str], value: str, classes: str, label: str, ignored: Any, table: pa.Table) -> pa.Table:
     """Rows of examples: the logit, and whether it is that of the label; both null where the label is ignored."""
-    logit, found, expected = (plain(table.column(name)) for name in (value, classes, label))
+    logit, found, expected = (decode_dictionary(table.column(name)) for name in (value, classes, label))
     if ignored is not None:
         kept = pc.not_equal(expected, ignored.cast(expected.type))
         logit = pc.if_else(kept, logit, pa.nulls(1, logit.type)[0])
@@ -192,7 +195,7 @@ def _losses(keys: list[str], table: StateTable) -> pa.Table:
     rows = np.flatnonzero(states.counts)
     loss = np.zeros(len(states))
     try:
-        loss[rows] = states.take(rows).result("cross_entropy")
+        loss[rows] = result_of(states.take(rows), "cross_entropy")
     except StateError as error:
         row = int(rows[error.row])
         [(times, _)] = states.take(rows[[error.row]]).exact_sums(1)
@@ -210,14 +213,14 @@ def _results(unit: float, table: StateTable) -> pa.Table:
     total, mean = numbers_of(found["log_likelihood"]), numbers_of(found[MEAN])
     # exp by the kernel: that of a C library differs from machine to machine.
     with np.errstate(divide="ignore"):
-        perplexity = 1.0 / gradient(-mean, LogSumExpAccumulator([0.0]))
+        perplexity = 1.0 / softmax_from_state(-mean, LogSumExpAccumulator([0.0]))
     columns = [found[COUNT], array_of(total / unit), array_of(mean / unit), array_of(np.asarray(perplexity))]
     return pa.Table.from_arrays([*table.keys.columns, *columns], names=[*table.keys.column_names, *RESULTS])
 
 
 def _list_type(data_type: pa.DataType) -> str | None:
     tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    lists = any(test(data_type) for test in tests) and is_widenable(data_type.value_type)
+    lists = any(test(data_type) for test in tests) and is_numeric_type(data_type.value_type)
     return None if lists else "lists of integers, float16, float32 or float64"
 
 
@@ -226,12 +229,12 @@ def _index_type(data_type: pa.DataType) -> str | None:
 
 
 def _class_type(data_type: pa.DataType) -> str | None:
-    data_type = plain_type(data_type)
+    data_type = value_type_of(data_type)
     known = pa.types.is_integer(data_type) or pa.types.is_string(data_type) or pa.types.is_large_string(data_type)
     return None if known else "integers or strings, the classes"
 
 
-def _parse(argv: Sequence[str]) -> Namespace:
+def _parse(argv: Sequence[str]) -> Options:
     words = ("input", "key", "output", "num_shards", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
     parser.add_argument("--logits", metavar="COLUMN", help="column of lists, the logits of an example each")
@@ -274,7 +277,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     return options
 
 
-def _scan(options: Namespace) -> tuple[Dataset, Dataset | None]:
+def _scan(options: Options) -> tuple[Dataset, Dataset | None]:
     """The input and the labels, if they are files of their own, checked."""
     names = [*options.key, *options.example]
     if options.logits is not None:
@@ -284,9 +287,9 @@ def _scan(options: Namespace) -> tuple[Dataset, Dataset | None]:
         columns = {options.classes: _class_type, options.label: _class_type}
         return scan(options.input, names, [options.value], columns), None
     dataset = scan(options.input, names, [options.value], {options.classes: _class_type})
-    labels = scan(options.labels, options.example, [], {options.label: _class_type}, option="labels")
+    labels = scan(options.labels, options.example, [], {options.label: _class_type})
     for name in options.example:
-        expected, found = (plain_type(each.schema.field(name).type) for each in (dataset, labels))
+        expected, found = (value_type_of(each.schema.field(name).type) for each in (dataset, labels))
         if expected != found:
             raise InputError(
                 f"{labels.row_groups[0].path}: column {name!r}: expected {expected} as in "
@@ -295,12 +298,12 @@ def _scan(options: Namespace) -> tuple[Dataset, Dataset | None]:
     return dataset, labels
 
 
-def _ignored(options: Namespace, label: pa.DataType) -> Any:
+def _ignored(options: Options, label: pa.DataType) -> Any:
     """What --ignore_label means in the type of the labels, as Arrow has it."""
     if options.ignore_label is None:
         return None
     try:
-        return repeated(options.ignore_label, pa.string(), 1).cast(plain_type(label))[0]
+        return repeated(options.ignore_label, pa.string(), 1).cast(value_type_of(label))[0]
     except pa.ArrowException as error:
         raise UsageError(
             f"--ignore_label {options.ignore_label}: expected a value of {label}, the type of column {options.label!r}"
@@ -313,7 +316,7 @@ def _run(argv: Sequence[str]) -> None:
     label = (labels or dataset).schema.field(options.label).type
     if options.logits is None:
         classes = dataset.schema.field(options.classes).type
-        if pa.types.is_integer(plain_type(classes)) != pa.types.is_integer(plain_type(label)):
+        if pa.types.is_integer(value_type_of(classes)) != pa.types.is_integer(value_type_of(label)):
             raise InputError(
                 f"{(labels or dataset).row_groups[0].path}: column {options.label!r}: expected labels of the type of "
                 f"the classes, {classes}, found {label}"
@@ -338,13 +341,13 @@ def _run(argv: Sequence[str]) -> None:
         print(summary(dataset, options, seconds), flush=True)
 
 
-def summary(dataset: Dataset, options: Namespace, seconds: float) -> str:
+def summary(dataset: Dataset, options: Options, seconds: float) -> str:
     """What was done, and the first totals."""
     totals, overall = (join(options.output, name) for name in (TOTALS, OVERALL))
     found = read_totals(totals)
     lines = [
-        f"{counted(dataset.num_rows, 'row')} of {counted(dataset.num_files, 'file')}: "
-        f"{counted(found.counts[TERMS], 'example')} of {counted(found.rows, 'key')}, {seconds:.1f} s",
+        f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')}: "
+        f"{pluralize(found.counts[TERMS], 'example')} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}, in {options.unit}",
         *preview(head(totals, [*options.key, *RESULTS]), found.rows),
     ]
@@ -355,7 +358,7 @@ def summary(dataset: Dataset, options: Namespace, seconds: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
-    return guarded(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
+    return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

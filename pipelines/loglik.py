@@ -2,7 +2,6 @@
 
 import math
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,21 +10,24 @@ import numpy as np
 import pyarrow as pa
 
 from lse_stream.buffers import array_of, nulls_of, numbers_of
+from lse_stream.errors import DataError
 from lse_stream.keys import describe_key
 from lse_stream.parquet.files import join
-from lse_stream.parquet.scan import DataError, Dataset, scan
+from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.plan import Engine
+from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
-from lse_stream.state_table import Aggregate, Reduction, StateTable
-from lse_stream.states import LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP, variances
-from lse_stream.values import widen, widen_arrow
+from lse_stream.state_table import StateTable
+from lse_stream.states.aggregations import LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP
+from lse_stream.states.results import variances
+from lse_stream.values import to_float64_exact, valid_numbers
 
 from .command import UsageError
-from .options import COMMON, Parser, check_columns
+from .options import COMMON, Options, Parser, check_columns
 from .output import OBSERVATIONS, OVERALL, TOTALS, make_directory
-from .run import guarded, on_beam, run
-from .summary import COUNTERS, TERMS, counted, head, preview, read_totals
+from .run import build_of, run, run_main
+from .summary import COUNTERS, TERMS, head, pluralize, preview, read_totals
 
 PROGRAM = "loglik"
 
@@ -97,31 +99,33 @@ def describe(
     tables = engine.read("Read", dataset, partial(_check_weights, weight, inner) if weight else None)
     if inner != "none":
         value, names = VALUE, [*keys, *observation]
-        kind = LOG_LIKELIHOOD if waic else WEIGHTED_LOGSUMEXP if weight else LOGSUMEXP
-        reduction = Reduction(tuple(names), {STATE: Aggregate(kind, NATURAL, dataset.values)}, skip_nulls)
+        aggregation = LOG_LIKELIHOOD if waic else WEIGHTED_LOGSUMEXP if weight else LOGSUMEXP
+        reduction = Reduction(
+            tuple(names), {STATE: ColumnAggregation(aggregation, NATURAL, dataset.values)}, skip_nulls
+        )
         states = engine.reduce("Inner", tables, reduction, num_shards if per_observation else None)
         tables = engine.finish("Observations", states, partial(_observations, inner, ddof if waic else None))
         if per_observation:
             path, counters = make_directory(directory, OBSERVATIONS), {UNSURE: _count_unsure} if waic else {}
             engine.write("WriteObservations", tables, names, path, num_shards, counters)
-    columns = (LPPD, P_WAIC, ELPD_WAIC) if waic else (value,)
-    sums = {column: Aggregate(LOG_LIKELIHOOD, NATURAL, (column,)) for column in columns}
+    columns = {name: name for name in (LPPD, P_WAIC, ELPD_WAIC)} if waic else {STATE: value}
+    sums = {name: ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (column,)) for name, column in columns.items()}
     totals = engine.reduce("Sum", tables, Reduction(tuple(keys), sums, skip_nulls), num_shards)
     overall = engine.merge("Merge", totals, [], 1)
-    finish = partial(_waic, ddof) if waic else partial(_totals, value, state)
+    finish = partial(_waic, ddof) if waic else partial(StateTable.finalize, results=RESULTS, keep_state=state)
     for name, parts, of, shards in ((TOTALS, totals, keys, num_shards), (OVERALL, overall, [], 1)):
-        results = engine.finish(f"Finalise {name}", parts, finish)
+        results = engine.finish(f"Finalize {name}", parts, finish)
         engine.write(f"Write {name}", results, of, make_directory(directory, name), shards, COUNTERS)
 
 
-build = on_beam(describe)
+build = build_of(describe)
 
 
 def _check_weights(weight: Sequence[str], inner: str, table: pa.Table) -> pa.Table:
     for name in weight:
         least = 0.0 if inner == "logmeanexp" else -math.inf
-        for array in widen_arrow(table.column(name)):
-            weights = widen(array, f"column {name!r}")
+        for array in valid_numbers(table.column(name)):
+            weights = to_float64_exact(array, f"column {name!r}")
             wrong = ~(np.isfinite(weights) & (weights >= least))
             if wrong.any():
                 expected = "finite weights" + (" of 0 or more, to take a mean by" if least == 0.0 else "")
@@ -131,7 +135,7 @@ def _check_weights(weight: Sequence[str], inner: str, table: pa.Table) -> pa.Tab
 
 def _observations(inner: str, ddof: int | None, table: StateTable) -> pa.Table:
     """States per observation to values; with a ``ddof`` also what WAIC has of each."""
-    results = table.finalise([inner, COUNT])
+    results = table.finalize([inner, COUNT])
     results = results.rename_columns([*table.keys.column_names, VALUE, COUNT])
     if ddof is None:
         return results
@@ -156,14 +160,9 @@ def _count_unsure(table: pa.Table) -> int:
     return sum(int((numbers_of(chunk.drop_null()) > DOUBTFUL).sum()) for chunk in table[P_WAIC].chunks)
 
 
-def _totals(column: str, keep_state: bool, table: StateTable) -> pa.Table:
-    results = table.finalise(RESULTS, state=column, keep_state=keep_state)
-    return results.rename_columns([STATE if name == column else name for name in results.column_names])
-
-
 def _waic(ddof: int, table: StateTable) -> pa.Table:
     """The states of what WAIC has of the observations to totals."""
-    results = table.finalise(RESULTS, state=LPPD)
+    results = table.finalize(RESULTS, state=LPPD)
     columns, names = results.columns, [*results.column_names, *WAIC]
     columns += [table.results(name, RESULTS[:1], 0)[RESULTS[0]] for name in (LPPD, P_WAIC, ELPD_WAIC)]
     states, null = table.states[ELPD_WAIC]
@@ -172,7 +171,7 @@ def _waic(ddof: int, table: StateTable) -> pa.Table:
     return pa.Table.from_arrays(columns, names=names)
 
 
-def _parse(argv: Sequence[str]) -> Namespace:
+def _parse(argv: Sequence[str]) -> Options:
     words = ("input", "key", "value", "output", "num_shards", "state", "skip_nulls", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
     parser.add_argument(
@@ -236,14 +235,14 @@ def _run(argv: Sequence[str]) -> None:
         print(summary(dataset, options, seconds), flush=True)
 
 
-def summary(dataset: Dataset, options: Namespace, seconds: float) -> str:
+def summary(dataset: Dataset, options: Options, seconds: float) -> str:
     """What was done, and the first totals."""
     totals, overall = (join(options.output, name) for name in (TOTALS, OVERALL))
     found = read_totals(totals)
     what = "row" if options.inner == "none" else "observation"
     lines = [
-        f"{counted(dataset.num_rows, 'row')} of {counted(dataset.num_files, 'file')}: "
-        f"{counted(found.counts[TERMS], what)} of {counted(found.rows, 'key')}, {seconds:.1f} s",
+        f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')}: "
+        f"{pluralize(found.counts[TERMS], what)} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
         *preview(_shown(totals, options.key, options.waic), found.rows),
     ]
@@ -254,7 +253,7 @@ def summary(dataset: Dataset, options: Namespace, seconds: float) -> str:
         if unsure := each.counts[UNSURE]:
             lines += [
                 "",
-                f"{unsure:,} of {counted(each.rows, 'observation')} with p_waic above {DOUBTFUL}: WAIC is in doubt",
+                f"{unsure:,} of {pluralize(each.rows, 'observation')} with p_waic above {DOUBTFUL}: WAIC is in doubt",
             ]
     return "\n".join(lines)
 
@@ -269,7 +268,7 @@ def _shown(directory: str, keys: Sequence[str], waic: bool) -> pa.Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
-    return guarded(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
+    return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

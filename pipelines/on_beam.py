@@ -3,43 +3,49 @@
 import io
 import logging
 import os
-import re
 import sys
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import Any, TextIO
 
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState, create_runner
-from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, python_sdk_capabilities
 
 from lse_stream.beam.engine import BeamEngine
-from lse_stream.beam.parquet import ROWS_READ, rows_read
-from lse_stream.parquet.scan import DataError, InputError
+from lse_stream.beam.internals import threaded_runner, unknown_options
+from lse_stream.beam.parquet_io import ROWS_READ, rows_read
+from lse_stream.errors import message_in
 
-from .command import ArgumentParser, UsageError
-from .run import RunError, progress, progress_line, told
-
-EMBEDDED_RUNNER = "FnApiRunner"
+from .command import UsageError
+from .options import Options
+from .run import EMBEDDED_RUNNER, RunError, errors_as_run_error, progress, progress_line
 
 # How a stream without an end comes to one.
 _STOPPED = (PipelineState.CANCELLED, PipelineState.DRAINED, PipelineState.UPDATED)
 
 
-def parse_options(rest: Sequence[str]) -> PipelineOptions:
+def parse_options(
+    rest: Sequence[str], defaults: Callable[[str], Mapping[str, object]] | None = None
+) -> PipelineOptions:
     """Beam's options, with the embedded runner on all cores where none is named.
 
+    Args:
+      rest: what the command line has of them.
+      defaults: by the name of the runner, those that take the place of options that are not given; True for a flag.
+
     Raises:
-      UsageError: a runner that is not there, or an option that the embedded one does not know.
+      UsageError: a runner that does not exist, or an option that the embedded one does not know.
     """
-    options = PipelineOptions(list(rest))
-    standard = options.view_as(StandardOptions)
-    runner = str(standard.runner or EMBEDDED_RUNNER)
-    standard.runner = runner
+    runner = str(PipelineOptions(list(rest)).view_as(StandardOptions).runner or EMBEDDED_RUNNER)
+    named = {argument.split("=")[0] for argument in rest}
+    more = defaults(runner) if defaults else {}
+    options = PipelineOptions(
+        [*rest, *(f"--{k}" if v is True else f"--{k}={v}" for k, v in more.items() if f"--{k}" not in named)]
+    )
+    options.view_as(StandardOptions).runner = runner
     if "dask" in runner.lower():
         raise UsageError(
             f"--runner {runner}: it gives silently wrong results with windows, finish_bundle and file sinks; "
@@ -51,14 +57,9 @@ def parse_options(rest: Sequence[str]) -> PipelineOptions:
         raise UsageError(f"--runner {runner}: {' '.join(str(error).split())}") from error
     if not runner.endswith(EMBEDDED_RUNNER):
         return options  # other runners may know options that only their own job server names
-    known: Any = ArgumentParser("", "", "", "")
-    for group in PipelineOptions.__subclasses__():
-        group._add_argparse_args(known)
-    _, unknown = known.parse_known_args(list(rest))
-    if unknown:
+    if unknown := unknown_options(rest):
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
     direct = options.view_as(DirectOptions)
-    named = {argument.split("=")[0] for argument in rest}
     if "--direct_running_mode" not in named:
         # The kernel and pyarrow release the GIL, so threads do.
         direct.direct_running_mode = "multi_threading"
@@ -68,14 +69,14 @@ def parse_options(rest: Sequence[str]) -> PipelineOptions:
 
 
 def execute_plan(
-    options: Namespace, plan: Callable[[BeamEngine], Any], num_rows: int, max_broadcast: int | None
+    options: Options, plan: Callable[[BeamEngine], Any], num_rows: int, max_broadcast: int | None
 ) -> PipelineResult:
     """Runs the graph of a plan to its end, as ``execute`` does."""
     limits = {} if max_broadcast is None else {"max_broadcast": max_broadcast}
     return execute(options, lambda pipeline: plan(BeamEngine(pipeline, **limits)), num_rows)
 
 
-def execute(options: Namespace, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:
+def execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:
     """Runs the graph that ``build(pipeline)`` makes to its end, and shows progress.
 
     Args:
@@ -84,22 +85,40 @@ def execute(options: Namespace, build: Callable[[beam.Pipeline], Any], num_rows:
     Raises:
       RunError: the pipeline failed.
     """
-    # Faults come back to us with all they say; what Beam logs of them, in part through the root, would bury that line.
-    for name in ("apache_beam", None):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with told(options):
+    with errors_as_run_error(options), quiet_logs(options):
         try:
             return _execute(options, build, num_rows)
         except Exception as error:
-            if options.traceback or (cause := _cause(error)) is None:
+            # Our own message comes back inside whatever the runner makes of it.
+            if options.traceback or (message := message_in("".join(traceback.format_exception(error)))) is None:
                 raise
-            raise RunError(cause) from error
+            raise RunError(message) from error
 
 
-def _execute(options: Namespace, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:
+@contextmanager
+def quiet_logs(options: Options) -> Iterator[None]:
+    """Keeps what Beam logs of faults to itself, in part through the root: they come back to us with all they say."""
+    loggers = [] if options.traceback else [logging.getLogger("apache_beam"), logging.getLogger()]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def counted(result: PipelineResult, name: str) -> int:
+    """A counter of ours, as far as its runner reports it."""
+    found = result.metrics().query(MetricsFilter().with_name(name))["counters"]
+    return sum(counter.attempted or 0 for counter in found)
+
+
+def _execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:
     pipeline = beam.Pipeline(_runner(options.beam), options.beam)
     build(pipeline)
-    with _hushed(options) as stderr, _progress(options, num_rows, stderr) as follow:
+    with silence_stderr(options) as stderr, _progress(options, num_rows, stderr) as follow:
         result = pipeline.run()
         follow(result)
         try:
@@ -122,24 +141,8 @@ def _runner(options: PipelineOptions) -> PipelineRunner:
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if not str(standard.runner).endswith(EMBEDDED_RUNNER) or direct.direct_running_mode != "multi_threading":
         return create_runner(standard.runner)
-    # In this mode of its own, Beam 2.77 has a thread that empties the workers' output buffers every second, without
-    # a lock against the worker that writes to them: between reading a buffer and clearing it, elements are lost, the
-    # more so the larger they are. The same workers with a limit of 30 years in place of the second lose none.
     direct.direct_running_mode = "in_memory"
-    return FnApiRunner(
-        EmbeddedPythonGrpcEnvironment(data_buffer_time_limit_ms=10**12, capabilities=python_sdk_capabilities())
-    )
-
-
-def _cause(error: Exception) -> str | None:
-    """Our own message, which runners wrap in tracebacks of their workers; None for another's."""
-    text = str(error)
-    if isinstance(error, DataError | InputError):
-        return re.sub(r" \[while running .*", "", text)
-    ours = re.search(
-        rf"{DataError.__module__}\.{DataError.__name__}: (.+?)(?: \[while running .*)?$", text, re.MULTILINE
-    )
-    return ours[1] if ours else None
+    return threaded_runner()
 
 
 class _Nowhere(io.TextIOBase):
@@ -148,7 +151,7 @@ class _Nowhere(io.TextIOBase):
 
 
 @contextmanager
-def _hushed(options: Namespace) -> Iterator[TextIO]:
+def silence_stderr(options: Options) -> Iterator[TextIO]:
     """Keeps stderr to ourselves: Beam's workers print there what comes back to us too. Gives the stream to print to."""
     stderr: TextIO = sys.stderr
     if options.traceback:
@@ -170,7 +173,7 @@ def _hushed(options: Namespace) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _progress(options: Namespace, num_rows: int | None, stderr: TextIO) -> Iterator[Callable[[PipelineResult], None]]:
+def _progress(options: Options, num_rows: int | None, stderr: TextIO) -> Iterator[Callable[[PipelineResult], None]]:
     """Reports rows until the block ends. What it gives takes the result of a runner that does not block."""
     results: list[PipelineResult] = []
     direct = options.beam.view_as(DirectOptions)
@@ -182,8 +185,7 @@ def _progress(options: Namespace, num_rows: int | None, stderr: TextIO) -> Itera
         if in_threads:
             return rows_read.read() - first
         if results:
-            counters = results[0].metrics().query(MetricsFilter().with_name(ROWS_READ))["counters"]
-            return sum(counter.attempted or 0 for counter in counters)
+            return counted(results[0], ROWS_READ)
         return None
 
     with progress(options, lambda seconds: progress_line(rows(), num_rows, seconds), stderr):

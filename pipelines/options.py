@@ -3,7 +3,8 @@
 import argparse
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from .command import ArgumentParser, UsageError
@@ -77,7 +78,27 @@ COMMON = (*LOCAL, "overwrite", "quiet", "traceback")
 # What is tried to do with where next to nothing is free.
 LEAST_MEMORY = 1 << 26
 
+# Of the options so far and the name of the runner, more options for Beam.
+BeamDefaults = Callable[[Mapping[str, Any], str], Mapping[str, object]]
+
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+class Options:
+    """What a command line says, by the names of its options. It cannot be changed.
+
+    Attributes:
+      beam: the options for Beam; None where this process does the work.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no option {name!r} among {', '.join(vars(self))}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"option {name!r}: expected to be left as it was parsed, found {value!r}")
 
 
 class Parser(ArgumentParser):
@@ -103,24 +124,28 @@ class Parser(ArgumentParser):
         for word in words:
             self.add_argument(f"--{word}", **_WORDS[word])
 
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Our options, and as ``beam`` those for Beam: None where this process does the work.
+    def parse(self, argv: Sequence[str], beam_defaults: BeamDefaults | None = None) -> Options:
+        """Our options, and as "beam" those for Beam: None where this process does the work.
+
+        Args:
+          beam_defaults: gives Beam's options that take the place of those that are not given.
 
         Raises:
           UsageError: an option that is unknown, incomplete or out of range.
           SystemExit: for --help, which prints ours.
         """
-        options, rest = self.parse_known_args(argv)
+        parsed, rest = self.parse_known_args(argv)
+        options = vars(parsed)
         on_beam = not set(LOCAL) <= set(self._words) or any(re.match("--runner(=|$)", argument) for argument in rest)
-        options.beam = None
+        options["beam"] = None
         if on_beam:
             from .on_beam import parse_options  # what needs Beam alone imports it
 
-            options.beam = parse_options(rest)
+            options["beam"] = parse_options(rest, partial(beam_defaults, options) if beam_defaults else None)
         elif rest:
             raise UsageError(self._unknown(rest))
         for word in self._words:
-            found = getattr(options, word)
+            found = options[word]
             if word in _REQUIRED and not found:
                 raise UsageError(f"--{word}: expected a value, found none")
             if word in LOCAL and found is not None and on_beam:
@@ -130,12 +155,13 @@ class Parser(ArgumentParser):
             if word in _MOST and found is not None and found > _MOST[word]:
                 raise UsageError(f"--{word}: expected {_MOST[word]:,} or fewer, found {found}")
         if not on_beam:
-            options.threads = options.threads or len(os.sched_getaffinity(0))
+            temp, memory = options["temp"], options["memory"]
+            options["threads"] = options["threads"] or len(os.sched_getaffinity(0))
             free = max(free_memory() // 2, LEAST_MEMORY)
-            options.memory = free if options.memory is None else parse_size("memory", options.memory)
-            if options.temp is not None and not os.path.isdir(options.temp):
-                raise UsageError(f"--temp {options.temp}: expected a directory, found none")
-        return options
+            options["memory"] = free if memory is None else parse_size("memory", memory)
+            if temp is not None and not os.path.isdir(temp):
+                raise UsageError(f"--temp {temp}: expected a directory, found none")
+        return Options(**options)
 
     def _unknown(self, rest: Sequence[str]) -> str:
         """What is said of arguments that are none of ours."""

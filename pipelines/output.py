@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from lse_stream.errors import InputError, one_line
 from lse_stream.parquet import files
-from lse_stream.parquet.files import is_local, join, one_line
-from lse_stream.parquet.scan import InputError
+from lse_stream.parquet.files import is_local, join
 
 # Marks a directory of an object store as whole, as Hadoop's committers do. Local ones are renamed as a whole instead.
 SUCCESS = "_SUCCESS"

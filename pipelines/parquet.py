@@ -7,14 +7,15 @@ from typing import Any
 
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.plan import Engine
+from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
-from lse_stream.state_table import Aggregate, Reduction, StateTable
-from lse_stream.states import LOGSUMEXP
+from lse_stream.state_table import StateTable
+from lse_stream.states.aggregations import LOGSUMEXP
 
 from .options import Parser, check_columns
-from .run import guarded, on_beam, run
-from .summary import COUNTERS, NULLS, TERMS, counted, head, preview, read_totals, with_bonus
+from .run import build_of, run, run_main
+from .summary import COUNTERS, NULLS, TERMS, head, pluralize, preview, read_totals, with_bonus
 
 PROGRAM = "parquet"
 
@@ -56,14 +57,14 @@ def describe(
     state: bool = False,
 ) -> Any:
     """What is computed: of the rows of ``dataset``, ``num_shards`` files in ``directory``, which exists."""
-    aggregate = Aggregate(LOGSUMEXP, NATURAL, dataset.values)
+    aggregate = ColumnAggregation(LOGSUMEXP, NATURAL, dataset.values)
     rows = engine.read("Read", dataset)
     states = engine.reduce("LogSumExp", rows, Reduction(tuple(keys), {STATE: aggregate}, skip_nulls), num_shards)
-    results = engine.finish("Finalise", states, partial(StateTable.finalise, min_count=min_count, keep_state=state))
+    results = engine.finish("Finalize", states, partial(StateTable.finalize, min_count=min_count, keep_state=state))
     return engine.write("Write", results, keys, directory, num_shards, COUNTERS)
 
 
-build = on_beam(describe)
+build = build_of(describe)
 
 
 def _run(argv: Sequence[str]) -> None:
@@ -88,12 +89,12 @@ def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str
     """What was done, and the first rows."""
     found = read_totals(directory)
     nulls = dataset.num_rows - found.counts[TERMS]
-    what = f"{nulls:,} null" if skip_nulls else f"{counted(found.counts[NULLS], 'key')} with a null"
+    what = f"{nulls:,} null" if skip_nulls else f"{pluralize(found.counts[NULLS], 'key')} with a null"
     first = head(directory, [*keys, *RESULTS])
     return "\n".join(
         [
-            f"{counted(dataset.num_rows, 'row')} ({what}) of {counted(dataset.num_files, 'file')}: "
-            f"{counted(found.rows, 'key')} in {counted(found.files, 'file')}, {seconds:.1f} s",
+            f"{pluralize(dataset.num_rows, 'row')} ({what}) of {pluralize(dataset.num_files, 'file')}: "
+            f"{pluralize(found.rows, 'key')} in {pluralize(found.files, 'file')}, {seconds:.1f} s",
             f"results in {directory}",
             *preview(with_bonus(first), found.rows),
         ]
@@ -102,7 +103,7 @@ def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
-    return guarded(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
+    return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

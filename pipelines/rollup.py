@@ -12,17 +12,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of, numbers_of
+from lse_stream.columns import value_type_of
+from lse_stream.errors import InputError, one_line
 from lse_stream.keys import check_key_type
-from lse_stream.parquet.files import one_line
-from lse_stream.parquet.scan import Dataset, InputError, scan
+from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.plan import Engine
-from lse_stream.state_column import STATE, kind_of, states_from_arrow
-from lse_stream.state_table import StateTable, plain_type
+from lse_stream.state_column import STATE, aggregation_of, states_from_arrow
+from lse_stream.state_table import StateTable
 
 from .command import UsageError
 from .options import COMMON, Parser, check_columns
-from .run import guarded, on_beam, run
-from .summary import COUNTERS, TERMS, counted, head, preview, read_totals
+from .run import build_of, run, run_main
+from .summary import COUNTERS, TERMS, head, pluralize, preview, read_totals
 
 PROGRAM = "rollup"
 
@@ -80,20 +81,21 @@ def describe(
     read = dataset.select([*keys, *truncate, *mapped, STATE])
     tables = engine.read("Read", read, partial(_coarsen, dict(truncate), dict(mapped)))
     states = engine.merge("Merge", tables, keys, num_shards)
-    finish = partial(StateTable.finalise, results=results_of(dataset, keys), min_count=min_count, keep_state=state)
-    results = engine.finish("Finalise", states, finish)
+    finish = partial(StateTable.finalize, results=results_of(dataset, keys), min_count=min_count, keep_state=state)
+    results = engine.finish("Finalize", states, finish)
     return engine.write("Write", results, keys, directory, num_shards, COUNTERS)
 
 
-build = on_beam(describe)
+build = build_of(describe)
 
 
 def results_of(dataset: Dataset, keys: Sequence[str]) -> list[str] | None:
-    """The results that stand in the files beside the states: the output has the same. None for those of the kind.
+    """The results that stand in the files beside the states: the output has the same. None for those of the
+    aggregation.
 
-    That is where there are none beside the states, or where the type of the column does not tell the kind.
+    That is where there are none beside the states, or where the type of the column does not name the aggregation.
     """
-    found = kind_of(dataset.schema.field(STATE).type, STATE)
+    found = aggregation_of(dataset.schema.field(STATE).type, STATE)
     results = [name for name in dataset.schema.names if found and name in found[0].results and name not in keys]
     return results if COUNT in results else None
 
@@ -118,7 +120,7 @@ def _coarsen(truncate: Mapping[str, str], mapped: Mapping[str, pa.Table], table:
 
 def _state_type(data_type: pa.DataType) -> str | None:
     try:
-        kind_of(data_type, STATE)
+        aggregation_of(data_type, STATE)
     except (TypeError, ValueError) as error:
         return str(error).partition("expected ")[2].partition(", found")[0]
     return None
@@ -138,7 +140,7 @@ def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
 
 def _read_map(name: str, path: str, dataset: Dataset) -> pa.Table:
     """The two columns of a file that maps the values of a column, checked."""
-    data_type = plain_type(dataset.schema.field(name).type)
+    data_type = value_type_of(dataset.schema.field(name).type)
     try:
         if path.endswith(".parquet"):
             table = pq.ParquetFile(path).read()
@@ -237,9 +239,9 @@ def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str
     results = results_of(dataset, keys) or [COUNT]
     return "\n".join(
         [
-            f"{counted(dataset.num_rows, 'state')} of {counted(dataset.num_files, 'file')}: "
-            f"{counted(found.rows, 'key')} in {counted(found.files, 'file')}, "
-            f"{counted(found.counts[TERMS], 'term')}, {seconds:.1f} s",
+            f"{pluralize(dataset.num_rows, 'state')} of {pluralize(dataset.num_files, 'file')}: "
+            f"{pluralize(found.rows, 'key')} in {pluralize(found.files, 'file')}, "
+            f"{pluralize(found.counts[TERMS], 'term')}, {seconds:.1f} s",
             f"results in {directory}",
             *preview(head(directory, [*keys, *results]), found.rows),
         ]
@@ -248,7 +250,7 @@ def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
-    return guarded(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
+    return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,28 @@
 """Runs a program: the engine, progress while it goes, one clear line when it fails, an exit status."""
 
+import logging
 import os
 import sys
 import threading
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
+from lse_stream.errors import DataError, InputError
 from lse_stream.local import LocalEngine, StoppedError, Watch
 from lse_stream.parquet.files import is_local
-from lse_stream.parquet.scan import DataError, InputError
 from lse_stream.plan import Engine
 
 from .command import UsageError
 from .interrupts import Interrupted, interrupts, too_late, undisturbed
+from .options import Options
 from .output import discard, place_of, prepare_output, publish, stage
 
 OK, FAULT, USAGE = 0, 1, 2
+
+# Beam's runner in this process, where no other is named.
+EMBEDDED_RUNNER = "FnApiRunner"
 
 # Seconds between two looks at the counters: on a terminal, and in a log.
 ON_TERMINAL, IN_LOG = 0.2, 10.0
@@ -34,8 +38,11 @@ class Plan(Protocol):
     def __call__(self, engine: Engine, /, *, directory: str) -> Any: ...
 
 
-def guarded(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+def run_main(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """Runs a program's body: its exit status, with errors as one line on stderr."""
+    log = logging.getLogger()
+    if "--traceback" not in argv:
+        log.addFilter(_is_of_use)
     try:
         with interrupts():
             body(argv)
@@ -55,10 +62,17 @@ def guarded(program: str, body: Callable[[Sequence[str]], None], argv: Sequence[
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{program}: error: standard output: expected to take the summary, found {error}", file=sys.stderr)
         return FAULT
+    finally:
+        log.removeFilter(_is_of_use)
     return OK
 
 
-def run(options: Namespace, plan: Plan, num_rows: int, *, max_broadcast: int | None = None) -> float:
+def _is_of_use(record: logging.LogRecord) -> bool:
+    # Beam says this at its import, of cloud clients that no program here needs.
+    return "apitools not found" not in record.getMessage()
+
+
+def run(options: Options, plan: Plan, num_rows: int, *, max_broadcast: int | None = None) -> float:
     """Carries a plan out, in this process or on Beam, and puts what it wrote in place of --output.
 
     Args:
@@ -83,7 +97,7 @@ def run(options: Namespace, plan: Plan, num_rows: int, *, max_broadcast: int | N
     return time.monotonic() - start
 
 
-def on_beam(describe: Callable[..., Any]) -> Callable[..., Any]:
+def build_of(describe: Callable[..., Any]) -> Callable[..., Any]:
     """What adds a program's graph to a pipeline: ``build(pipeline, dataset, directory, **options)``.
 
     The directory must exist. ``stage`` of ``pipelines.output`` makes one aside, ``publish`` puts it in place after the
@@ -91,14 +105,14 @@ def on_beam(describe: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def build(pipeline: Any, dataset: Any, directory: str, **options: Any) -> Any:
-        from lse_stream.beam.engine import BeamEngine
+        from lse_stream.beam.engine import BeamEngine  # what needs Beam alone imports it
 
         return describe(BeamEngine(pipeline), dataset=dataset, directory=directory, **options)
 
     return build
 
 
-def _run_here(options: Namespace, plan: Plan, directory: str, num_rows: int) -> None:
+def _run_here(options: Options, plan: Plan, directory: str, num_rows: int) -> None:
     temp = options.temp or (place_of(options.output)[0] if is_local(options.output) else system_temp())
     watch = Watch()
     engine = LocalEngine(threads=options.threads, memory=options.memory, temp=temp, watch=watch)
@@ -127,7 +141,7 @@ def _local_line(watch: Watch, num_rows: int, seconds: float) -> str:
 
 
 @contextmanager
-def staged(options: Namespace) -> Iterator[str]:
+def staged(options: Options) -> Iterator[str]:
     """A directory aside to write to, which takes the place of --output at the end of the block, if that is reached.
 
     Raises:
@@ -138,7 +152,7 @@ def staged(options: Namespace) -> Iterator[str]:
     try:
         with undisturbed():
             staging = stage(options.output)
-        with told(options):
+        with errors_as_run_error(options):
             yield staging
             with undisturbed():
                 publish(staging, options.output, overwrite=options.overwrite)
@@ -150,7 +164,7 @@ def staged(options: Namespace) -> Iterator[str]:
 
 
 @contextmanager
-def told(options: Namespace) -> Iterator[None]:
+def errors_as_run_error(options: Options) -> Iterator[None]:
     """Makes of whatever an engine raises one line."""
     try:
         yield
@@ -171,7 +185,7 @@ def _cause(error: Exception) -> str:
 
 
 @contextmanager
-def progress(options: Namespace, line: Callable[[float], str], stderr: TextIO) -> Iterator[None]:
+def progress(options: Options, line: Callable[[float], str], stderr: TextIO) -> Iterator[None]:
     """Prints ``line(seconds)`` now and then until the block ends, unless --quiet."""
     if options.quiet:
         yield

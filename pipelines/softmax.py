@@ -7,18 +7,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from lse_stream.arrow import Shares
-from lse_stream.parquet.scan import Dataset, InputError, scan
+from lse_stream.errors import InputError
+from lse_stream.keyed_softmax import KeyedSoftmax
+from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.plan import MAX_BROADCAST, Engine, OnTable
+from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
-from lse_stream.state_table import Aggregate, Reduction, StateTable
-from lse_stream.states import LOGSUMEXP
+from lse_stream.state_table import StateTable
+from lse_stream.states.aggregations import LOGSUMEXP
 
 from .command import UsageError
 from .options import COMMON, Parser, check_columns
-from .run import guarded, on_beam, run
-from .summary import counted, head, preview, read_totals
+from .run import build_of, run, run_main
+from .summary import head, pluralize, preview, read_totals
 
 PROGRAM = "softmax"
 
@@ -54,17 +56,17 @@ def describe(engine: Engine, dataset: Dataset, directory: str, *, keys: Sequence
     """What is computed: the rows of ``dataset``, all their columns, to files in ``directory``, which exists."""
     [value] = dataset.values
     rows = engine.read("Read", dataset.select([*keys, value]))
-    reduction = Reduction(tuple(keys), {STATE: Aggregate(LOGSUMEXP, NATURAL, dataset.values)})
+    reduction = Reduction(tuple(keys), {STATE: ColumnAggregation(LOGSUMEXP, NATURAL, dataset.values)})
     states = engine.reduce("LogSumExp", rows, reduction)
     schema = pa.schema([*dataset.schema, *(pa.field(name, pa.float64()) for name in RESULTS)])
     return engine.write_rows("Write", dataset, states, keys, partial(_shares, list(keys), value), schema, directory)
 
 
-build = on_beam(describe)
+build = build_of(describe)
 
 
 def _shares(keys: list[str], value: str, states: StateTable) -> OnTable:
-    return Shares(states, keys, value).of
+    return KeyedSoftmax(states, keys, value).of
 
 
 def _run(argv: Sequence[str]) -> None:
@@ -75,7 +77,7 @@ def _run(argv: Sequence[str]) -> None:
         type=int,
         default=MAX_BROADCAST,
         metavar="N",
-        help="with --runner: how many keys every worker may hold (default %(default)s, some 0.3 GB); of more, each "
+        help="with --runner: how many keys every worker may hold (default %(default)s, some 0.7 GB); of more, each "
         "part of the output is sent its own. The output is the same",
     )
     options = parser.parse(argv)
@@ -94,7 +96,7 @@ def _run(argv: Sequence[str]) -> None:
         columns = dataset.schema.names if len(dataset.schema.names) <= SHOWN else [*options.key, options.value]
         files = read_totals(options.output).files
         lines = [
-            f"{counted(dataset.num_rows, 'row')} of {counted(dataset.num_files, 'file')} to {counted(files, 'file')}, "
+            f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')} to {pluralize(files, 'file')}, "
             f"{seconds:.1f} s",
             f"results in {options.output}",
             *preview(head(options.output, [*columns, *RESULTS]), dataset.num_rows),
@@ -104,7 +106,7 @@ def _run(argv: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
-    return guarded(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
+    return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

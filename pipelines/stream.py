@@ -3,36 +3,27 @@
 import shutil
 import sys
 import time
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
-from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import StandardOptions
-from apache_beam.pvalue import PCollection
-from apache_beam.runners.runner import PipelineResult
-from apache_beam.transforms.window import Sessions
 
-from lse_stream.arrow import finalise
-from lse_stream.beam.parquet import ReadTables, WriteWindows
+from lse_stream.event_times import WINDOW, check_event_time, event_times
+from lse_stream.messages import EVENT_TIME, KEY_TYPES, READERS, Fields
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.scales import Scale
 from lse_stream.state_column import STATE
-from lse_stream.windows import check_event_time, event_times
+from lse_stream.states.aggregations import LOGSUMEXP
 
 from .command import UsageError
-from .kafka import ReadTopic, WriteTopic, check_expansion_service, check_topics, parse_config
-from .messages import DEAD, EVENT_TIME, FORMATS, KEY_TYPES, MESSAGES, Fields, ReadMessages, WriteLines, result_messages
-from .on_beam import EMBEDDED_RUNNER, execute
-from .options import Parser, check_columns
+from .kafka_options import check_expansion_service, check_topics, parse_config
+from .options import Options, Parser, check_columns
 from .output import delete_results, has_results, make_output, prepare_output
-from .run import guarded, staged
-from .summary import counted, head, preview, read_totals
-from .windows import FORMS, WINDOW, LastSessions, parse_duration, parse_window, total
+from .run import EMBEDDED_RUNNER, run_main, staged
+from .summary import head, pluralize, preview, read_totals
+from .window_options import FORMS, parse_duration, parse_window
 
 PROGRAM = "stream"
 
@@ -68,102 +59,67 @@ examples:
 SOURCES = ("replay", "kafka")
 PANES = ("accumulating", "discarding")
 # Seconds, for a stream without an end.
-PARTIAL_PANES = 10
-RESULTS = ("logsumexp", "count", "max")
+PRE_AGGREGATE = 10
+RESULTS = LOGSUMEXP.columns
 
 # What streams on Flink need and do not have by default: with its own limits a small stream waits for seconds, and
 # nothing is saved from a crash.
 FLINK_DEFAULTS = {"max_bundle_time_mills": 200, "checkpointing_interval": 10_000}
 
 
-def build(pipeline: beam.Pipeline, options: Namespace, dataset: Dataset | None, directory: str | None) -> None:
+def build(
+    pipeline: Any,
+    dataset: Dataset | None,
+    directory: str | None,
+    *,
+    keys: Sequence[str],
+    value: str,
+    event_time: str,
+    windowfn: Any,
+    topic: Any = None,
+    results_topic: Any = None,
+    state: bool = False,
+    discarding: bool = False,
+    allowed_lateness: float = 0.0,
+    num_shards: int = 1,
+    **windowing: Any,
+) -> None:
     """Adds the graph to a pipeline.
 
     Args:
-      options: as ``parse`` gives them; the directory of dead letters exists.
-      dataset: of the source "replay"; None for Kafka.
+      dataset: what is replayed; None where rows come from a topic.
       directory: where files of results go, which exists; None where none are wanted.
+      topic: ``lse_stream.beam.kafka.ReadRows``, where rows come from a topic.
+      results_topic: ``lse_stream.beam.kafka.WriteTopic``, where results go to one.
+      state: whether results have the column "state".
+      keys, value, event_time, windowfn, discarding, allowed_lateness, num_shards, windowing: as of
+        ``lse_stream.beam.window_states.WindowStates``.
     """
+    import apache_beam as beam  # with the modules below, which import it too: only what builds the graph needs it
+    from apache_beam.transforms.window import Sessions
+
+    from lse_stream.beam.kafka import ToMessages
+    from lse_stream.beam.parquet_io import ReadTables, WriteWindows
+    from lse_stream.beam.sessions import LastSessions
+    from lse_stream.beam.transforms import Finalize
+    from lse_stream.beam.window_states import WindowStates
+
     if dataset is not None:
-        check = partial(_check_event_times, options.event_time)
-        tables: PCollection[pa.Table] = pipeline | "ReadTables" >> ReadTables(dataset, check)
+        tables = pipeline | "ReadTables" >> ReadTables(dataset, partial(_check_event_times, event_time))
     else:
-        tables = _read_kafka(pipeline, options)
-    shards = total(
-        tables,
-        options.key,
-        options.value,
-        options.event_time if dataset is not None else EVENT_TIME,
-        options.windowfn,
-        scale=options.scale,
-        num_shards=options.num_shards,
-        partial_panes=options.partial_panes,
-        early_firing=options.early_firing,
-        allowed_lateness=options.allowed_lateness,
-        discarding=options.discarding,
+        tables = pipeline | "ReadRows" >> topic
+    common: dict[str, Any] = {"allowed_lateness": allowed_lateness, "discarding": discarding}
+    shards = tables | "Windows" >> WindowStates(
+        keys, value, event_time, windowfn, num_shards=num_shards, **common, **windowing
     )
-    if options.output_topic:
-        to_messages = beam.ParDo(_ToMessages(options.key, keep_state=options.state))
-        messages = shards | "ToMessages" >> to_messages.with_output_types(tuple[bytes, bytes])
-        messages | "WriteTopic" >> WriteTopic(
-            options.config, options.output_topic, expansion_service=options.expansion_service
-        )
+    if results_topic is not None:
+        to_messages = beam.ParDo(ToMessages(list(keys), keep_state=state)).with_output_types(tuple[bytes, bytes])
+        shards | "ToMessages" >> to_messages | "WriteTopic" >> results_topic
     if directory is not None:
-        if isinstance(options.windowfn, Sessions):
-            shards = shards | "LastSessions" >> LastSessions(
-                options.key, allowed_lateness=options.allowed_lateness, discarding=options.discarding
-            )
-        finish = partial(finalise, keep_state=options.state)
-        results = shards | "Finalise" >> beam.MapTuple(lambda shard, table: (shard, finish(table)))
-        results | "WriteWindows" >> WriteWindows(directory, options.num_shards, each_pane=options.discarding)
-
-
-def _read_kafka(pipeline: beam.Pipeline, options: Namespace) -> PCollection[pa.Table]:
-    """Tables of the topic's rows; what is no such message goes where dead letters go."""
-    read = ReadMessages(
-        Fields(options.keys, options.value, options.event_time), options.format, options.max_message_bytes
-    )
-    outputs = (
-        pipeline
-        | "ReadTopic"
-        >> ReadTopic(
-            options.config,
-            options.topic,
-            max_records=options.max_records,
-            expansion_service=options.expansion_service,
-        )
-        | "ReadMessages" >> beam.ParDo(read).with_outputs(DEAD, main="tables")
-    )
-    letters = outputs[DEAD]
-    letters.element_type = bytes
-    if options.dead_letter_topic:
-        (
-            letters
-            | "Keyless" >> beam.Map(lambda line: (b"", line)).with_output_types(tuple[bytes, bytes])
-            | "DeadLetterTopic"
-            >> WriteTopic(options.config, options.dead_letter_topic, expansion_service=options.expansion_service)
-        )
-    if options.dead_letters:
-        letters | "DeadLetters" >> beam.ParDo(WriteLines(options.dead_letters))
-    tables: PCollection[pa.Table] = outputs["tables"]
-    tables.element_type = pa.Table
-    return tables
-
-
-class _ToMessages(beam.DoFn):
-    """(shard, table of states) of a pane to the messages of its rows."""
-
-    def __init__(self, keys: list[str], *, keep_state: bool) -> None:
-        self._keys = keys
-        self._keep_state = keep_state
-
-    def process(
-        self, element: tuple[int, pa.Table], pane: Any = beam.DoFn.PaneInfoParam
-    ) -> Iterator[tuple[bytes, bytes]]:
-        _, table = element
-        results = finalise(table, keep_state=self._keep_state)
-        columns = [*RESULTS, STATE] if self._keep_state else RESULTS
-        yield from result_messages(results, self._keys, columns, pane)
+        if isinstance(windowfn, Sessions):
+            shards = shards | "LastSessions" >> LastSessions(keys, **common)
+        results = shards | "Finalize" >> Finalize(keep_state=state)
+        results | "WriteWindows" >> WriteWindows(directory, num_shards, each_pane=discarding)
 
 
 def _check_event_times(name: str, table: pa.Table) -> pa.Table:
@@ -185,7 +141,7 @@ def _parser() -> Parser:
     add("--topic", help="kafka: where messages come from")
     add(
         "--format",
-        choices=FORMATS,
+        choices=READERS,
         default="json",
         help="kafka: a row as a JSON object (default), or an Arrow IPC stream",
     )
@@ -245,7 +201,7 @@ def _parser() -> Parser:
         help="a pane holds all rows of its window so far (default), or those since the last pane",
     )
     add(
-        "--partial_panes",
+        "--pre_aggregate",
         metavar="DURATION",
         help="rows within so long, in processing time, are one state ahead of the window's own (kafka: default 10s)",
     )
@@ -260,89 +216,103 @@ def _parser() -> Parser:
     return parser
 
 
-def parse(argv: Sequence[str]) -> Namespace:
+def parse(argv: Sequence[str]) -> Options:
     """The options, with durations in seconds, keys with their types, and what else ``build`` needs.
 
     Raises:
       UsageError: an option that is unknown, incomplete, out of range, or not for this source.
     """
-    options = _parser().parse(argv)
-    kafka = options.source == "kafka"
-    options.bounded = not kafka or options.max_records is not None
-    runner = str(options.beam.view_as(StandardOptions).runner)
-    if not options.bounded and runner.endswith(EMBEDDED_RUNNER):
+    options = vars(_parser().parse(argv, _beam_defaults)).copy()
+    kafka, bounded = options["source"] == "kafka", _is_bounded(options)
+    embedded = options["beam"].get_all_options()["runner"].endswith(EMBEDDED_RUNNER)
+    if not bounded and embedded:
         raise UsageError("--source kafka: expected --max_records, or a runner of streams such as --runner=FlinkRunner")
-    if not options.bounded and "flink" in runner.lower():
-        named = {argument.split("=")[0] for argument in argv}
-        defaults = [f"--{name}={value}" for name, value in FLINK_DEFAULTS.items() if f"--{name}" not in named]
-        options.beam = _parser().parse([*argv, *defaults]).beam
-    options.beam.view_as(StandardOptions).streaming |= not options.bounded
     _check_together(options, kafka=kafka)
-    options.discarding = options.panes == "discarding"
-    options.windowfn = parse_window(options.window)
-    options.allowed_lateness = parse_duration("allowed_lateness", options.allowed_lateness)
-    for option in ("early_firing", "partial_panes"):
-        if (text := getattr(options, option)) is not None:
-            seconds = parse_duration(option, text)
-            if seconds < 1 or seconds % 1:
-                raise UsageError(
-                    f"--{option} {text}: expected whole seconds, 1 or more, which is all Beam's triggers know"
-                )
-            setattr(options, option, int(seconds))
-            if runner.endswith(EMBEDDED_RUNNER):
-                raise UsageError(
-                    f"--{option} {text}: expected a runner of streams such as --runner=FlinkRunner; "
-                    "the embedded one fires every window once, at the end"
-                )
-    if options.partial_panes is None and not options.bounded:
-        options.partial_panes = PARTIAL_PANES
-    if isinstance(options.windowfn, Sessions) and options.num_shards > 1:
-        raise UsageError(f"--num_shards {options.num_shards}: expected 1 with sessions, found more")
+    for option in ("early_firing", "pre_aggregate"):
+        if options[option] is not None:
+            options[option] = _whole_seconds(option, options[option], embedded=embedded)
+    if options["pre_aggregate"] is None and not bounded:
+        options["pre_aggregate"] = PRE_AGGREGATE
+    windowfn = parse_window(options["window"])
+    if windowfn.is_merging() and options["num_shards"] > 1:
+        raise UsageError(f"--num_shards {options['num_shards']}: expected 1 with sessions, found more")
     try:
-        options.scale = Scale.of(options.scale)
+        scale = Scale(options["scale"])
     except ValueError as error:
-        raise UsageError(f"--scale {options.scale}: {error}") from None
+        raise UsageError(f"--scale {options['scale']}: {error}") from None
+    types = {}
     if kafka:
-        options.keys = dict(_typed_key(text) for text in options.key)
-        if len(options.keys) < len(options.key):
-            raise UsageError(f"--key: expected fields named once, found {', '.join(options.key)}")
-        options.key = list(options.keys)
-        if options.value == EVENT_TIME:
-            raise UsageError(f"--value {options.value}: expected another name, found that of the event times")
-    given = {"value": options.value, "event_time": options.event_time}
-    check_columns({"key": options.key}, given, [*WINDOW, *RESULTS, STATE, EVENT_TIME])
-    servers = {"bootstrap.servers": options.bootstrap_servers}
-    options.config = parse_config("kafka_config", options.kafka_config) | servers
-    return options
+        types = dict(_typed_key(text) for text in options["key"])
+        if len(types) < len(options["key"]):
+            raise UsageError(f"--key: expected fields named once, found {', '.join(options['key'])}")
+        if options["value"] == EVENT_TIME:
+            raise UsageError(f"--value {options['value']}: expected another name, found that of the event times")
+    keys = list(types) if kafka else options["key"]
+    given = {"value": options["value"], "event_time": options["event_time"]}
+    check_columns({"key": keys}, given, [*WINDOW, *RESULTS, STATE, EVENT_TIME])
+    found = {
+        "bounded": bounded,
+        "key": keys,
+        "key_types": types,
+        "windowfn": windowfn,
+        "scale": scale,
+        "allowed_lateness": parse_duration("allowed_lateness", options["allowed_lateness"]),
+        "discarding": options["panes"] == "discarding",
+        "config": parse_config("kafka_config", options["kafka_config"])
+        | {"bootstrap.servers": options["bootstrap_servers"]},
+    }
+    return Options(**options | found)
 
 
-def _check_together(options: Namespace, *, kafka: bool) -> None:
+def _is_bounded(options: Mapping[str, Any]) -> bool:
+    return options["source"] != "kafka" or options["max_records"] is not None
+
+
+def _beam_defaults(options: Mapping[str, Any], runner: str) -> Mapping[str, object]:
+    if _is_bounded(options):
+        return {}
+    return {"streaming": True, **(FLINK_DEFAULTS if "flink" in runner.lower() else {})}
+
+
+def _whole_seconds(option: str, text: str, *, embedded: bool) -> int:
+    seconds = parse_duration(option, text)
+    if seconds < 1 or seconds % 1:
+        raise UsageError(f"--{option} {text}: expected whole seconds, 1 or more, which is all Beam's triggers know")
+    if embedded:
+        raise UsageError(
+            f"--{option} {text}: expected a runner of streams such as --runner=FlinkRunner; "
+            "the embedded one fires every window once, at the end"
+        )
+    return int(seconds)
+
+
+def _check_together(options: Mapping[str, Any], *, kafka: bool) -> None:
     """Raises UsageError for what is missing for the source, or not for it."""
-    topics = options.output_topic or options.dead_letter_topic
+    topics = options["output_topic"] or options["dead_letter_topic"]
     for option, needed, refused in (
         ("input", not kafka, kafka),
         ("event_time", not kafka, False),
         ("topic", kafka, not kafka),
         ("bootstrap_servers", kafka or topics, False),
-        ("dead_letters", kafka and not options.dead_letter_topic, not kafka),
+        ("dead_letters", kafka and not options["dead_letter_topic"], not kafka),
         ("dead_letter_topic", False, not kafka),
         ("max_records", False, not kafka),
-        ("output", not options.output_topic, False),
+        ("output", not options["output_topic"], False),
     ):
-        found = getattr(options, option)
+        found = options[option]
         if needed and not found:
             also = {"output": " or --output_topic", "dead_letters": " or --dead_letter_topic"}.get(option, "")
-            raise UsageError(f"--{option}: expected a value{also} with --source {options.source}, found none")
+            raise UsageError(f"--{option}: expected a value{also} with --source {options['source']}, found none")
         if refused and found:
-            raise UsageError(f"--{option}: expected none with --source {options.source}, found {found}")
+            raise UsageError(f"--{option}: expected none with --source {options['source']}, found {found}")
     for option in ("output_topic", "dead_letter_topic"):
-        if kafka and getattr(options, option) == options.topic:
-            raise UsageError(f"--{option} {options.topic}: expected another topic than --topic, found the same")
+        if kafka and options[option] == options["topic"]:
+            raise UsageError(f"--{option} {options['topic']}: expected another topic than --topic, found the same")
     for option in ("max_records", "max_message_bytes"):
-        number = getattr(options, option)
+        number = options[option]
         if number is not None and number < 1:
             raise UsageError(f"--{option}: expected 1 or more, found {number}")
-    if options.expansion_service is None and (kafka or topics) and shutil.which("java") is None:
+    if options["expansion_service"] is None and (kafka or topics) and shutil.which("java") is None:
         raise UsageError("--source kafka: expected Java, which Beam's KafkaIO needs, found none on PATH")
 
 
@@ -378,16 +348,62 @@ def _run(argv: Sequence[str]) -> None:
         prepare_output(options.output, options.input, overwrite=options.overwrite)
     if options.dead_letters:
         make_output("dead_letters", options.dead_letters)
+    from .on_beam import execute  # what needs Beam alone imports it
+
     start = time.monotonic()
     rows = dataset.num_rows if dataset else options.max_records
+    keywords = keywords_of(options)
     with _place(options) as directory:
-        result = execute(options, lambda pipeline: build(pipeline, options, dataset, directory), rows)
+        result = execute(options, lambda pipeline: build(pipeline, dataset, directory, **keywords), rows)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
 
 
+# The options that go to ``WindowStates`` by their names.
+_WINDOWING = (
+    *("windowfn", "scale", "num_shards", "pre_aggregate"),
+    *("early_firing", "allowed_lateness", "discarding"),
+)
+
+
+def keywords_of(options: Options) -> dict[str, Any]:
+    """Those of ``build``."""
+    return {
+        "keys": options.key,
+        "value": options.value,
+        "event_time": options.event_time if options.source == "replay" else EVENT_TIME,
+        "state": options.state,
+        **_topics(options),
+        **{name: getattr(options, name) for name in _WINDOWING},
+    }
+
+
+def _topics(options: Options) -> dict[str, Any]:
+    """Where messages come from and go to."""
+    if not options.bootstrap_servers:
+        return {}
+    from lse_stream.beam.kafka import Cluster, ReadRows, WriteTopic
+
+    cluster = Cluster(options.config, options.expansion_service)
+    topics: dict[str, Any] = {}
+    if options.topic:
+        topics["topic"] = ReadRows(
+            cluster,
+            options.topic,
+            Fields(options.key_types, options.value, options.event_time),
+            message_format=options.format,
+            max_message_bytes=options.max_message_bytes,
+            max_records=options.max_records,
+            dead_letters=options.dead_letters,
+            dead_letter_topic=options.dead_letter_topic,
+        )
+    if options.output_topic:
+        topics["results_topic"] = WriteTopic(cluster, options.output_topic)
+    return topics
+
+
 @contextmanager
-def _place(options: Namespace) -> Iterator[str | None]:
+def _place(options: Options) -> Iterator[str | None]:
     """Where files of results go. Those of a stream without an end appear one by one, others all at once."""
     if options.output is None:
         yield None
@@ -400,32 +416,31 @@ def _place(options: Namespace) -> Iterator[str | None]:
         yield options.output
 
 
-def summary(options: Namespace, dataset: Dataset | None, result: PipelineResult, seconds: float) -> str:
+def summary(options: Options, dataset: Dataset | None, result: Any, seconds: float) -> str:
     """What was done, and the first rows."""
     if dataset is not None:
-        lines = [f"{counted(dataset.num_rows, 'row')} of {counted(dataset.num_files, 'file')}, {seconds:.1f} s"]
+        lines = [f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')}, {seconds:.1f} s"]
     else:
-        found = {
-            name: sum(c.attempted for c in result.metrics().query(MetricsFilter().with_name(name))["counters"])
-            for name in (MESSAGES, DEAD)
-        }
-        lines = [
-            f"{counted(found[MESSAGES], 'message')} of {options.topic}, {found[DEAD]:,} of them bad, {seconds:.1f} s"
-        ]
+        from lse_stream.beam.kafka import DEAD, MESSAGES
+
+        from .on_beam import counted
+
+        messages, dead = counted(result, MESSAGES), counted(result, DEAD)
+        lines = [f"{pluralize(messages, 'message')} of {options.topic}, {dead:,} of them bad, {seconds:.1f} s"]
     if options.output_topic:
         lines.append(f"results in the topic {options.output_topic}")
     if options.output and not has_results(options.output):
         lines.append(f"no results in {options.output}")
     elif options.output:
         totals = read_totals(options.output)
-        lines.append(f"{counted(totals.rows, 'result')} in {counted(totals.files, 'file')} in {options.output}")
+        lines.append(f"{pluralize(totals.rows, 'result')} in {pluralize(totals.files, 'file')} in {options.output}")
         lines += preview(head(options.output, [*options.key, *WINDOW, *RESULTS]), totals.rows)
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
-    return guarded(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
+    return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the programs print when they are done: figures read from the output, and its first rows."""
+"""What the programs print when they are done: figures read from the output, its first rows, tables as text."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,6 @@ from lse_stream.buffers import array_of, numbers_of
 from lse_stream.parquet.files import open_file
 from lse_stream.parquet.scan import find_files
 from lse_stream.parquet.sink import read_counts
-from lse_stream.text import aligned
 
 PREVIEW_ROWS = 8
 
@@ -84,5 +83,38 @@ def with_bonus(table: pa.Table) -> pa.Table:
     return table.append_column("bonus", array_of(found, null=np.isnan(found)))
 
 
-def counted(number: int, thing: str) -> str:
+def pluralize(number: int, thing: str) -> str:
+    """A number of things: "1 row", "2,000 rows"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def aligned(table: pa.Table, null: str = "null") -> list[str]:
+    """The rows of a table as lines of text, numbers to the right, below the names of the columns."""
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        cells = [_cell(name), *(null if x is None else _cell(x) for x in _python_values(column))]
+        width = max(map(len, cells))
+        number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+        columns.append([cell.rjust(width) if number else cell.ljust(width) for cell in cells])
+    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+
+
+def _python_values(column: pa.ChunkedArray) -> list[Any]:
+    """The values, times as text: Python has neither nanoseconds nor, everywhere, time zones."""
+    data_type = column.type
+    if pa.types.is_dictionary(data_type):
+        return _python_values(column.cast(data_type.value_type))
+    zone = ""
+    if pa.types.is_timestamp(data_type) and data_type.tz is not None:
+        column, zone = column.cast(pa.timestamp(data_type.unit)), "Z"
+    if pa.types.is_temporal(data_type):
+        column = column.cast(pa.string())
+    return [text if text is None or not zone else text + zone for text in column.to_pylist()]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str) and not (value and value.isprintable()):
+        return repr(value)
+    return str(value)

@@ -12,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lse_stream.parquet.files import whole_file
 from lse_stream.scales import NATURAL, Scale
-from lse_stream.states import LOGSUMEXP, StateArray
-from lse_stream.text import aligned
+from lse_stream.states.aggregations import LOGSUMEXP
+from lse_stream.states.arrays import StateArray
+from lse_stream.states.results import result_of
 
 from .command import ArgumentParser, UsageError
+from .summary import aligned
 
 PROGRAM = "typhoon"
 
@@ -46,7 +49,7 @@ examples:
 # How far below the strongest the others are where one dominates.
 FAR = 10
 # How far the picture lets the strongest pull ahead.
-AHEAD = 6
+LEAD = 6
 PICTURES = (".svg", ".png")
 
 Floats = npt.NDArray[np.float64]
@@ -59,7 +62,7 @@ class Sums:
     logsumexp: Floats
     max: Floats
     bonus: Floats
-    effective_number: Floats
+    exp_bonus: Floats
 
 
 def sums_of(mixes: Sequence[Sequence[float]], scale: Scale) -> Sums:
@@ -67,8 +70,8 @@ def sums_of(mixes: Sequence[Sequence[float]], scale: Scale) -> Sums:
     values = np.array([category for mix in mixes for category in mix], np.float64)
     codes = np.repeat(np.arange(len(mixes), dtype=np.int32), [len(mix) for mix in mixes])
     states = StateArray.group(LOGSUMEXP, scale, codes, [values], len(mixes))
-    names = ("logsumexp", "max", "bonus", "effective_number")
-    return Sums(*(np.asarray(states.result(name), np.float64) for name in names))
+    names = ("logsumexp", "max", "bonus", "exp_bonus")
+    return Sums(*(np.asarray(result_of(states, name), np.float64) for name in names))
 
 
 def shares_of(categories: Sequence[float], logsumexp: float, base: float) -> Floats:
@@ -117,7 +120,7 @@ def readings(categories: Sequence[float], scale: Scale) -> pa.Table:
             "max": sums.max,
             "log-sum-exp": sums.logsumexp,
             "bonus": sums.bonus,
-            "as many as": sums.effective_number,
+            "as many as": sums.exp_bonus,
         }
     )
 
@@ -153,7 +156,7 @@ def draw(categories: Sequence[float], scale: Scale, base: float, path: str) -> N
 
     *others, strongest = sorted(categories)
     lowest = (others[-1] if others else strongest) - 2.0
-    x = np.linspace(lowest, max(lowest + 2.0, strongest) + AHEAD, 400)
+    x = np.linspace(lowest, max(lowest + 2.0, strongest) + LEAD, 400)
     sums = sums_of([[*others, ahead] for ahead in x.tolist()], scale)
     [at], [top] = sums_of([categories], scale).logsumexp, sums_of([categories], scale).max
     figure = matplotlib.figure.Figure(figsize=(8.0, 5.0), layout="constrained")
@@ -178,18 +181,11 @@ def draw(categories: Sequence[float], scale: Scale, base: float, path: str) -> N
     axes.margins(y=0.1)
     axes.legend(loc="upper left", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    # A picture appears whole, and is the same each time.
     kind = os.path.splitext(path)[1].lower().removeprefix(".")
-    written = f"{path}.{os.urandom(8).hex()}"
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": PROGRAM, "svg.fonttype": "none"}):
-            figure.savefig(
-                written, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else {"Software": None}
-            )
-        os.replace(written, path)
-    finally:
-        if os.path.exists(written):
-            os.unlink(written)
+    # What changes from run to run is left out, so that the picture is the same each time.
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with whole_file(path) as sink, matplotlib.rc_context({"svg.hashsalt": PROGRAM, "svg.fonttype": "none"}):
+        figure.savefig(sink, format=kind, dpi=144, metadata=metadata)
 
 
 def _number(value: float) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import random_values
-from test_arrow import ipc
 from test_keys import (
     BOTH_KERNELS,
     EVERY_TYPE,
@@ -26,14 +25,17 @@ from test_keys import (
     some_rows,
     with_strange_dictionary,
 )
+from test_table_functions import ipc
 
-from lse_stream import StateError, key_accumulator
-from lse_stream.arrow import LookUp
-from lse_stream.key_accumulator import RowAccumulator, StateAccumulator
+from lse_stream import StateError, key_accumulators
+from lse_stream.columns import value_type_of
+from lse_stream.key_accumulators import RowAccumulator, StateAccumulator
 from lse_stream.keys import shard_of_keys
+from lse_stream.look_up import LookUp
+from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.state_column import StateType
-from lse_stream.state_table import Aggregate, Reduction, StateTable, plain_type
-from lse_stream.states import KINDS
+from lse_stream.state_table import StateTable
+from lse_stream.states.aggregations import AGGREGATIONS
 
 Rows = dict[str, list[Any]]
 Draw = Callable[[np.random.Generator, int], list[Any]]
@@ -41,11 +43,13 @@ Draw = Callable[[np.random.Generator, int], list[Any]]
 NAMES = {"value": "x", "weight": "w", "target": "t"}
 SCALES = ("natural", "decibel", "base 4", "temperature 0.5")
 AGGREGATES = {
-    f"{kind.name}, {scale}": Aggregate.of(kind.name, scale, [NAMES[role] for role in kind.inputs])
-    for kind in KINDS.values()
-    for scale in (SCALES if kind.scales else SCALES[:1])
+    f"{aggregation.name}, {scale}": ColumnAggregation.of(
+        aggregation.name, scale, [NAMES[role] for role in aggregation.inputs]
+    )
+    for aggregation in AGGREGATIONS.values()
+    for scale in (SCALES if aggregation.has_scales else SCALES[:1])
 }
-EVERY_AGGREGATE = pytest.mark.parametrize("aggregate", AGGREGATES.values(), ids=AGGREGATES.keys())
+EVERY_AGGREGATE = pytest.mark.parametrize("aggregation", AGGREGATES.values(), ids=AGGREGATES.keys())
 
 DICTIONARY = pa.dictionary(pa.int16(), pa.string())
 
@@ -101,7 +105,7 @@ def any_layout(rng: np.random.Generator) -> Callable[..., Any]:
     return laid_out
 
 
-def reduction_of(keys: str, aggregates: Mapping[str, Aggregate], *, skip_nulls: bool = True) -> Reduction:
+def reduction_of(keys: str, aggregates: Mapping[str, ColumnAggregation], *, skip_nulls: bool = True) -> Reduction:
     return Reduction(tuple(KEYS[keys]), aggregates, skip_nulls)
 
 
@@ -110,9 +114,9 @@ def whole_bytes(table: StateTable) -> bytes:
     return ipc(table.sort().to_arrow())
 
 
-def grouped(keys: str, aggregate: Aggregate, seed: int, n: int = 120) -> StateTable:
+def grouped(keys: str, aggregation: ColumnAggregation, seed: int, n: int = 120) -> StateTable:
     rng = np.random.default_rng(seed)
-    return StateTable.group(table_of(keys, random_rows(keys, rng, n)), reduction_of(keys, {"state": aggregate}))
+    return StateTable.group(table_of(keys, random_rows(keys, rng, n)), reduction_of(keys, {"state": aggregation}))
 
 
 def accumulated(keys: str, rows: Rows, reduction: Reduction, rng: np.random.Generator) -> StateTable:
@@ -153,25 +157,25 @@ def accumulated(keys: str, rows: Rows, reduction: Reduction, rng: np.random.Gene
 @EVERY_AGGREGATE
 @pytest.mark.parametrize("seed", range(2))
 def test_any_split_order_and_merge_gives_the_states_of_all_rows(
-    keys: str, aggregate: Aggregate, seed: int, monkeypatch: pytest.MonkeyPatch
+    keys: str, aggregation: ColumnAggregation, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng([seed, len(keys), aggregate.kind.code])
+    rng = np.random.default_rng([seed, len(keys), aggregation.aggregation.code])
     rows = random_rows(keys, rng, int(10 ** rng.uniform(0, 2.2)))
     for skip_nulls in (True, False):
-        reduction = reduction_of(keys, {"state": aggregate}, skip_nulls=skip_nulls)
+        reduction = reduction_of(keys, {"state": aggregation}, skip_nulls=skip_nulls)
         expected = whole_bytes(StateTable.group(table_of(keys, rows), reduction))
         # Exact sums are added up at once, now and then, or at the end; other states know no such difference.
-        for waiting in (1, 30, 1 << 16) if aggregate.kind.exact else (1,):
-            monkeypatch.setattr(key_accumulator, "LEAST_WAITING", waiting)
+        for waiting in (1, 30, 1 << 16) if aggregation.aggregation.exact else (1,):
+            monkeypatch.setattr(key_accumulators, "LEAST_WAITING", waiting)
             assert whole_bytes(accumulated(keys, rows, reduction, rng)) == expected
 
 
 @EVERY_KEY
 @EVERY_AGGREGATE
-def test_merge_gives_what_the_accumulator_gives(keys: str, aggregate: Aggregate) -> None:
+def test_merge_gives_what_the_accumulator_gives(keys: str, aggregation: ColumnAggregation) -> None:
     rng = np.random.default_rng(5)
     rows = random_rows(keys, rng, 150)
-    reduction = reduction_of(keys, {"state": aggregate}, skip_nulls=False)
+    reduction = reduction_of(keys, {"state": aggregation}, skip_nulls=False)
     whole = StateTable.group(table_of(keys, rows), reduction)
     parts = [
         StateTable.group(table_of(keys, rows_at(rows, range(start, end))), reduction)
@@ -197,31 +201,31 @@ def test_aggregates_side_by_side_equal_each_alone(keys: str, skip_nulls: bool) -
     tables = [StateTable.group(table_of(keys, rows), together), accumulated(keys, rows, together, rng)]
     tables += [StateTable.merge(tables[0].split(3)), StateTable.from_ipc(tables[1].to_ipc())]
     names = list(KEYS[keys])
-    for name, aggregate in AGGREGATES.items():
-        alone = StateTable.group(table_of(keys, rows), reduction_of(keys, {name: aggregate}, skip_nulls=skip_nulls))
+    for name, aggregation in AGGREGATES.items():
+        alone = StateTable.group(table_of(keys, rows), reduction_of(keys, {name: aggregation}, skip_nulls=skip_nulls))
         for table in tables:
             assert list(table.states) == list(AGGREGATES)
             assert ipc(table.sort().to_arrow().select([*names, name])) == whole_bytes(alone)
-            found, expected = (one.sort().finalise(["count", "max"], state=name) for one in (table, alone))
+            found, expected = (one.sort().finalize(["count", "max"], state=name) for one in (table, alone))
             # By value: what stands in memory where a result is null does not count.
             assert found.schema == expected.schema
             assert [*map(canonical, found.columns)] == [*map(canonical, expected.columns)]
 
 
 @EVERY_AGGREGATE
-def test_a_null_makes_the_state_of_its_key_null_unless_nulls_are_skipped(aggregate: Aggregate) -> None:
+def test_a_null_makes_the_state_of_its_key_null_unless_nulls_are_skipped(aggregation: ColumnAggregation) -> None:
     rng = np.random.default_rng(7)
     rows = random_rows("int64", rng, 60)
     # Some keys without a null, and one with nothing else.
-    for name in aggregate.values:
+    for name in aggregation.values:
         rows[name] = [1.0 if i in (0, 1, 2**32) else v for i, v in zip(rows["i"], rows[name], strict=True)]
         rows[name] = [None if i == -1 else v for i, v in zip(rows["i"], rows[name], strict=True)]
-    pairs = zip(rows["i"], zip(*(rows[name] for name in aggregate.values), strict=True), strict=True)
+    pairs = zip(rows["i"], zip(*(rows[name] for name in aggregation.values), strict=True), strict=True)
     with_null = {key for key, values in pairs if None in values}
     assert -1 in with_null
     assert not with_null & {0, 1, 2**32}
     for skip_nulls in (True, False):
-        reduction = reduction_of("int64", {"state": aggregate}, skip_nulls=skip_nulls)
+        reduction = reduction_of("int64", {"state": aggregation}, skip_nulls=skip_nulls)
         expected = set() if skip_nulls else with_null
         for table in (
             StateTable.group(table_of("int64", rows), reduction),
@@ -231,7 +235,7 @@ def test_a_null_makes_the_state_of_its_key_null_unless_nulls_are_skipped(aggrega
             assert set(held["i"].to_pylist()) == set(rows["i"])
             null = {key for key, state in zip(*held.to_pydict().values(), strict=True) if state is None}
             assert null == expected
-            results = table.finalise(["count", aggregate.kind.columns[-1]], min_count=0).to_pylist()
+            results = table.finalize(["count", aggregation.aggregation.columns[-1]], min_count=0).to_pylist()
             assert {row["i"] for row in results if row["count"] is None} == expected
             counts = {row["i"]: row["count"] for row in results}
             assert counts[-1] == (0 if skip_nulls else None)
@@ -239,8 +243,8 @@ def test_a_null_makes_the_state_of_its_key_null_unless_nulls_are_skipped(aggrega
 
 def test_no_rows_and_no_tables() -> None:
     for keys in KEYS:
-        for name, aggregate in AGGREGATES.items():
-            reduction = reduction_of(keys, {name: aggregate})
+        for name, aggregation in AGGREGATES.items():
+            reduction = reduction_of(keys, {name: aggregation})
             nothing = table_of(keys, random_rows(keys, np.random.default_rng(0), 0))
             assert RowAccumulator(reduction).table() is None
             assert StateAccumulator(reduction.keys).table() is None
@@ -279,16 +283,18 @@ def test_an_accumulator_grows_as_its_keys_do() -> None:
 
 @EVERY_KEY
 @EVERY_AGGREGATE
-def test_bytes_and_arrow_give_the_table_back(keys: str, aggregate: Aggregate) -> None:
+def test_bytes_and_arrow_give_the_table_back(keys: str, aggregation: ColumnAggregation) -> None:
     names = list(KEYS[keys])
     rng = np.random.default_rng(8)
     rows = random_rows(keys, rng, 80)
     for skip_nulls in (True, False):
-        table = StateTable.group(table_of(keys, rows), reduction_of(keys, {"state": aggregate}, skip_nulls=skip_nulls))
+        table = StateTable.group(
+            table_of(keys, rows), reduction_of(keys, {"state": aggregation}, skip_nulls=skip_nulls)
+        )
         held = table.to_arrow()
         held.validate(full=True)
         assert held.schema.names == [*names, "state"]
-        assert held.schema.field("state").type == StateType(1, aggregate.kind.name, aggregate.scale.name)
+        assert held.schema.field("state").type == StateType(1, aggregation.aggregation.name, aggregation.scale.name)
         whole = whole_bytes(table)
         for trusted in (False, True):
             back = StateTable.from_arrow(held, names, trusted=trusted)
@@ -323,8 +329,8 @@ def damaged(table: StateTable, row: int) -> pa.Table:
 @BOTH_KERNELS
 @pytest.mark.usefixtures("kernel")
 @EVERY_AGGREGATE
-def test_a_damaged_byte_is_refused_unless_trusted(aggregate: Aggregate) -> None:
-    table = grouped("int64", aggregate, 9)
+def test_a_damaged_byte_is_refused_unless_trusted(aggregation: ColumnAggregation) -> None:
+    table = grouped("int64", aggregation, 9)
     row = 5
     bad = damaged(table, row)
     with pytest.raises(StateError, match=rf"column 'state', row {row}: expected the base that belongs") as caught:
@@ -339,11 +345,14 @@ def test_a_damaged_byte_is_refused_unless_trusted(aggregate: Aggregate) -> None:
     assert ipc(StateTable.from_ipc(stream, trusted=True).to_arrow()) == ipc(bad)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if kind.exact], ids=lambda kind: kind.name)
-def test_a_damaged_exact_sum_is_refused_unless_trusted(kind: Any) -> None:
+EXACT = [aggregation for aggregation in AGGREGATIONS.values() if aggregation.exact]
+
+
+@pytest.mark.parametrize("aggregation", EXACT, ids=lambda aggregation: aggregation.name)
+def test_a_damaged_exact_sum_is_refused_unless_trusted(aggregation: Any) -> None:
     table = StateTable.group(
         pa.table({"i": [1, 2], "x": [1.0, 2.0], "w": [1.0, 1.0], "t": [1.0, 1.0]}),
-        reduction_of("int64", {"state": AGGREGATES[f"{kind.name}, natural"]}),
+        reduction_of("int64", {"state": AGGREGATES[f"{aggregation.name}, natural"]}),
     )
     held = table.to_arrow()
     records = [bytearray(record) for record in held["state"].to_pylist()]
@@ -375,8 +384,8 @@ def test_bytes_of_another_kind_or_a_missing_column_are_refused_even_if_trusted()
 
 @EVERY_KEY
 @EVERY_AGGREGATE
-def test_each_key_is_in_the_shard_of_its_hash(keys: str, aggregate: Aggregate) -> None:
-    table = grouped(keys, aggregate, 10)
+def test_each_key_is_in_the_shard_of_its_hash(keys: str, aggregation: ColumnAggregation) -> None:
+    table = grouped(keys, aggregation, 10)
     names = list(KEYS[keys])
     for n in (1, 2, 7, 40):
         parts = table.split(n)
@@ -407,9 +416,9 @@ def has_nan(row: dict[str, Any]) -> bool:
 
 @EVERY_KEY
 @EVERY_AGGREGATE
-def test_rows_by_number_and_rows_that_follow_each_other(keys: str, aggregate: Aggregate) -> None:
+def test_rows_by_number_and_rows_that_follow_each_other(keys: str, aggregation: ColumnAggregation) -> None:
     rng = np.random.default_rng(12)
-    reduction = reduction_of(keys, {"state": aggregate}, skip_nulls=False)
+    reduction = reduction_of(keys, {"state": aggregation}, skip_nulls=False)
     table = StateTable.group(table_of(keys, random_rows(keys, rng, 40)), reduction)
     n = table.num_rows
     held = table.to_arrow()
@@ -451,7 +460,7 @@ def test_keys_of_every_type_in_parts_and_in_batches(data_type: pa.DataType, valu
     merged = StateAccumulator(["k"])
     for part in whole.split(3):
         # Arrow writes dictionaries of dictionaries to a stream, and cannot read them.
-        merged.add(part if pa.types.is_dictionary(plain_type(data_type)) else StateTable.from_ipc(part.to_ipc()))
+        merged.add(part if pa.types.is_dictionary(value_type_of(data_type)) else StateTable.from_ipc(part.to_ipc()))
     from_parts = merged.table()
     assert from_parts is not None
     for found in (in_batches, from_parts, whole.take(np.arange(whole.num_rows)[::-1].copy())):
@@ -470,15 +479,15 @@ def test_a_part_has_only_its_own_values_of_a_dictionary_with_it() -> None:
 
 @EVERY_AGGREGATE
 @pytest.mark.parametrize("skip_nulls", [True, False])
-def test_coarser_keys_have_the_states_of_their_rows(aggregate: Aggregate, skip_nulls: bool) -> None:
+def test_coarser_keys_have_the_states_of_their_rows(aggregation: ColumnAggregation, skip_nulls: bool) -> None:
     rng = np.random.default_rng(13)
     rows = random_rows("two", rng, 150)
     table = table_of("two", rows)
-    reduction = reduction_of("two", {"state": aggregate}, skip_nulls=skip_nulls)
+    reduction = reduction_of("two", {"state": aggregation}, skip_nulls=skip_nulls)
     fine = StateTable.group(table, reduction)
     parts = [StateTable.group(table.slice(start, 50), reduction) for start in (0, 50, 100)]
     for keys in (["s"], ["n"], ["n", "s"], []):
-        coarse = Reduction(tuple(keys), {"state": aggregate}, skip_nulls)
+        coarse = Reduction(tuple(keys), {"state": aggregation}, skip_nulls)
         expected = whole_bytes(StateTable.group(table, coarse))
         assert whole_bytes(StateTable.merge([fine], keys)) == whole_bytes(StateTable.merge(parts, keys)) == expected
         accumulator = StateAccumulator(keys)
@@ -495,8 +504,8 @@ def test_coarser_keys_have_the_states_of_their_rows(aggregate: Aggregate, skip_n
 @EVERY_KEY
 def test_a_table_never_changes(keys: str) -> None:
     rows = random_rows(keys, np.random.default_rng(14), 100)
-    for aggregate in AGGREGATES.values():
-        reduction = reduction_of(keys, {"state": aggregate})
+    for aggregation in AGGREGATES.values():
+        reduction = reduction_of(keys, {"state": aggregation})
         accumulator, merged = RowAccumulator(reduction), StateAccumulator(reduction.keys)
         accumulator.add(table_of(keys, rows_at(rows, range(50))))
         of_rows = accumulator.table()
@@ -536,12 +545,12 @@ def refused(one: StateTable, other: StateTable, error: type[Exception], message:
 
 
 @EVERY_KEY
-def test_states_of_two_kinds_or_scales_are_refused(keys: str) -> None:
+def test_states_of_two_aggregations_or_scales_are_refused(keys: str) -> None:
     first = grouped(keys, AGGREGATES["logsumexp, natural"], 15)
     first.check_alike(grouped(keys, AGGREGATES["logsumexp, natural"], 16))
-    for kind in [name for name in KINDS if name != "logsumexp"]:
-        other = grouped(keys, AGGREGATES[f"{kind}, natural"], 15)
-        refused(first, other, StateError, f"states of two kinds do not merge: logsumexp and {kind}")
+    for aggregation in [name for name in AGGREGATIONS if name != "logsumexp"]:
+        other = grouped(keys, AGGREGATES[f"{aggregation}, natural"], 15)
+        refused(first, other, StateError, f"states of two aggregations do not merge: logsumexp and {aggregation}")
     for scale, name in (("decibel", "decibel"), ("base 4", "base 4.0"), ("temperature 0.5", "temperature 0.5")):
         other = grouped(keys, AGGREGATES[f"logsumexp, {scale}"], 15)
         refused(first, other, StateError, f"states of two scales do not merge: natural and {name}")
@@ -587,10 +596,10 @@ def test_rows_with_keys_of_another_type_are_refused(first: pa.Array, second: pa.
 # Numbers would be taken for offsets into strings: in a process of its own, as it may end it.
 NUMBERS_AS_STRINGS = """
 import pyarrow as pa
-from lse_stream.key_accumulator import RowAccumulator
-from lse_stream.state_table import Aggregate, Reduction
+from lse_stream.key_accumulators import RowAccumulator
+from lse_stream.reduction import ColumnAggregation, Reduction
 
-accumulator = RowAccumulator(Reduction(("k",), {"state": Aggregate.of("logsumexp", "natural", "x")}))
+accumulator = RowAccumulator(Reduction(("k",), {"state": ColumnAggregation.of("logsumexp", "natural", "x")}))
 accumulator.add(pa.table({"k": ["a", "b"], "x": [1.0, 2.0]}))
 try:
     accumulator.add(pa.table({"k": [2**40, 1], "x": [1.0, 2.0]}))

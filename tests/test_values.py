@@ -13,7 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lse_stream.values import LARGEST_INTEGER, check_widenable, is_widenable, widen, widen_arrow, widen_scalar
+from lse_stream.values import (
+    LARGEST_INTEGER,
+    check_numeric_type,
+    is_numeric_type,
+    to_float64_exact,
+    to_float_exact,
+    valid_numbers,
+)
 
 INTEGERS = [f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)]
 
@@ -39,7 +46,7 @@ def test_the_largest_integer_is_the_last_of_an_unbroken_row() -> None:
     ids=repr,
 )  # fmt: skip
 def test_a_number_widens_exactly(x: Any) -> None:
-    found = widen_scalar(x)
+    found = to_float_exact(x)
     assert type(found) is float
     assert Fraction(found) == Fraction(x.item() if isinstance(x, np.generic) else x) if math.isfinite(x) else found == x
     assert math.copysign(1, found) == math.copysign(1, x)
@@ -47,7 +54,7 @@ def test_a_number_widens_exactly(x: Any) -> None:
 
 @pytest.mark.parametrize("number", [float, np.float16, np.float32, np.float64])
 def test_nan_stays_nan(number: Callable[[float], Any]) -> None:
-    found = widen_scalar(number(math.nan))
+    found = to_float_exact(number(math.nan))
     assert type(found) is float
     assert math.isnan(found)
 
@@ -55,7 +62,7 @@ def test_nan_stays_nan(number: Callable[[float], Any]) -> None:
 @pytest.mark.parametrize("x", [2**53 + 1, -(2**53) - 1, 2**53 + 2, 10**400, np.int64(-(2**63)), np.uint64(2**64 - 1)])
 def test_an_integer_beyond_is_refused(x: Any) -> None:
     with pytest.raises(ValueError, match=rf"^expected integers within \+-2\^53, .*, found {x}$"):
-        widen_scalar(x)
+        to_float_exact(x)
 
 
 @pytest.mark.parametrize(
@@ -68,15 +75,15 @@ def test_an_integer_beyond_is_refused(x: Any) -> None:
 )  # fmt: skip
 def test_what_is_no_real_number_is_refused(x: Any, named: str) -> None:
     with pytest.raises(TypeError, match=f"^expected a real number, found {named}$"):
-        widen_scalar(x)
+        to_float_exact(x)
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
 
 def widened(array: np.ndarray) -> list[float]:
-    """Through ``widen``, and checked to be what it promises."""
-    found = widen(array)
+    """Through ``to_float64_exact``, and checked to be what it promises."""
+    found = to_float64_exact(array)
     assert found.dtype == np.float64
     assert found.dtype.isnative
     assert found.flags.c_contiguous
@@ -112,7 +119,7 @@ def test_every_float16_widens_exactly() -> None:
     size[(exponent == 31) & (fraction > 0)] = math.nan
     expected = np.where(sign, -size, size)
     for order in "<>":
-        found = widen(patterns.view(np.float16).astype(order + "f2"))
+        found = to_float64_exact(patterns.view(np.float16).astype(order + "f2"))
         numbers = ~np.isnan(expected)
         assert found[numbers].tobytes() == expected[numbers].tobytes()
         assert np.isnan(found[~numbers]).all()
@@ -126,8 +133,8 @@ def test_float32_widens_exactly(values: list[float], order: str) -> None:
 
 def test_native_float64_is_not_copied() -> None:
     array = np.arange(10.0)
-    assert np.shares_memory(widen(array), array)
-    assert widen(array[3:7]).ctypes.data == array[3:].ctypes.data
+    assert np.shares_memory(to_float64_exact(array), array)
+    assert to_float64_exact(array[3:7]).ctypes.data == array[3:].ctypes.data
     assert widened(array[::2]) == [0, 2, 4, 6, 8]
     assert widened(array.astype(">f8")) == array.tolist()
 
@@ -147,7 +154,7 @@ def test_native_float64_is_not_copied() -> None:
 def test_the_first_integer_beyond_is_named(dtype: str, beyond: int, order: str) -> None:
     array = np.array([1, 2**53, beyond, 2**62], order + dtype)
     with pytest.raises(ValueError, match=rf"^column 'x': expected integers within \+-2\^53, .*, found {beyond}$"):
-        widen(array, "column 'x'")
+        to_float64_exact(array, "column 'x'")
     assert widened(array[:2]) == [1, 2**53]
 
 
@@ -161,9 +168,9 @@ def test_the_first_integer_beyond_is_named(dtype: str, beyond: int, order: str) 
 )  # fmt: skip
 def test_other_dtypes_are_named(array: np.ndarray, named: str) -> None:
     with pytest.raises(TypeError, match=f"^x: expected integers, float16, float32 or float64, found {named}$"):
-        widen(array, "x")
+        to_float64_exact(array, "x")
     with pytest.raises(TypeError, match=r"^input: "):
-        widen(array)
+        to_float64_exact(array)
 
 
 # --- Arrow ------------------------------------------------------------------------------------------------------------
@@ -174,7 +181,7 @@ OTHERS = [pa.bool_(), pa.string(), pa.binary(), pa.decimal128(5, 2), pa.date32()
 
 
 def flat(values: Any) -> list[float]:
-    return [float(x) for array in widen_arrow(values) for x in widen(array)]
+    return [float(x) for array in valid_numbers(values) for x in to_float64_exact(array)]
 
 
 @pytest.mark.parametrize("data_type", NUMBERS, ids=str)
@@ -198,11 +205,11 @@ def test_arrow_numbers_come_out_without_their_nulls(data_type: pa.DataType) -> N
     ]
     for values, expected in ways:
         assert flat(values) == expected
-        assert all(array.dtype == numpy_type for array in widen_arrow(values))
+        assert all(array.dtype == numpy_type for array in valid_numbers(values))
 
 
 def test_nan_is_no_null() -> None:
-    [array] = widen_arrow(pa.array([math.nan, None, 1.0], from_pandas=False))
+    [array] = valid_numbers(pa.array([math.nan, None, 1.0], from_pandas=False))
     assert np.isnan(array).tolist() == [True, False]
 
 
@@ -217,7 +224,7 @@ def test_columns_of_nulls_hold_no_numbers() -> None:
 
 def test_arrow_numbers_without_nulls_are_not_copied() -> None:
     numbers = np.arange(10.0)
-    [array] = widen_arrow(pa.array(numbers)[2:5])
+    [array] = valid_numbers(pa.array(numbers)[2:5])
     assert array.ctypes.data == numbers[2:].ctypes.data
     assert array.tolist() == [2, 3, 4]
 
@@ -253,20 +260,20 @@ def test_any_object_with_the_c_data_interface() -> None:
 @pytest.mark.parametrize("data_type", [*NUMBERS, pa.null()], ids=str)
 def test_types_that_widen(data_type: pa.DataType) -> None:
     for widenable in (data_type, pa.dictionary(pa.int8(), data_type)):
-        assert is_widenable(widenable)
-        check_widenable(widenable)
+        assert is_numeric_type(widenable)
+        check_numeric_type(widenable)
 
 
 @pytest.mark.parametrize("data_type", OTHERS, ids=str)
 def test_types_that_do_not_widen_are_named_also_without_rows(data_type: pa.DataType) -> None:
     for other in (data_type, pa.dictionary(pa.int8(), data_type)):
-        assert not is_widenable(other)
+        assert not is_numeric_type(other)
         message = f"column 'x': expected integers, float16, float32 or float64, found Arrow type {other}"
         columns = [pa.nulls(2, other), pa.chunked_array([], other)]
         with pytest.raises(TypeError) as caught:
-            check_widenable(other, "column 'x'")
+            check_numeric_type(other, "column 'x'")
         assert str(caught.value) == message
         for column in columns:
             with pytest.raises(TypeError) as caught:
-                list(widen_arrow(column, "column 'x'"))
+                list(valid_numbers(column, "column 'x'"))
             assert str(caught.value) == message

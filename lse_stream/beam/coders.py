@@ -1,4 +1,4 @@
-"""How tables travel between workers: as Arrow IPC, which a slice shares no more with than its own rows, and no pickle.
+"""How accumulators and tables travel between workers: an accumulator as its record, tables as Arrow IPC, and no pickles.
 
 Imported for its effect: Beam uses these coders wherever the type of the elements is known.
 """
@@ -9,7 +9,56 @@ import pyarrow as pa
 from apache_beam.coders import Coder
 from apache_beam.coders.typecoders import registry
 
+from ..accumulators import (
+    Accumulator,
+    CrossEntropyAccumulator,
+    EffectiveSampleSizeAccumulator,
+    LogLikelihoodAccumulator,
+    LogSumExpAccumulator,
+    WeightedLogSumExpAccumulator,
+)
 from ..state_table import StateTable, from_ipc, to_ipc
+
+
+class AccumulatorCoder(Coder):
+    """Codes an accumulator as its canonical record.
+
+    Deterministic: equal accumulators have equal bytes. Decoding a record that is truncated, of another version or not
+    canonical raises ``StateError``.
+
+    Args:
+      accumulator: the class.
+
+    >>> coder = AccumulatorCoder(LogSumExpAccumulator)
+    >>> coder.decode(coder.encode(LogSumExpAccumulator([1, 2, 3])))
+    LogSumExpAccumulator(value=3.4076059644443806, count=3, max=3.0)
+    """
+
+    def __init__(self, accumulator: type[Accumulator]) -> None:
+        self._accumulator = accumulator
+
+    def encode(self, value: Accumulator) -> bytes:
+        return value.to_bytes()
+
+    def decode(self, encoded: bytes) -> Accumulator:
+        return self._accumulator.from_bytes(encoded)
+
+    def is_deterministic(self) -> bool:
+        return True
+
+    def to_type_hint(self) -> type[Accumulator]:
+        return self._accumulator
+
+    @classmethod
+    def from_type_hint(cls, typehint: type[Accumulator], registry: Any) -> Any:
+        del registry
+        return cls(typehint)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AccumulatorCoder) and self._accumulator is other._accumulator
+
+    def __hash__(self) -> int:
+        return hash(self._accumulator)
 
 
 class TableCoder(Coder):
@@ -50,5 +99,13 @@ class StateTableCoder(Coder):
         return StateTable
 
 
+for accumulator in (
+    LogSumExpAccumulator,
+    WeightedLogSumExpAccumulator,
+    LogLikelihoodAccumulator,
+    EffectiveSampleSizeAccumulator,
+    CrossEntropyAccumulator,
+):
+    registry.register_coder(accumulator, AccumulatorCoder)
 registry.register_coder(pa.Table, TableCoder)
 registry.register_coder(StateTable, StateTableCoder)

@@ -10,17 +10,19 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
-from ..arrow import LookUp
 from ..keys import distinct_keys, with_own_dictionaries
+from ..look_up import LookUp
 from ..parquet.scan import Dataset, Reading
 from ..parquet.sink import Counters, write_shard
 from ..parquet.source import Prepare, RowGroupReader
 from ..plan import MAX_BROADCAST, Finish, OnTable, parts_of
-from ..state_table import Reduction, StateTable, from_ipc, split_by_shard, to_ipc
-from .parquet import ReadTables, WriteShards, count_rows, file_of, row_groups_of
+from ..reduction import Reduction
+from ..state_table import StateTable, from_ipc, split_by_shard, to_ipc
+from .parquet_io import ReadTables, WriteShards, count_rows, file_of, row_groups_of
 from .tables import LookUpTables, MergeTables, ReduceTables
 
-# Into how many shards the keys go that are not written, so that all cores merge them.
+# Into how many shards the keys go that are not written, so that the cores of a usual worker can all merge them; each shard
+# costs an element per bundle.
 INNER_SHARDS = 16
 
 

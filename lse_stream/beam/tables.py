@@ -9,19 +9,15 @@ from apache_beam.pvalue import AsIter, PCollection
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..key_accumulator import Reducer, RowReducer, StateAccumulator, StateReducer
+from ..key_accumulators import Reducer, RowReducer, StateAccumulator, StateReducer
 from ..keys import with_own_dictionaries
-from ..state_table import Reduction, StateTable, from_ipc, to_ipc
-from ..windows import PartialPanes
+from ..reduction import Reduction
+from ..state_table import StateTable, from_ipc, to_ipc
 from . import coders as coders
+from .bundle_policy import BundlePolicy
+from .pre_aggregate import PreAggregate
 
-# A state is as long as some four rows of two keys and a number. Where a bundle that is full had fewer rows per key,
-# rows are shuffled in place of states: some times as many as a bundle holds states, before it is tried again whether
-# grouping has come to pay.
-ROWS_PER_STATE = 4
-ROWS_AS_THEY_ARE = 16
-
-# How many distinct keys a bundle holds before it sends them on: up to 0.3 GB per worker thread.
+# How many distinct keys a bundle holds before it sends them on: up to 0.7 GB per worker thread (``plan.KEY_BYTES``).
 MAX_STATES = 1 << 20
 
 # What an element of the shuffle begins with; an Arrow IPC stream of it follows.
@@ -35,7 +31,7 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
       reducer: of the tables.
       num_shards: into how many tables the keys are spread.
       max_states: how many distinct keys a bundle holds before it sends them on and starts afresh.
-      partial_panes: whole seconds of processing time, within which the states of a shard are merged to one part.
+      pre_aggregate: whole seconds of processing time, within which the states of a shard are merged to one part.
       is_sorted: whether a table comes out in the order of its keys.
 
     Raises:
@@ -48,7 +44,7 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
         *,
         num_shards: int = 1,
         max_states: int = MAX_STATES,
-        partial_panes: int | None = None,
+        pre_aggregate: int | None = None,
         is_sorted: bool = True,
     ) -> None:
         super().__init__()
@@ -57,14 +53,14 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
                 raise ValueError(f"{name}: expected 1 or more, found {number}")
         self._group = _GroupBundle(reducer, num_shards, max_states)
         self._merge = _MergeShard(reducer, is_sorted=is_sorted)
-        self._partial = PartialPanes(self._merge.merge_streams, partial_panes) if partial_panes is not None else None
+        self._partial = PreAggregate(self._merge.merge_streams, pre_aggregate) if pre_aggregate is not None else None
 
     def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, StateTable]]:
         if pcoll.windowing.windowfn.is_merging():
             raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
         parts = pcoll | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
         shards: PCollection[tuple[int, StateTable]] = (
-            (parts if self._partial is None else parts | "PartialPanes" >> self._partial)
+            (parts if self._partial is None else parts | "PreAggregate" >> self._partial)
             | "GroupByShard" >> beam.GroupByKey()
             | "MergeShard" >> beam.ParDo(self._merge).with_output_types(tuple[int, StateTable])
         )
@@ -84,7 +80,7 @@ class MergeTables(_ByShard):
     Args:
       keys: names of the key columns: those of the tables, or fewer.
       trusted: the column was checked where its bytes came in.
-      num_shards, max_states, partial_panes: as of ``LogSumExp.PerKeyOfTables``.
+      num_shards, max_states, pre_aggregate: as of ``LogSumExp.PerKeyFromTables``.
     """
 
     def __init__(self, keys: Sequence[str], *, trusted: bool = False, **options: Any) -> None:
@@ -104,12 +100,10 @@ class _GroupBundle(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._held: dict[BoundedWindow, Any] = {}
-        self._rows = 0
-        self._as_they_are = 0
+        self._policy = BundlePolicy(self._max_states, may_send_rows=bool(self._reducer.columns))
 
     def process(self, table: Any, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
-        if self._as_they_are > 0:
-            self._as_they_are -= table.num_rows
+        if self._policy.sends(table.num_rows):
             prepared = self._reducer.prepare(table)
             for shard, rows in enumerate(self._reducer.split([prepared], self._num_shards)):
                 yield _element(shard, _ROWS + to_ipc(with_own_dictionaries(rows, self._reducer.keys)), window)
@@ -118,18 +112,14 @@ class _GroupBundle(beam.DoFn):
         if accumulator is None:
             accumulator = self._held[window] = self._reducer.accumulator()
         accumulator.add(self._reducer.prepare(table))
-        self._rows += table.num_rows
-        states = sum(len(each) for each in self._held.values())
-        if states > self._max_states:
-            if self._reducer.columns and self._rows < ROWS_PER_STATE * states:
-                self._as_they_are = ROWS_AS_THEY_ARE * self._max_states
+        if self._policy.is_full(table.num_rows, sum(len(each) for each in self._held.values())):
             yield from self._flush()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         yield from self._flush()
 
     def _flush(self) -> Iterator[WindowedValue]:
-        held, self._held, self._rows = self._held, {}, 0
+        held, self._held = self._held, {}
         for window, accumulator in held.items():
             for shard, part in enumerate(accumulator.table().split(self._num_shards)):
                 yield _element(shard, _STATES + part.to_ipc(), window)

@@ -17,29 +17,34 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import LookUp
-from ..key_accumulator import Reducer, RowReducer, StateReducer
+from ..key_accumulators import Reducer, RowReducer, StateReducer
 from ..keys import distinct_keys
+from ..look_up import LookUp
 from ..parquet.scan import TABLE_ROWS, Dataset, RowGroup
 from ..parquet.sink import Counters, ShardWriter
 from ..parquet.source import Prepare, RowGroupReader
-from ..plan import Finish, OnTable, parts_of
-from ..state_table import Reduction, StateTable, split_by_shard
+from ..plan import KEY_BYTES, KEY_BYTES_HELD, Finish, OnTable, parts_of
+from ..reduction import Reduction
+from ..state_table import StateTable, split_by_shard
 from .ordering import groups_in_order, in_order
 from .partitions import Partitions
 from .spill import Runs, Spill
 from .units import Queue, Unit, Watch, run_threads
 
-# A thread with more keys than this hands them over to accumulators by shard, which all threads share.
+# A thread with more keys than this hands them over to accumulators by shard, which all threads share: so many groups and
+# their index no longer fit a second-level cache, and each thread would have them all.
 MANY_KEYS = 1 << 17
-# Into how many shards at least, and at most.
+# Into how many shards at least, so that threads seldom wait for each other's, and at most, as each has buffers of its own.
 LEAST_SHARDS, MOST_SHARDS = 32, 4096
-# Rows that are split by shard at once, so that a shard has some thousands: each costs 0.1 ms.
-SPLIT_ROWS, PART_ROWS = 1 << 18, 1 << 12
+# Rows that are split by shard at once, so that a shard has some thousands: each shard costs 0.1 ms.
+SPLIT_ROWS, ROWS_PER_SHARD = 1 << 18, 1 << 12
+# The part of a thread's memory that rows may fill while they wait to be split, and that a shard may fill when it is loaded.
+WAITING_SHARE = LOADED_SHARE = 1 / 8
+# Into how many units a thread's part of the row groups, and of the files, goes: enough that threads end together.
+UNITS_PER_THREAD, FILE_UNITS_PER_THREAD = 32, 8
 
-# What a key takes of memory, in an accumulator and on its way to a file; what all of them take beside that.
-KEY_BYTES = 250
-WORKING_MEMORY = 2.5
+# How much memory keys take in all, over what their accumulators hold.
+WORKING_MEMORY = KEY_BYTES / KEY_BYTES_HELD
 
 # --- steps ------------------------------------------------------------------------------------------------------------
 
@@ -302,8 +307,9 @@ class LocalEngine:
             lane.waiting[step].append(prepared)
             lane.rows_waiting[step] += prepared.num_rows
             lane.bytes_waiting[step] += prepared.nbytes
-            enough = max(SPLIT_ROWS, PART_ROWS * len(step.partitions))
-            if lane.rows_waiting[step] >= enough or lane.bytes_waiting[step] * 8 * self._threads > self._memory:
+            enough = max(SPLIT_ROWS, ROWS_PER_SHARD * len(step.partitions))
+            room = WAITING_SHARE * self._memory / self._threads
+            if lane.rows_waiting[step] >= enough or lane.bytes_waiting[step] > room:
                 self._flush(step, lane)
             return
         accumulator = lane.accumulators.get(step)
@@ -338,8 +344,8 @@ class LocalEngine:
             if step.partitions is None:
                 # There may be as many keys as rows.
                 rows = source.dataset.num_rows if isinstance(source, _Read) else self._watch.rows
-                share = self._memory / (8 * self._threads)
-                number = min(max(LEAST_SHARDS, int(rows * KEY_BYTES / share)), MOST_SHARDS)
+                room = LOADED_SHARE * self._memory / self._threads
+                number = min(max(LEAST_SHARDS, int(rows * KEY_BYTES_HELD / room)), MOST_SHARDS)
                 number = -(-number // step.num_shards) * step.num_shards
                 memory = int(self._memory / WORKING_MEMORY)
                 step.partitions = Partitions(step.reducer, number, memory, self._spill)
@@ -388,6 +394,7 @@ class LocalEngine:
         """The rows of row groups, in order; tiny tables are joined."""
         reader = RowGroupReader(dataset.reading, prepare, footers=dataset.footers, use_threads=use_threads)
         held: list[pa.Table] = []
+        # Half of what a reader's own tables have at most: a joined one has less than one and a half of that.
         rows, enough = 0, dataset.reading.table_rows // 2
         try:
             for _, group in groupby(row_groups, lambda row_group: row_group.path):
@@ -519,8 +526,8 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
 def _neighbours(dataset: Dataset, threads: int) -> list[list[RowGroup]]:
     """Row groups that follow each other, so many together that a unit is worth the taking."""
     units: list[list[RowGroup]] = []
-    rows = least = max(TABLE_ROWS, dataset.num_rows // (32 * threads))
-    files = max(1, dataset.num_files // (8 * threads))
+    rows = least = max(TABLE_ROWS, dataset.num_rows // (UNITS_PER_THREAD * threads))
+    files = max(1, dataset.num_files // (FILE_UNITS_PER_THREAD * threads))
     paths: set[str] = set()
     for row_group in dataset.row_groups:
         if rows >= least or len(paths) >= files > 1:

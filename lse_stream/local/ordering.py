@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..arrow import take_rows
+from ..columns import columns_of
 from ..keys import ranks_of_keys, sort_keys, with_dictionaries, without_dictionaries
 from ..parquet.scan import OUTPUT_ROW_GROUP
-from ..state_table import columns_of
+from ..table_functions import take_rows
 from .units import Watch, run_threads
 
 Ints = npt.NDArray[np.int64]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..key_accumulator import Reducer, StateAccumulator
+from ..key_accumulators import Reducer, StateAccumulator
 from ..state_table import StateTable
 from .spill import Block, Spill
 

@@ -9,11 +9,11 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import sort_by_keys, take_rows
+from ..columns import columns_of
+from ..errors import DataError, one_line
 from ..keys import sort_keys, with_dictionaries, without_dictionaries
-from ..parquet.files import one_line
-from ..parquet.scan import DataError
-from ..state_table import columns_of, from_ipc, to_ipc
+from ..state_table import from_ipc, to_ipc
+from ..table_functions import sort_by_keys, take_rows
 from .units import Watch
 
 # Rows that are in memory at a time when runs are merged: a block of each.
@@ -95,7 +95,7 @@ class Runs:
 
     def __init__(self, spill: Spill, keys: Sequence[str], number: int) -> None:
         self._spill, self._keys = spill, list(keys)
-        self._rows = max(MERGED_ROWS // number, 1)  # of a block
+        self._rows = max(MERGED_ROWS // number, 1)  # of a block, so that a block of each run is in memory
         self._runs: list[list[Block]] = []
         self._schema: pa.Schema | None = None
 
@@ -114,7 +114,7 @@ class Runs:
         more = [True] * len(held)
         while True:
             for i, run in enumerate(waiting):
-                while more[i] and held[i].num_rows < self._rows // 2:
+                while more[i] and held[i].num_rows < self._rows // 2:  # less would be merged a few rows at a time
                     block = next(run, None)
                     more[i] = block is not None
                     held[i] = held[i] if block is None else pa.concat_tables([held[i], block])

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -37,7 +37,7 @@ def open_file(path: str) -> pa.NativeFile:
 
 @contextmanager
 def create_file(path: str) -> Iterator[Any]:
-    """A new file to write; its directory is there."""
+    """A new file to write, under its name from the start; its directory must exist."""
     if is_local(path):
         with pa.OSFile(path, mode="wb") as sink:
             yield sink
@@ -46,6 +46,29 @@ def create_file(path: str) -> Iterator[Any]:
 
     with _beam().create(path, compression_type=CompressionTypes.UNCOMPRESSED) as sink:
         yield pa.PythonFile(sink, mode="w")
+
+
+@contextmanager
+def whole_file(path: str) -> Iterator[Any]:
+    """A new file to write. It appears under its name at the end of the block, and replaces one of that name.
+
+    If the block fails, nothing appears. A local file is written under a hidden name beside it, and renamed; an object of
+    an object store appears when it is closed. The directory must exist.
+    """
+    if not is_local(path):
+        with create_file(path) as sink:
+            yield sink
+        return
+    folder, name = os.path.split(path)
+    written = os.path.join(folder, f".{name}.{os.urandom(8).hex()}")
+    try:
+        with create_file(written) as sink:
+            yield sink
+        os.replace(written, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(written)
+        raise
 
 
 def make_directory(path: str) -> None:
@@ -91,8 +114,3 @@ def delete_tree(path: str) -> None:
 def rename_remote(old: Sequence[str], new: Sequence[str]) -> None:
     """Renames remote files."""
     _beam().rename(list(old), list(new))
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line: its type and what it says."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

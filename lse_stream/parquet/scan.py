@@ -15,9 +15,10 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import InputError, one_line
 from ..keys import check_key_type
-from ..values import is_widenable
-from .files import is_local, match, one_line, open_file
+from ..values import is_numeric_type
+from .files import is_local, match, open_file
 
 # Rows and (roughly) bytes of one table: keys, values and codes stay in the second-level cache, and the memory of a
 # worker is bounded whatever the size of a row group.
@@ -27,20 +28,11 @@ TABLE_BYTES = 1 << 28
 # Rows of one row group of output: fixed, as it shapes the bytes.
 OUTPUT_ROW_GROUP = 1 << 20
 
-# So many footers tell whether they are at hand: where each takes less than so many seconds.
-SAMPLE, AT_HAND = 16, 0.0005
+# So many footers show whether files are at hand: where each takes less than so many seconds, ten times what a local one
+# takes. Others are read by so many threads, which wait for the network at the same time.
+SAMPLE, AT_HAND, FOOTER_THREADS = 16, 0.0005, 16
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-
-
-class InputError(ValueError):
-    """The input cannot be used, found before any work. One line: file, column, expected, found."""
-
-
-class DataError(ValueError):
-    """Found in mid-run: damaged input, or a file that cannot be written. One line: file, row group, column, expected,
-    found.
-    """
 
 
 @dataclass(frozen=True)
@@ -112,22 +104,19 @@ class Dataset:
         return replace(self, reading=replace(self.reading, file_columns=kept, values=values, schema=schema))
 
 
-def find_files(patterns: Sequence[str], option: str = "input") -> list[str]:
+def find_files(patterns: Sequence[str]) -> list[str]:
     """The files that paths, directories (searched for ``*.parquet``) and globs name, each once, sorted.
 
-    Names that begin with "_" or "." are left out unless they are given in full, as Spark does. Errors tell the
-    ``option`` that gave the patterns.
+    Names that begin with "_" or "." are left out unless they are given in full, as Spark does.
 
     Raises:
       InputError: a pattern that names nothing.
     """
     found: set[str] = set()
     for pattern in patterns:
-        paths = _find_local(pattern) if is_local(pattern) else _find_remote(pattern, option)
+        paths = _find_local(pattern) if is_local(pattern) else _find_remote(pattern)
         if not paths:
-            raise InputError(
-                f"--{option} {pattern}: expected a file, a directory or a glob of Parquet files, found none"
-            )
+            raise InputError(f"{pattern}: expected a file, a directory or a glob of Parquet files, found none")
         found.update(paths)
     return sorted(found)
 
@@ -159,7 +148,7 @@ def _find_local(pattern: str) -> list[str]:
     return found
 
 
-def _find_remote(pattern: str, option: str) -> list[str]:
+def _find_remote(pattern: str) -> list[str]:
     try:
         directory = pattern.rstrip("/") + "/"
         found = [] if pattern == directory else match(pattern)
@@ -169,9 +158,7 @@ def _find_remote(pattern: str, option: str) -> list[str]:
             match(directory + "**.parquet"), _fixed_part(directory + "*")
         )
     except Exception as error:  # whatever the filesystem's client raises
-        raise InputError(
-            f"--{option} {pattern}: expected a path that can be listed, found {one_line(error)}"
-        ) from error
+        raise InputError(f"{pattern}: expected a path that can be listed, found {one_line(error)}") from error
 
 
 def _hive_partition(path: str) -> dict[str, str | None]:
@@ -186,7 +173,7 @@ def _read_footers(paths: Sequence[str]) -> list[tuple[pq.FileMetaData, pa.Schema
     # Of files at hand one takes some 0.04 ms, and threads that wait for each other's turn in Python four times that.
     if time.perf_counter() - start < AT_HAND * len(footers):
         return [*footers, *(_read_footer(path) for path in paths[SAMPLE:])]
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         return [*footers, *pool.map(_read_footer, paths[SAMPLE:])]
 
 
@@ -206,7 +193,6 @@ def scan(
     others: Mapping[str, Callable[[pa.DataType], str | None]] = MappingProxyType({}),
     *,
     all_columns: bool = False,
-    option: str = "input",
 ) -> Dataset:
     """Reads all footers and checks that every file can give the columns, of one type.
 
@@ -217,13 +203,12 @@ def scan(
       values: names of the columns of numbers.
       others: names of further columns, and for each what tells of a type that does not serve which one is expected.
       all_columns: read all columns, those of the directories as well, in the order of the files.
-      option: which one gave the patterns, for errors.
 
     Raises:
       InputError: a file that cannot be read, a column that is missing, of a type that does not serve, or of different
         types in two files.
     """
-    paths = find_files(patterns, option)
+    paths = find_files(patterns)
     footers = _read_footers(paths)
     hive = [_hive_partition(path) for path in paths]
     schemas = [schema for _, schema in footers]
@@ -254,7 +239,7 @@ def scan(
             except TypeError as error:
                 raise InputError(f"{paths[0]}: {error}") from None
     for name in values:
-        if not is_widenable(first.field(name).type):
+        if not is_numeric_type(first.field(name).type):
             raise InputError(
                 f"{paths[0]}: value column {name!r}: expected integers, float16, float32 or float64, "
                 f"found {first.field(name).type}"

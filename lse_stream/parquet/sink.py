@@ -1,6 +1,5 @@
 """Files of results, which appear whole or not at all."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from types import MappingProxyType
@@ -10,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..buffers import is_primitive
+from ..errors import DataError, one_line
 from ..keys import with_own_dictionaries
-from .files import create_file, is_local, join, one_line
-from .scan import OUTPUT_ROW_GROUP, DataError
+from .files import join, whole_file
+from .scan import OUTPUT_ROW_GROUP
 
 # Counts something in each table that is written.
 Counters = Mapping[str, Callable[[pa.Table], int]]
@@ -49,18 +49,15 @@ class ShardWriter:
         prefix: str = "",
         counters: Counters = MappingProxyType({}),
     ) -> None:
-        name = f"{prefix}part-{shard:05d}-of-{num_shards:05d}.parquet"
-        self.path = join(directory, name)
-        # An object appears whole when its writer is closed; a local file has to be renamed.
-        self._written = join(directory, f".{name}.{os.urandom(8).hex()}") if is_local(directory) else self.path
+        self.path = join(directory, f"{prefix}part-{shard:05d}-of-{num_shards:05d}.parquet")
         self._rows = row_group_rows or OUTPUT_ROW_GROUP
         self._keys = keys
         self._held: list[pa.Table] = []
         self._num_rows = 0
         self._counters, self._counts = counters, dict.fromkeys(counters, 0)
         self._stack = ExitStack()
-        with self._told():
-            sink = self._stack.enter_context(create_file(self._written))
+        with self._errors_as_data_error():
+            sink = self._stack.enter_context(whole_file(self.path))
             # Results are nearly all distinct, and so are keys that are numbers: a dictionary is of no use to them.
             distinct = [
                 f.name for f in schema if pa.types.is_floating(f.type) or (f.name in keys and is_primitive(f.type))
@@ -82,7 +79,7 @@ class ShardWriter:
             self._num_rows -= self._rows
 
     def _write(self, rows: pa.Table) -> None:
-        with self._told():
+        with self._errors_as_data_error():
             rows = with_own_dictionaries(rows, self._keys)
             try:
                 rows = rows.combine_chunks()
@@ -95,24 +92,20 @@ class ShardWriter:
         """Puts the file in place; gives its path."""
         if self._num_rows:
             self._write(pa.concat_tables(self._held))
-        with self._told():
+        with self._errors_as_data_error():
             if self._counts:
                 self._writer.add_key_value_metadata({_COUNT + name: str(n) for name, n in self._counts.items()})
             self._stack.close()
-            if self._written != self.path:
-                os.replace(self._written, self.path)
         return self.path
 
     def discard(self) -> None:
-        """Closes the file without putting it in place."""
+        """Closes the file, of which nothing appears."""
+        fault = RuntimeError("discarded")
         with suppress(Exception):  # another error is on its way already
-            self._stack.close()
-        if self._written != self.path:
-            with suppress(OSError):
-                os.remove(self._written)
+            self._stack.__exit__(type(fault), fault, None)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors_as_data_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..buffers import repeated
-from ..values import LARGEST_INTEGER, widen, widen_arrow
-from .files import one_line, open_file
-from .scan import DataError, Reading, RowGroup
+from ..errors import DataError, one_line
+from ..values import LARGEST_INTEGER, to_float64_exact, valid_numbers
+from .files import open_file
+from .scan import Reading, RowGroup
 
 # Bytes of a column that are read from a file at once.
 BUFFER_BYTES = 1 << 20
@@ -128,9 +129,9 @@ class RowGroupReader:
             column = table.column(name)
             held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
             if pa.types.is_integer(held) and held.bit_width == 64:
-                for array in widen_arrow(column):
+                for array in valid_numbers(column):
                     if array.size and max(-int(array.min()), int(array.max())) > LARGEST_INTEGER:
-                        widen(array, f"column {name!r}")  # raises
+                        to_float64_exact(array, f"column {name!r}")  # raises
 
 
 def _place(row_group: RowGroup) -> str:

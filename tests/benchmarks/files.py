@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from measure import Check, Measurement, Result, alone, processes_in_turn, ratio
 from work import SAFE_SQL, Settings, same, same_by_key
 
-from lse_stream.arrow import group_states
+from lse_stream.table_functions import group_states
 
 ROW_GROUP, FILE = 1_000_000, 5_000_000
 KEYS = 10_000

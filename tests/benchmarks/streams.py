@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,22 +32,24 @@ from engines.kafka_on_flink import KafkaOnFlink, kafka_on_flink
 from engines.processes import wait_for
 from measure import Measurement, Result, details, machine, ratio
 
-from lse_stream import LogSumExp
-from lse_stream.accumulator import LogSumExpAccumulator
-from lse_stream.arrow import group_states
+from lse_stream.accumulators import LogSumExpAccumulator
+from lse_stream.beam import LogSumExp
+from lse_stream.beam.kafka import Cluster as KafkaCluster
+from lse_stream.beam.kafka import ReadTopic, WriteTopic
 from lse_stream.state_table import to_ipc
+from lse_stream.table_functions import group_states
 from pipelines import stream
-from pipelines.kafka import ReadTopic, WriteTopic
 from pipelines.on_beam import execute
+from pipelines.options import Options
 
 HOUR_MILLIS = 3_600_000
 HOSTS, HOURS = 20, 8
 # Seconds between the states of a key in one window; those of the checkpoints are counted.
-PARTIAL_PANES = 5
+PRE_AGGREGATE = 5
 
 MEAN = "Beam's Mean.PerKey"
 
-Build = Callable[[Namespace, beam.Pipeline], None]
+Build = Callable[[Options, beam.Pipeline], None]
 
 
 def arguments_for(place: KafkaOnFlink, topic: str, output: str, *more: str) -> list[str]:
@@ -83,8 +84,8 @@ def job(place: KafkaOnFlink, build: Build, arguments: list[str]) -> Iterator[str
 # --- the ways to total a topic of rows --------------------------------------------------------------------------------
 
 
-def of_tables(options: Namespace, pipeline: beam.Pipeline) -> None:
-    stream.build(pipeline, options, None, None)
+def of_tables(options: Options, pipeline: beam.Pipeline) -> None:
+    stream.build(pipeline, None, None, **stream.keywords_of(options))
 
 
 def by_element(combine: beam.PTransform[Any, Any]) -> Build:
@@ -98,13 +99,9 @@ def by_element(combine: beam.PTransform[Any, Any]) -> Build:
         key, result = element
         return key.encode(), json.dumps({"window_start": window.start.to_rfc3339(), "result": repr(result)}).encode()
 
-    def build(options: Namespace, pipeline: beam.Pipeline) -> None:
-        read = ReadTopic(
-            options.config,
-            options.topic,
-            max_records=options.max_records,
-            expansion_service=options.expansion_service,
-        )
+    def build(options: Options, pipeline: beam.Pipeline) -> None:
+        cluster = KafkaCluster(options.config, options.expansion_service)
+        read = ReadTopic(cluster, options.topic, max_records=options.max_records)
         (
             pipeline
             | read
@@ -112,7 +109,7 @@ def by_element(combine: beam.PTransform[Any, Any]) -> Build:
             | beam.WindowInto(options.windowfn)
             | combine
             | beam.Map(write).with_output_types(tuple[bytes, bytes])
-            | WriteTopic(options.config, options.output_topic, expansion_service=options.expansion_service)
+            | WriteTopic(cluster, options.output_topic)
         )
 
     return build
@@ -219,18 +216,18 @@ def checkpoints(place: KafkaOnFlink) -> None:
     print("| way | rows per key | bytes | bytes per key | partial panes | bytes per key and pane |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, build, form, per_keys in (
-        (f"pipelines.stream, --partial_panes {PARTIAL_PANES}s", of_tables, "arrow", (100, 100_000)),
+        (f"pipelines.stream, --pre_aggregate {PRE_AGGREGATE}s", of_tables, "arrow", (100, 100_000)),
         ("(max, sum) by CombinePerKey", by_element(beam.CombinePerKey(MaxSum())), "json", (100, 1000)),
     ):
         for rows in per_keys:
             topic = f"checkpoints-{form}-{rows}"
-            settings = [f"--partial_panes={PARTIAL_PANES}s", "--window=fixed:1d", f"--format={form}"]
+            settings = [f"--pre_aggregate={PRE_AGGREGATE}s", "--window=fixed:1d", f"--format={form}"]
             arguments = arguments_for(place, topic, f"{topic}-out", *settings)
             place.kafka.create(topic)
             with job(place, build, arguments) as running:
                 empty = _settled(place.cluster, running, 0)
                 _fill(place.kafka, topic, keys, rows, ENCODERS[form])
-                full = _settled(place.cluster, running, 3 * PARTIAL_PANES)
+                full = _settled(place.cluster, running, 3 * PRE_AGGREGATE)
                 panes = _partial_panes(place.cluster, running)
             per_key = (full - empty) / keys
             each = f"{panes} | {per_key / panes:,.0f}" if panes else " | "
@@ -280,7 +277,7 @@ def _partial_panes(cluster: Cluster, job: str) -> int:
 
     def written() -> int:
         vertices = cluster.get(f"jobs/{job}")["vertices"]
-        return sum(vertex["metrics"]["write-records"] for vertex in vertices if "PartialPanes/Group" in vertex["name"])
+        return sum(vertex["metrics"]["write-records"] for vertex in vertices if "PreAggregate/Group" in vertex["name"])
 
     written()
     time.sleep(11)  # Flink fetches its metrics when asked, at most every 10 s
@@ -290,7 +287,7 @@ def _partial_panes(cluster: Cluster, job: str) -> int:
 def latency(place: KafkaOnFlink, seconds: int) -> None:
     """From a window's end to its pane in the output topic, of a stream in real time."""
     place.kafka.create("latency")
-    arguments = arguments_for(place, "latency", "latency-out", "--window=fixed:2s", f"--partial_panes={PARTIAL_PANES}s")
+    arguments = arguments_for(place, "latency", "latency-out", "--window=fixed:2s", f"--pre_aggregate={PRE_AGGREGATE}s")
     with job(place, of_tables, arguments):
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -22,10 +22,11 @@ from apache_beam.transforms.combiners import Mean
 from cores import AVAILABLE, cores
 from measure import Measurement, Result, in_turn, ratio
 
-from lse_stream import LogSumExp, _kernel, logsumexp, softmax
+from lse_stream import _kernel, logsumexp, softmax
 from lse_stream._kernel import numpy_kernel
 from lse_stream._kernel.exact_sum import UNIT, decode_sum
-from lse_stream.arrow import finalise, group_states
+from lse_stream.beam import LogSumExp
+from lse_stream.table_functions import finalize, group_states
 
 Floats = npt.NDArray[np.float64]
 
@@ -188,7 +189,7 @@ group by k
 
 
 def our_formula(table: pa.Table) -> pa.Table:
-    return finalise(group_states(table, ["k"], "x"))
+    return finalize(group_states(table, ["k"], "x"))
 
 
 def duckdb_formula(connection: Any) -> pa.Table:
@@ -340,14 +341,14 @@ def elements(settings: Settings) -> Iterator[Result]:
         yield Result(f"CombinePerKey, {n:,} elements, {keys:,} keys", figures, [ratio(figures, 1.1)])
 
 
-class Finalised(beam.PTransform[Any, Any]):
-    """Tables to results: CombinePerKey's come out finalised too."""
+class Finalized(beam.PTransform[Any, Any]):
+    """Tables to results: CombinePerKey's come out finalized too."""
 
     def expand(self, tables: Any) -> Any:
         return (
             tables
-            | LogSumExp.PerKeyOfTables(["k"], "x", num_shards=8)
-            | "Finalise" >> beam.MapTuple(lambda _, table: finalise(table))
+            | LogSumExp.PerKeyFromTables(["k"], "x", num_shards=8)
+            | "Finalize" >> beam.MapTuple(lambda _, table: finalize(table))
         )
 
 
@@ -355,17 +356,19 @@ def shuffle(settings: Settings) -> Iterator[Result]:
     """many distinct keys through Beam's shuffle, as tables of states and one by one"""
     n = settings.size(1e7)
     few = n // 10
-    measurements = [Measurement(name, "us per key") for name in ("PerKeyOfTables", "CombinePerKey")]
+    measurements = [Measurement(name, "us per key") for name in ("PerKeyFromTables", "CombinePerKey")]
     ours, theirs = measurements
 
     def tables(n: int) -> pa.Table:
-        return pa.concat_tables(pipeline(MakeTables(n // SHARES, None), Finalised()))
+        return pa.concat_tables(pipeline(MakeTables(n // SHARES, None), Finalized()))
 
     def one_by_one(n: int) -> list[tuple[int, float]]:
         return pipeline(MakePairs(n // SHARES, None), LogSumExp.PerKey())
 
     with cores(len(AVAILABLE)):
-        same({"PerKeyOfTables": by_key(tables(few // 10)), "CombinePerKey": np.array(sorted(one_by_one(few // 10))).T})
+        same(
+            {"PerKeyFromTables": by_key(tables(few // 10)), "CombinePerKey": np.array(sorted(one_by_one(few // 10))).T}
+        )
         for _ in range(min(settings.rounds, 3)):
             ours.take(partial(tables, n), n * 1e-6)
             theirs.take(partial(one_by_one, few), few * 1e-6)

@@ -1,0 +1,504 @@
+"""Accumulators: one state each, to which numbers are added. Add, update, merge, value, bytes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _kernel
+from ._kernel import RECORD, StateError
+from .scales import NATURAL, Scale
+from .states.aggregations import (
+    CROSS_ENTROPY,
+    EFFECTIVE_SAMPLE_SIZE,
+    LOG_LIKELIHOOD,
+    LOGSUMEXP,
+    WEIGHTED_LOGSUMEXP,
+    Aggregation,
+)
+from .states.arrays import StateArray, check_same
+from .states.codec import decode_states, encode_states
+from .states.results import result_of, variances
+from .values import columns_to_float64_exact, is_arrow, to_float64_exact, to_float_exact, valid_numbers
+
+# Values converted at a time: bounds the memory that takes.
+BLOCK = 1 << 16
+
+Values = npt.NDArray[np.float64] | npt.NDArray[np.float32]
+
+
+def _blocks(array: npt.NDArray[Any]) -> Iterator[Values]:
+    if array.ndim != 1:
+        raise ValueError(f"expected an array of 1 dimension, found {array.ndim} dimensions of shape {array.shape}")
+    if array.dtype in (np.float64, np.float32) and array.dtype.isnative and array.flags.c_contiguous:
+        yield array
+        return
+    for i in range(0, max(array.size, 1), BLOCK):
+        yield to_float64_exact(array[i : i + BLOCK])
+
+
+def _arrays(values: object) -> Iterator[Values]:
+    """The values as contiguous arrays of float64 or float32, nulls and masked ones left out."""
+    if isinstance(values, np.ma.MaskedArray):
+        yield from _blocks(values.compressed())
+    elif isinstance(values, np.ndarray):
+        yield from _blocks(values)
+    elif is_arrow(values):
+        for array in valid_numbers(values):
+            yield from _blocks(array)
+    elif hasattr(values, "__array__") or isinstance(values, memoryview):
+        yield from _blocks(np.asarray(values))
+    elif isinstance(values, Sequence) and not isinstance(values, str | bytes):
+        for i in range(0, len(values), BLOCK):
+            yield np.array([x if type(x) is float else to_float_exact(x) for x in values[i : i + BLOCK]], np.float64)
+    else:
+        raise TypeError(f"expected an array or a sequence of real numbers, found {type(values).__name__}")
+
+
+class LogSumExpAccumulator(_kernel.State):
+    """Log-sum-exp of the values added so far, ``ln sum(exp(x))``, kept so that partial results combine exactly.
+
+    The sum is held in integers, so that the state, its bytes and its value depend on the multiset of values alone: not
+    on their order, how they were split, the tree of merges, the machine or the kernel. A state takes 80 bytes however
+    many values it holds (88 where the scale has a number).
+
+    Values: nothing gives -inf; NaN gives NaN for good; +inf gives +inf; -inf adds a term of 0; -0.0 counts as 0.0.
+    On the natural scale the value's error is at most 0.51 ULP where its magnitude is 1 or more, else 2^-59 plus its
+    rounding. On others it is at most 1 ULP of the larger of its magnitude and one unit of the scale, for abs(x) up to
+    1e6. Where a magnitude reaches 2^60 (in units of the natural scale), only ties with the maximum count.
+
+    Not for simultaneous use from several threads, except that ``update`` releases the GIL while it sums.
+
+    Args:
+      values: as for ``update``.
+      scale: a ``Scale`` or its name.
+
+    >>> LogSumExpAccumulator([1, 2, 3, 4, 5]).value()
+    5.451914395937593
+    >>> round(LogSumExpAccumulator([60, 60], scale="decibel").value(), 4)
+    63.0103
+    """
+
+    __slots__ = ("_scale",)
+
+    AGGREGATION: ClassVar[Aggregation] = LOGSUMEXP
+
+    def __init__(self, values: object = (), *, scale: Scale | str = NATURAL) -> None:
+        super().__init__()
+        self._take_scale(Scale(scale))
+        self.update(values)
+
+    def _take_scale(self, scale: Scale) -> None:
+        self._scale = scale
+        if scale is not NATURAL:
+            self._use_scale(*scale.factor.tolist(), scale.descends)
+
+    def _empty(self) -> Self:
+        empty = type(self).__new__(type(self))
+        empty._take_scale(self._scale)
+        return empty
+
+    def _to_float_exact(self, x: object) -> float:
+        # Called by ``add`` for what is not a float.
+        return to_float_exact(x)
+
+    @property
+    def scale(self) -> Scale:
+        """The scale of the values."""
+        return self._scale
+
+    def update(self, values: object) -> None:
+        """Adds every value of a 1-D array or sequence.
+
+        Args:
+          values: a NumPy array of 1 dimension (any stride and byte order; float16, float32, float64 or an integer
+            dtype; masked values are left out), a sequence of numbers, or an object with the Arrow C data interface,
+            such as a pyarrow, Polars or pandas column (nulls are left out).
+
+        Raises:
+          TypeError: a dtype that float64 does not hold exactly, named.
+          ValueError: an integer beyond +-2^53, named, or more than one dimension. The state is as before then.
+        """
+        part = self._empty()
+        for array in _arrays(values):
+            part._update(array)
+        super().merge(part)
+
+    def merge(self, other: _kernel.State) -> None:
+        """Adds all that another state holds; the other is left as it is.
+
+        Raises:
+          TypeError: no such state.
+          StateError: one of another scale; both named.
+        """
+        if isinstance(other, LogSumExpAccumulator) and other._scale is not self._scale:
+            check_same(self.states(), other.states())
+        super().merge(other)
+
+    def copy(self) -> Self:
+        """An independent state of the same value."""
+        duplicate = self._empty()
+        duplicate.merge(self)
+        return duplicate
+
+    def to_bytes(self) -> bytes:
+        """The canonical record, which ``lse_stream.states.codec`` describes: equal states have equal bytes."""
+        if self._scale is NATURAL:
+            return super().to_bytes()
+        return encode_states(self.states())[0].tobytes()
+
+    @classmethod
+    def from_bytes(cls, record: bytes) -> Self:
+        """The state of a record that ``to_bytes`` gave.
+
+        Raises:
+          StateError: not such a record: truncated, of another version or aggregation, or not canonical; with expected
+            and found.
+        """
+        state = cls.__new__(cls)
+        if record[1:4] != bytes(3):  # the kind and the scale of another accumulator, or of another scale
+            states = _decode(record, LOGSUMEXP)
+            state._take_scale(states.scale)
+            state._load(states.sums[0].tobytes())
+            return state
+        if len(record) != RECORD.itemsize:
+            raise StateError(0, f"state: expected {RECORD.itemsize} bytes, found {len(record)}")
+        state._take_scale(NATURAL)
+        fault = state._load(bytes(record))
+        if fault is not None:
+            raise _kernel.fault_error(np.frombuffer(record, RECORD), 0, fault)
+        return state
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LogSumExpAccumulator):
+            return NotImplemented
+        return self.to_bytes() == other.to_bytes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_bytes, (self.to_bytes(),)
+
+    def __repr__(self) -> str:
+        of_scale = "" if self._scale is NATURAL else f", scale={self._scale.name!r}"
+        return f"{type(self).__name__}(value={self.value()!r}, count={self.count}, max={self.max!r}{of_scale})"
+
+    def states(self) -> StateArray:
+        """The state as an array of one."""
+        return StateArray(LOGSUMEXP, self._scale, (np.frombuffer(super().to_bytes(), RECORD),), ())
+
+    def value(self) -> float:
+        """The log-sum-exp, in units of the scale."""
+        return super().value() if self._scale is NATURAL else self.result("logsumexp")
+
+    def result(self, name: str) -> float:
+        """One of the results of ``lse_stream.states.aggregations.LOGSUMEXP``.
+
+        Raises:
+          KeyError: another name.
+        """
+        value: float = result_of(self.states(), name)[0].item()
+        return value
+
+    def logmeanexp(self) -> float:
+        """``ln(sum(exp(x)) / count)``, rounded once: exactly x for equal values x. -inf for none."""
+        return self.result("logmeanexp")
+
+    def bonus(self) -> float:
+        """What the others add to the largest, ``LSE - max``, even if tiny: to 2^-99. NaN without a finite max."""
+        return self.result("bonus")
+
+    def exp_bonus(self) -> float:
+        """``exp(LSE - max)``: how many values tied with the largest would give the sum. NaN without a finite max."""
+        return self.result("exp_bonus")
+
+
+# Rows that wait to be summed together: when that happens cannot be seen in an exact sum.
+_PENDING = 1024
+
+
+def _decode(record: bytes, expected: Aggregation) -> StateArray:
+    """The state of a record, as an array of one; raises StateError as ``from_bytes``."""
+    if len(record) % 8:
+        raise StateError(0, f"state: expected a multiple of 8 bytes, found {len(record)}")
+    words = np.frombuffer(record, np.uint64)
+    states = decode_states(words, np.array([0, words.size]))
+    if states.aggregation is not expected:
+        raise StateError(0, f"state: expected aggregation {expected.name}, found {states.aggregation.name}")
+    return states
+
+
+class _PartsAccumulator:
+    """The accumulators of the other aggregations, with the laws of ``LogSumExpAccumulator``: see the subclasses.
+
+    Attributes:
+      AGGREGATION: of the class.
+    """
+
+    __slots__ = ("_pending", "_states")
+
+    AGGREGATION: ClassVar[Aggregation]
+
+    def __init__(self, *columns: object, scale: Scale | str = NATURAL) -> None:
+        found = Scale(scale)
+        self.AGGREGATION.check_scale(found)
+        self._states = StateArray.empty(self.AGGREGATION, found, 1)
+        self._pending: list[tuple[float, ...]] = []
+        if columns:
+            self.update(*columns)
+
+    @property
+    def scale(self) -> Scale:
+        """The scale of the values."""
+        return self._states.scale
+
+    def _add(self, *row: object) -> None:
+        values = tuple([x if type(x) is float else to_float_exact(x) for x in row])
+        if len(values) > 1 and not 0.0 <= values[1] < np.inf:  # most weights need no closer look
+            self.AGGREGATION.check_inputs([np.array([x]) for x in values], self.AGGREGATION.inputs)
+        self._pending.append(values)
+        if len(self._pending) == _PENDING:
+            self.states()
+
+    def states(self) -> StateArray:
+        """The state as an array of one."""
+        if self._pending:
+            columns = np.array(self._pending).T
+            self._pending = []
+            self._add_columns(list(columns))
+        return self._states
+
+    def _add_columns(self, columns: Sequence[npt.NDArray[np.float64]]) -> None:
+        for i in range(0, columns[0].size, BLOCK):
+            part = [column[i : i + BLOCK] for column in columns]
+            codes = np.zeros(part[0].size, np.int32)
+            self._merge_states(StateArray.group(self.AGGREGATION, self.scale, codes, part, 1))
+
+    def _merge_states(self, states: StateArray) -> None:
+        if self._states is StateArray.empty(self.AGGREGATION, self.scale, 1):
+            self._states = states
+            return
+        self._states = StateArray.concat([self._states, states]).merge(np.zeros(2, np.int32), 1)
+
+    def update(self, *columns: object) -> None:
+        """Adds rows, but for those with a null or masked value.
+
+        Args:
+          columns: (n,) each, in the order of the arguments of ``add``; of the types that
+            ``LogSumExpAccumulator.update`` takes.
+
+        Raises:
+          TypeError: a dtype that float64 does not hold exactly, named, or another number of columns.
+          ValueError: an integer beyond +-2^53; more than one dimension; columns of different lengths; a weight that is
+            not finite, or a negative target. The state is as before then.
+        """
+        inputs = self.AGGREGATION.inputs
+        if len(columns) != len(inputs):
+            raise TypeError(f"expected {' and '.join(inputs)}, found {len(columns)} columns")
+        arrays = columns_to_float64_exact(columns, inputs)
+        self.AGGREGATION.check_inputs(arrays, inputs)
+        self.states()
+        self._add_columns(arrays)
+
+    def merge(self, other: "_PartsAccumulator") -> None:
+        """Adds all that another state holds; the other is left as it is.
+
+        Raises:
+          TypeError: no such state.
+          StateError: one of another aggregation or scale; both named.
+        """
+        if not isinstance(other, _PartsAccumulator):
+            raise TypeError(f"expected a state to merge, found {type(other).__name__}")
+        check_same(self._states, other._states)
+        added = other.states()
+        self.states()
+        self._merge_states(added)
+
+    def value(self) -> Any:
+        """The aggregation's own result: the first of its results."""
+        return self.result(self.AGGREGATION.results[0])
+
+    def result(self, name: str) -> float:
+        """One of the results of the aggregation: ``lse_stream.states.aggregations`` lists them.
+
+        Raises:
+          KeyError: another name.
+        """
+        value: float = result_of(self.states(), name)[0].item()
+        return value
+
+    @property
+    def count(self) -> int:
+        """How many terms were added."""
+        return int(self.result("count"))
+
+    @property
+    def max(self) -> float:
+        """The value of the largest term; -inf where there is none."""
+        return self.result("max")
+
+    def to_bytes(self) -> bytes:
+        """The canonical record, which ``lse_stream.states.codec`` describes: equal states have equal bytes."""
+        return encode_states(self.states())[0].tobytes()
+
+    @classmethod
+    def from_bytes(cls, record: bytes) -> Self:
+        """The state of a record that ``to_bytes`` gave.
+
+        Raises:
+          StateError: not such a record: truncated, of another version or aggregation, or not canonical.
+        """
+        accumulator = cls.__new__(cls)
+        accumulator._states, accumulator._pending = _decode(record, cls.AGGREGATION), []
+        return accumulator
+
+    def copy(self) -> Self:
+        """An independent state of the same value."""
+        return self.from_bytes(self.to_bytes())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _PartsAccumulator):
+            return NotImplemented
+        return self.to_bytes() == other.to_bytes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_bytes, (self.to_bytes(),)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(value={self.value()!r}, count={self.count}, scale={self.scale.name!r})"
+
+
+class WeightedLogSumExpAccumulator(_PartsAccumulator):
+    """``ln(sum(w exp(x)))`` for finite weights of either sign: NaN where the sum is negative, -inf where it is 0.
+
+    A weight of 0 adds nothing whatever x is, NaN included, but counts as a term. +inf with weights of both signs gives
+    NaN. Terms that cancel in pairs (w, x), (-w, x) give -inf and sign 0. Where abs(x) reaches 2^60, the largest x alone
+    decides. With positive weights the error is that of ``LogSumExpAccumulator``. Under cancellation the error of the
+    sum is at most 2^-59 + n 2^-99 of the sum of magnitudes.
+
+    Args:
+      values, weights: as for ``update``.
+      scale: a ``Scale`` or its name.
+
+    >>> state = WeightedLogSumExpAccumulator([0.0, 0.0], [1.0, -3.0])
+    >>> state.value(), state.sign(), round(state.log_abs_sum(), 6)
+    (nan, -1.0, 0.693147)
+    """
+
+    __slots__ = ()
+    AGGREGATION = WEIGHTED_LOGSUMEXP
+
+    def add(self, x: float, weight: float = 1.0) -> None:
+        """Adds one number with its weight."""
+        self._add(x, weight)
+
+    def log_abs_sum(self) -> float:
+        """``ln abs(sum(w exp(x)))``, whatever the sign of the sum."""
+        return self.result("log_abs_sum")
+
+    def sign(self) -> float:
+        """The sign of the sum: 1.0, -1.0 or 0.0; NaN where ``log_abs_sum`` is."""
+        return self.result("sign")
+
+    def weight(self) -> float:
+        """The sum of the weights, rounded once."""
+        return self.result("weight")
+
+    def logmeanexp(self) -> float:
+        """``ln(sum(w exp(x)) / sum(w))``; NaN where that mean is negative or the weights sum to 0."""
+        return self.result("logmeanexp")
+
+
+@dataclass(frozen=True)
+class LogLikelihoodSummary:
+    """Totals of log-likelihoods; every one depends on the multiset of values alone, and the sums are rounded once.
+
+    Attributes:
+      count: how many values.
+      log_likelihood: their sum; 0 for none.
+      logsumexp, max: of the values; -inf for none.
+      mean: NaN for none.
+      variance: of the sample (ddof 1); NaN for fewer than two.
+    """
+
+    count: int
+    log_likelihood: float
+    logsumexp: float
+    max: float
+    mean: float
+    variance: float
+
+
+class LogLikelihoodAccumulator(_PartsAccumulator):
+    """Exact totals of log-likelihoods: count, sum, sum of squares, max and log-sum-exp.
+
+    Args:
+      values: as for ``update``.
+
+    >>> LogLikelihoodAccumulator([-1.5, -0.25, 1e16, -1e16]).value().log_likelihood
+    -1.75
+    """
+
+    __slots__ = ()
+    AGGREGATION = LOG_LIKELIHOOD
+
+    def add(self, x: float) -> None:
+        """Adds one number."""
+        self._add(x)
+
+    def value(self) -> LogLikelihoodSummary:
+        """The totals."""
+        names = ("log_likelihood", "logsumexp", "max", "mean", "variance")
+        return LogLikelihoodSummary(self.count, *(self.result(name) for name in names))
+
+    def variance(self, ddof: int = 1) -> float:
+        """The variance, rounded once; NaN for ``ddof`` values or fewer, and where a value is not finite."""
+        return float(variances(self.states(), ddof)[0])
+
+
+class EffectiveSampleSizeAccumulator(_PartsAccumulator):
+    """Kish's effective sample size of importance weights given by their logarithms: ``(sum w)^2 / sum w^2``.
+
+    That is ``exp(2 LSE(x) - LSE(2 x))``. 0 for no weight at all, NaN where a logarithm is NaN or +inf.
+    Source: L. Kish, Survey Sampling (1965); A. Kong, "A note on importance sampling using standardized weights" (1992).
+
+    Args:
+      log_weights: as for ``update``.
+
+    >>> EffectiveSampleSizeAccumulator([-1000.0, -1000.0, -1000.0]).value()
+    3.0
+    """
+
+    __slots__ = ()
+    AGGREGATION = EFFECTIVE_SAMPLE_SIZE
+
+    def add(self, x: float) -> None:
+        """Adds one log-weight."""
+        self._add(x)
+
+    def largest_weight(self) -> float:
+        """The largest weight over the sum of all, ``exp(max - LSE)``."""
+        return self.result("largest_weight")
+
+
+class CrossEntropyAccumulator(_PartsAccumulator):
+    """Cross-entropy of one example, in nats, whose classes may lie in shards: ``LSE(logits) - sum(target * logit)``.
+
+    Args:
+      logits, targets: as for ``update``; the target is the probability of the class, 1 (or True) for the label, 0 for
+        the others.
+
+    >>> CrossEntropyAccumulator([2.0, 0.0, 0.0], [1, 0, 0]).value()
+    0.2395447662218845
+    """
+
+    __slots__ = ()
+    AGGREGATION = CROSS_ENTROPY
+
+    def add(self, logit: float, target: float = 0.0) -> None:
+        """Adds one class."""
+        self._add(logit, float(target) if isinstance(target, bool | np.bool_) else target)
+
+
+# Any of them: what functions, CombineFns and coders take.
+Accumulator = LogSumExpAccumulator | _PartsAccumulator

@@ -1,0 +1,226 @@
+"""Parquet in and out of Beam: row groups read as tables, shards and windows written as files."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics.metric import Metrics
+from apache_beam.pvalue import PBegin, PCollection
+from apache_beam.utils.timestamp import Timestamp
+
+from ..parquet.scan import Dataset, Reading, RowGroup
+from ..parquet.sink import Counters, write_shard
+from ..parquet.source import Prepare, RowGroupReader
+
+
+class RowCounter:
+    """Counts rows over the threads of this process, for whoever shows progress."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows = 0
+
+    def add(self, rows: int) -> None:
+        with self._lock:
+            self._rows += rows
+
+    def read(self) -> int:
+        return self._rows
+
+
+rows_read = RowCounter()
+# The same as a metric, for runners whose workers are elsewhere.
+ROWS_READ = "rows_read"
+
+
+def count_rows(rows: int) -> None:
+    """Counts rows that were read."""
+    rows_read.add(rows)
+    Metrics.counter("lse_stream", ROWS_READ).inc(rows)
+
+
+class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
+    """The needed columns of all rows of a ``Dataset``, as tables of at most ``dataset.reading.table_rows`` rows.
+
+    Work is spread by row groups. A damaged page raises ``DataError`` with file, row group and column, and so does a
+    table in which ``prepare`` finds a fault.
+
+    Args:
+      prepare: makes of each table what comes out; raises ValueError for one with a fault, and names the column.
+
+    >>> from lse_stream.parquet.scan import scan
+    >>> dataset = scan(["pipelines/samples/storms.parquet"], ["season"], ["category"])
+    >>> with beam.Pipeline("FnApiRunner") as pipeline:
+    ...     _ = pipeline | ReadTables(dataset) | beam.Map(lambda table: print(table.num_rows))
+    511
+    """
+
+    def __init__(self, dataset: Dataset, prepare: Prepare | None = None) -> None:
+        super().__init__()
+        self._dataset = dataset
+        self._prepare = prepare
+
+    def expand(self, pbegin: PBegin) -> PCollection[pa.Table]:
+        by_path = groupby(self._dataset.row_groups, lambda row_group: row_group.path)
+        tables: PCollection[pa.Table] = (
+            pbegin
+            | "Files" >> beam.Create([file_of(list(group)) for _, group in by_path])
+            | "RowGroups" >> beam.FlatMap(row_groups_of)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.ParDo(_ReadRowGroup(self._dataset.reading, self._prepare)).with_output_types(pa.Table)
+        )
+        return tables
+
+
+# Row groups of a file in short, as the graph has them, which is to stay small: path, what the directories give, number
+# of the first row group (-1 for a file without rows), and as int32 how many rows each has from there on.
+_File = tuple[str, tuple[Any, ...], int, bytes]
+
+
+def file_of(row_groups: Sequence[RowGroup]) -> _File:
+    """Row groups of one file, in short."""
+    path, partition, first = row_groups[0].path, row_groups[0].partition, row_groups[0].index
+    if first is None:
+        return path, partition, -1, b""
+    numbers = [row_group.index for row_group in row_groups if row_group.index is not None]
+    rows = np.zeros(numbers[-1] - first + 1, np.int32)
+    rows[np.array(numbers) - first] = [row_group.num_rows for row_group in row_groups]
+    return path, partition, first, rows.tobytes()
+
+
+def row_groups_of(file: _File) -> Iterator[RowGroup]:
+    """And at length."""
+    path, partition, first, rows = file
+    if first < 0:
+        yield RowGroup(path, None, partition, 0)
+    for index, num_rows in enumerate(np.frombuffer(rows, np.int32).tolist(), first):
+        if num_rows:
+            yield RowGroup(path, index, partition, num_rows)
+
+
+class _ReadRowGroup(beam.DoFn):
+    """A RowGroup to tables."""
+
+    def __init__(self, reading: Reading, prepare: Prepare | None) -> None:
+        self._reading = reading
+        self._prepare = prepare
+
+    def setup(self) -> None:
+        self._reader = RowGroupReader(self._reading, self._prepare)
+
+    def process(self, row_group: RowGroup) -> Iterator[pa.Table]:
+        for table in self._reader.tables([row_group]):
+            count_rows(table.num_rows)
+            yield table
+
+    def teardown(self) -> None:
+        self._reader.close()
+
+
+class WriteShards(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[str]]):
+    """(shard, table) to one Parquet file each; gives the paths.
+
+    Files are named ``part-00000-of-0000N.parquet``. Equal tables give equal bytes with one version of pyarrow. A bundle
+    that is tried again writes the same file again, and a file has its name only when it is whole.
+
+    Args:
+      directory: where to, on any Beam filesystem; it must exist.
+      num_shards: N.
+      keys, counters: as of ``lse_stream.parquet.sink.ShardWriter``.
+
+    Raises:
+      DataError: when the pipeline runs: a file cannot be written.
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as directory, beam.Pipeline("FnApiRunner") as pipeline:
+    ...     shards = pipeline | beam.Create([(0, pa.table({"x": [1.0]}))])
+    ...     _ = shards | WriteShards(directory, 1) | beam.Map(os.path.basename) | beam.Map(print)
+    part-00000-of-00001.parquet
+    """
+
+    def __init__(
+        self, directory: str, num_shards: int, keys: Sequence[str] = (), counters: Counters = MappingProxyType({})
+    ) -> None:
+        super().__init__()
+        self._write = _WriteShard(directory, num_shards, list(keys), dict(counters))
+
+    def expand(self, shards: PCollection[tuple[int, pa.Table]]) -> PCollection[str]:
+        paths: PCollection[str] = shards | "Write" >> beam.ParDo(self._write)
+        return paths
+
+
+class _WriteShard(beam.DoFn):
+    def __init__(self, directory: str, num_shards: int, keys: list[str], counters: Counters) -> None:
+        self._directory, self._num_shards, self._keys, self._counters = directory, num_shards, keys, counters
+
+    def process(self, element: tuple[int, pa.Table]) -> Iterator[str]:
+        shard, table = element
+        options = {"keys": self._keys, "counters": self._counters}
+        yield write_shard(self._directory, self._num_shards, shard, [table], table.schema, **options)
+
+
+class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[str]]):
+    """(shard, table) in windows to one Parquet file per window and shard; gives the paths.
+
+    Files are named ``START-END-part-00000-of-0000N.parquet``, with the window's times in UTC as in 20170905T120000, so
+    that names sort by window (of the years 0 to 9999). A file appears whole; a further pane of the window replaces it,
+    and so does a bundle that is tried again. Each table is one file, however many windows a bundle closes.
+
+    Args:
+      directory: where to, on any Beam filesystem; it must exist.
+      num_shards: N.
+      each_pane: keep every pane, in a file of its own with the pane's index ahead of the part: those of discarding
+        panes, which only together are the whole.
+
+    Raises:
+      DataError: when the pipeline runs: a file cannot be written.
+
+    >>> import os, tempfile
+    >>> from apache_beam.transforms.window import FixedWindows
+    >>> from lse_stream.beam import WindowTables
+    >>> rows = pa.table({"time": pa.array([86_400], pa.timestamp("s")), "x": [1.0]})
+    >>> with tempfile.TemporaryDirectory() as directory, beam.Pipeline("FnApiRunner") as pipeline:
+    ...     tables = pipeline | beam.Create([rows]) | WindowTables(FixedWindows(3600), "time")
+    ...     shards = tables | beam.Map(lambda table: (0, table))
+    ...     _ = shards | WriteWindows(directory, 1) | beam.Map(os.path.basename) | beam.Map(print)
+    19700102T000000-19700102T010000-part-00000-of-00001.parquet
+    """
+
+    def __init__(self, directory: str, num_shards: int, *, each_pane: bool = False) -> None:
+        super().__init__()
+        self._write = _WriteWindow(directory, num_shards, each_pane=each_pane)
+
+    def expand(self, shards: PCollection[tuple[int, pa.Table]]) -> PCollection[str]:
+        paths: PCollection[str] = shards | "Write" >> beam.ParDo(self._write)
+        return paths
+
+
+class _WriteWindow(beam.DoFn):
+    def __init__(self, directory: str, num_shards: int, *, each_pane: bool) -> None:
+        self._directory = directory
+        self._num_shards = num_shards
+        self._each_pane = each_pane
+
+    def process(
+        self,
+        element: tuple[int, pa.Table],
+        window: Any = beam.DoFn.WindowParam,
+        pane: Any = beam.DoFn.PaneInfoParam,
+    ) -> Iterator[str]:
+        shard, table = element
+        pane_name = f"pane-{pane.index:05d}-" if self._each_pane else ""
+        prefix = f"{_compact(window.start)}-{_compact(window.end)}-{pane_name}"
+        yield write_shard(self._directory, self._num_shards, shard, [table], table.schema, prefix=prefix)
+
+
+def _compact(time: Timestamp) -> str:
+    micros = np.datetime64(time.micros, "us")
+    seconds = micros.astype("datetime64[s]")
+    # Without a zone's letter: what follows a whole second, "-", sorts before the point of a fraction.
+    text = str(micros if micros != seconds else seconds).replace(":", "")
+    return text[:1] + text[1:].replace("-", "")  # years before 0 keep their sign

@@ -1,0 +1,146 @@
+"""Parts merged ahead of a grouping, so that a runner keeps few states and not every element until a window ends."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from apache_beam.transforms.core import Windowing
+from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterProcessingTime, AfterWatermark
+from apache_beam.transforms.window import BoundedWindow, TimestampCombiner
+from apache_beam.typehints.typehints import Tuple
+from apache_beam.utils.windowed_value import WindowedValue
+
+from .internals import ParDoInto, key_type_of
+
+# How many keys and windows a bundle holds before it sends them on: accumulators take some 0.5 kB each, so 64 MB.
+MAX_ACCUMULATORS = 1 << 17
+
+
+class _Same(beam.DoFn):
+    def __init__(self) -> None:
+        beam.DoFn.__init__(self)  # a call of the inherited one would be one of a function without types
+
+    def process(self, element: Any) -> Iterator[Any]:
+        yield element
+
+
+class PreAggregate(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, Any]]]):
+    """(key, part) to (key, part), where the parts of a key that arrive within some seconds are merged to one.
+
+    Windows, trigger and lateness are those of the input again afterwards. Runners keep every element of a grouping
+    until its trigger fires, accumulating ones until the window ends. Put this ahead of the grouping, and it keeps one
+    part for each pane in which the key occurred, however many elements there were.
+
+    Args:
+      merge: makes one part of some, at least one.
+      every: whole seconds of processing time between the panes of a key.
+
+    Raises:
+      ValueError: not whole seconds, or none.
+
+    >>> with beam.Pipeline("FnApiRunner") as pipeline:
+    ...     _ = pipeline | beam.Create([("a", 1), ("a", 2)]) | PreAggregate(sum, 10) | beam.Map(print)
+    ('a', 3)
+    """
+
+    def __init__(self, merge: Callable[[Iterable[Any]], Any], every: int) -> None:
+        super().__init__()
+        if not (isinstance(every, int) and every > 0):  # Beam's trigger knows no fractions
+            raise ValueError(f"pre_aggregate: expected a whole number of 1 or more, found {every}")
+        self._merge = merge
+        self._every = every
+
+    def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, Any]]:
+        outer = pcoll.windowing
+        inner = Windowing(
+            outer.windowfn,
+            # On time as well, so that the last part is not late for the grouping that follows.
+            AfterWatermark(early=AfterProcessingTime(self._every), late=AfterCount(1)),
+            AccumulationMode.DISCARDING,
+            outer.timestamp_combiner,
+            outer.allowed_lateness.micros / 1e6,
+        )
+        held = ParDoInto(_Same(), inner, pcoll.element_type)
+        merge = ParDoInto(_MergeParts(self._merge), outer, pcoll.element_type)
+        merged: PCollection[tuple[Any, Any]] = pcoll | "Hold" >> held | "Group" >> beam.GroupByKey() | "Merge" >> merge
+        return merged
+
+
+class _MergeParts(beam.DoFn):
+    def __init__(self, merge: Callable[[Iterable[Any]], Any]) -> None:
+        self._merge = merge
+
+    def process(self, element: tuple[Any, Iterable[Any]]) -> Iterator[tuple[Any, Any]]:
+        key, parts = element
+        held = list(parts)
+        if held:  # a runner may fire a pane with nothing in it
+            yield key, self._merge(held)
+
+
+class PreCombinePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, Any]]]):
+    """PCollection of (key, element) to (key, accumulator), some per key, for ``MergeStates.PerKey`` to finish.
+
+    The two together give what ``beam.CombinePerKey(combine_fn)`` gives, pane by pane, in any windows. Where a runner does
+    not combine ahead of a stream's shuffle, as Flink, it keeps the elements until the window ends; with this ahead it keeps states.
+
+    Args:
+      combine_fn: such as ``LogSumExpCombineFn()``.
+      pre_aggregate: whole seconds of processing time between the states of a key that reach the final grouping; None
+        for one per bundle.
+      max_states: how many keys and windows a bundle holds before it sends them on.
+
+    Raises:
+      ValueError: the input's windowing has timestamps of its output other than the window's end.
+
+    >>> from lse_stream.beam import LogSumExpCombineFn, MergeStates
+    >>> with beam.Pipeline("FnApiRunner") as pipeline:
+    ...     states = pipeline | beam.Create([("a", 0.0), ("a", 0.0)]) | PreCombinePerKey(LogSumExpCombineFn())
+    ...     _ = states | MergeStates.PerKey(LogSumExpCombineFn()) | beam.Map(print)
+    ('a', 0.6931471805599453)
+    """
+
+    def __init__(
+        self, combine_fn: beam.CombineFn, *, pre_aggregate: int | None = None, max_states: int = MAX_ACCUMULATORS
+    ) -> None:
+        super().__init__()
+        self._combine_fn = combine_fn
+        merge = combine_fn.merge_accumulators
+        self._pre_aggregate = None if pre_aggregate is None else PreAggregate(merge, pre_aggregate)
+        self._max_states = max_states
+
+    def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, Any]]:
+        if pcoll.windowing.timestamp_combiner != TimestampCombiner.OUTPUT_AT_EOW:
+            raise ValueError("expected the timestamp combiner OUTPUT_AT_EOW, Beam's default, found another")
+        key_type = key_type_of(pcoll.element_type)
+        state_type = type(self._combine_fn.create_accumulator())
+        states: PCollection[tuple[Any, Any]] = pcoll | "CombineBundle" >> beam.ParDo(
+            _CombineBundle(self._combine_fn, self._max_states)
+        ).with_output_types(Tuple[key_type, state_type])
+        return states if self._pre_aggregate is None else states | "PreAggregate" >> self._pre_aggregate
+
+
+class _CombineBundle(beam.DoFn):
+    """(key, element) to (key, accumulator), one per key and window of the bundle."""
+
+    def __init__(self, combine_fn: beam.CombineFn, max_states: int) -> None:
+        self._combine_fn = combine_fn
+        self._max_states = max_states
+
+    def start_bundle(self) -> None:
+        self._states: dict[tuple[BoundedWindow, Any], Any] = {}
+
+    def process(self, element: tuple[Any, Any], window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
+        key, value = element
+        place = window, key
+        state = self._states.get(place)
+        if state is None:
+            if len(self._states) == self._max_states:
+                yield from self.finish_bundle()
+            state = self._states[place] = self._combine_fn.create_accumulator()
+        self._combine_fn.add_input(state, value)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for (window, key), state in self._states.items():
+            yield WindowedValue((key, state), window.max_timestamp(), (window,))
+        self._states.clear()

@@ -1,0 +1,207 @@
+"""Log-softmax of elements and of tables: each row's value less the log-sum-exp of its key."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PCollection
+from apache_beam.transforms.combiners import Count
+
+from ..keyed_softmax import KeyedSoftmax
+from ..keys import with_own_dictionaries
+from ..plan import MAX_BROADCAST
+from ..reduction import ColumnAggregation, Reduction, check_names
+from ..scales import NATURAL
+from ..state_column import STATE
+from ..state_table import StateTable, from_ipc, split_by_shard, to_ipc
+from ..states.aggregations import LOGSUMEXP
+from ..states.results import subtract_log
+from ..values import to_float_exact
+from .combine_fns import LogSumExpCombineFn
+from .tables import MAX_STATES, ReduceTables
+
+
+class _LogCombineFn(LogSumExpCombineFn):
+    """Combines numbers to the log-sum-exp in three parts: max, and what is on top of it as a double-double."""
+
+    def extract_output(self, accumulator: Any) -> tuple[float, float, float]:
+        quotients = accumulator.states().quotients()
+        return accumulator.max, quotients.log_high.item(), quotients.log_low.item()
+
+    def default_type_hints(self) -> Any:
+        return super().default_type_hints().with_output_types(tuple[float, float, float])
+
+
+class LogSoftmax:
+    """Transforms that give every row its logarithm of a softmax, ``x - LSE`` over all rows of its key.
+
+    The sums of up to ``max_broadcast`` keys (of a window) are sent to every worker, which looks them up. Of more keys,
+    rows and sums are shuffled to each other. The number of keys decides while the pipeline runs; the bits are the same.
+
+    >>> with beam.Pipeline("FnApiRunner") as pipeline:
+    ...     _ = pipeline | beam.Create([("a", 7.0), ("a", -1000.0)]) | LogSoftmax.PerKey() | beam.Map(print)
+    ('a', (7.0, 0.0))
+    ('a', (-1000.0, -1007.0))
+    """
+
+    class PerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, tuple[Any, float]]]]):
+        """PCollection of (key, row) to a PCollection of (key, (row, log-softmax)), one for each, in no set order.
+
+        Args:
+          max_broadcast: how many keys a worker holds at once.
+          value: the number of a row; by default the row is the number.
+
+        Raises:
+          ValueError: ``max_broadcast`` is negative.
+        """
+
+        def __init__(
+            self, max_broadcast: int = MAX_BROADCAST, *, value: Callable[[Any], float] = lambda row: row
+        ) -> None:
+            super().__init__()
+            self._max_broadcast = _check_broadcast(max_broadcast)
+            self._value = value
+
+        def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, tuple[Any, float]]]:
+            value, limit = self._value, self._max_broadcast
+            numbers = pcoll | "Value" >> beam.MapTuple(lambda key, row: (key, to_float_exact(value(row))))
+            logs = numbers | "Sum" >> beam.CombinePerKey(_LogCombineFn())
+            keys = AsSingleton(logs | "Count" >> Count.Globally().without_defaults(), default_value=0)
+            few, looked_up_rows = (
+                part | f"Few{name}" >> beam.Filter(lambda _, keys, limit: keys <= limit, keys, limit)
+                for name, part in (("Logs", logs), ("Rows", pcoll))
+            )
+            many, joined_rows = (
+                part | f"Many{name}" >> beam.Filter(lambda _, keys, limit: keys > limit, keys, limit)
+                for name, part in (("Logs", logs), ("Rows", pcoll))
+            )
+            looked_up = looked_up_rows | "Broadcast" >> beam.Map(
+                lambda element, few: _with_log_softmax(element, value, few[element[0]]), AsDict(few)
+            )
+            shuffled = (
+                {"rows": joined_rows, "log": many}
+                | beam.CoGroupByKey()
+                | "Shuffled" >> beam.FlatMap(_log_softmax_of_group, value)
+            )
+            rows: PCollection[tuple[Any, tuple[Any, float]]] = (looked_up, shuffled) | beam.Flatten()
+            return rows
+
+    class PerKeyFromTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
+        """PCollection of ``pa.Table`` to tables of the same rows, with columns "log_softmax" and "softmax" added.
+
+        Up to ``max_broadcast`` keys, each table comes out as it went in, its rows in order. Of more keys, rows come out
+        by shard: in each table those of one shard of one table that went in, in their order. Rows with a null value
+        have null results.
+
+        Args:
+          keys, value, num_shards, max_states: as of ``LogSumExp.PerKeyFromTables``.
+          max_broadcast: how many keys a worker holds at once.
+
+        Raises: as ``LogSumExp.PerKeyFromTables``.
+        """
+
+        def __init__(
+            self,
+            keys: Sequence[str],
+            value: str,
+            *,
+            num_shards: int = 1,
+            max_states: int = MAX_STATES,
+            max_broadcast: int = MAX_BROADCAST,
+        ) -> None:
+            super().__init__()
+            check_names(keys, others=[value, "log_softmax", "softmax"])
+            self._keys, self._value, self._num_shards = list(keys), value, num_shards
+            self._max_broadcast = _check_broadcast(max_broadcast)
+            reduction = Reduction(tuple(keys), {STATE: ColumnAggregation(LOGSUMEXP, NATURAL, (value,))})
+            self._sum = ReduceTables(reduction, num_shards=num_shards, max_states=max_states)
+
+        def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:
+            keys, value, limit = self._keys, self._value, self._max_broadcast
+            states = pcoll | "Sum" >> self._sum
+            counts = states | "Rows" >> beam.MapTuple(lambda _, table: table.num_rows)
+            total = AsSingleton(counts | "Count" >> beam.CombineGlobally(sum).without_defaults(), default_value=0)
+            few = states | "Few" >> beam.Filter(lambda _, total, limit: total <= limit, total, limit)
+            many = states | "Many" >> beam.Filter(lambda _, total, limit: total > limit, total, limit)
+            looked_up = (
+                pcoll
+                | "LookUp" >> beam.Filter(lambda _, total, limit: total <= limit, total, limit)
+                | "Broadcast" >> beam.ParDo(_BroadcastLogSoftmax(keys, value), AsIter(few)).with_output_types(pa.Table)
+            )
+            joined = (
+                pcoll
+                | "Join" >> beam.Filter(lambda _, total, limit: total > limit, total, limit)
+                | "Split" >> beam.FlatMap(_split_to_ipc, keys, self._num_shards).with_output_types(tuple[int, bytes])
+            )
+            shuffled = (
+                {"rows": joined, "states": many | "ToIpc" >> beam.MapTuple(_to_ipc)}
+                | beam.CoGroupByKey()
+                | "Shuffled" >> beam.FlatMap(_log_softmax_of_shard, keys, value).with_output_types(pa.Table)
+            )
+            tables: PCollection[pa.Table] = (looked_up, shuffled) | beam.Flatten()
+            return tables
+
+
+def _check_broadcast(max_broadcast: int) -> int:
+    if max_broadcast < 0:
+        raise ValueError(f"max_broadcast: expected 0 or more, found {max_broadcast}")
+    return max_broadcast
+
+
+def _with_log_softmax(
+    element: tuple[Any, Any], value: Callable[[Any], float], log: tuple[float, float, float]
+) -> tuple[Any, tuple[Any, float]]:
+    key, row = element
+    x, maximum = to_float_exact(value(row)), log[0]
+    if math.isfinite(x - maximum):
+        return key, (row, subtract_log(x, *log))
+    return key, (row, -math.inf if x < maximum else math.nan)
+
+
+def _log_softmax_of_group(
+    element: tuple[Any, dict[str, Any]], value: Callable[[Any], float]
+) -> Iterator[tuple[Any, tuple[Any, float]]]:
+    key, group = element
+    for log in group["log"]:
+        for row in group["rows"]:
+            yield _with_log_softmax((key, row), value, log)
+
+
+def _split_to_ipc(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[tuple[int, bytes]]:
+    for shard, part in enumerate(split_by_shard(table, keys, num_shards)):
+        if part.num_rows:
+            yield shard, to_ipc(with_own_dictionaries(part, keys))
+
+
+def _to_ipc(shard: int, states: StateTable) -> tuple[int, bytes]:
+    return shard, states.to_ipc()  # what is joined has no type to Beam, which would pickle it
+
+
+def _log_softmax_of_shard(element: tuple[int, dict[str, Any]], keys: list[str], value: str) -> Iterator[pa.Table]:
+    _, group = element
+    if rows := list(group["rows"]):
+        [states] = group["states"]
+        shares = KeyedSoftmax(StateTable.from_ipc(states, trusted=True), keys, value)
+        for stream in rows:
+            yield shares.of(from_ipc(stream))
+
+
+class _BroadcastLogSoftmax(beam.DoFn):
+    """Tables to tables with the columns added, by the states of all keys."""
+
+    def __init__(self, keys: list[str], value: str) -> None:
+        self._keys, self._value = keys, value
+
+    def start_bundle(self) -> None:
+        self._shares: tuple[Any, KeyedSoftmax] | None = None
+
+    def process(
+        self, table: pa.Table, shards: Iterable[tuple[int, StateTable]], window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[pa.Table]:
+        # Within a window of a bundle a side input is the same for every table.
+        if self._shares is None or self._shares[0] != window:
+            states = StateTable.concat([states for _, states in shards])
+            self._shares = window, KeyedSoftmax(states, self._keys, self._value)
+        yield self._shares[1].of(table)

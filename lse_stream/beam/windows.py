@@ -1,0 +1,122 @@
+"""Windows of tables: split by their rows' event times, and the window as columns of results."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from apache_beam.pvalue import PCollection
+from apache_beam.transforms.trigger import AccumulationMode
+from apache_beam.transforms.window import FixedWindows, IntervalWindow, SlidingWindows, WindowFn
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from ..event_times import WINDOW, Micros, event_times
+from ..table_functions import take_rows
+from .internals import ParDoInto
+
+
+def accumulation_mode(*, discarding: bool) -> Any:
+    """Beam's mode of panes: all rows of the window so far, or those since the last pane."""
+    return AccumulationMode.DISCARDING if discarding else AccumulationMode.ACCUMULATING
+
+
+class WindowTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
+    """PCollection of ``pa.Table`` to tables in windows, split by the event times that the rows carry in a column.
+
+    Column arithmetic, not an element per row: each table that comes out holds the rows of one table that are in one
+    window, in their order. What groups them afterwards has the trigger and the lateness given here.
+
+    A row is late as Beam has it: where the watermark has passed its window's end. So a stream's tables should have
+    timestamps no later than their earliest row.
+
+    Args:
+      windowfn: ``FixedWindows`` or ``SlidingWindows``.
+      event_time: name of a column of timestamps or dates. Those without a zone are UTC.
+      trigger, accumulation_mode, allowed_lateness: as of ``beam.WindowInto``.
+
+    Raises:
+      TypeError: other windows.
+      TypeError, ValueError: when the pipeline runs: a column of another type, a null, or a time beyond Beam's range.
+
+    >>> rows = pa.table({"time": pa.array([0, 30, 60], pa.timestamp("s")), "x": [1.0, 2.0, 3.0]})
+    >>> with beam.Pipeline("FnApiRunner") as pipeline:
+    ...     tables = pipeline | beam.Create([rows]) | WindowTables(FixedWindows(60), "time")
+    ...     _ = tables | beam.Map(lambda table: print(table["x"].to_pylist()))
+    [1.0, 2.0]
+    [3.0]
+    """
+
+    def __init__(self, windowfn: WindowFn, event_time: str, **windowing: Any) -> None:
+        super().__init__()
+        if not isinstance(windowfn, FixedWindows | SlidingWindows):
+            raise TypeError(f"expected fixed or sliding windows for tables, found {windowfn}")
+        self._windowfn = windowfn
+        self._windowing = beam.WindowInto(windowfn, **windowing).windowing
+        self._event_time = event_time
+
+    def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:
+        split = _SplitByWindow(self._windowfn, self._event_time)
+        tables: PCollection[pa.Table] = pcoll | "Split" >> ParDoInto(split, self._windowing, pa.Table)
+        return tables
+
+
+class _SplitByWindow(beam.DoFn):
+    def __init__(self, windowfn: FixedWindows | SlidingWindows, event_time: str) -> None:
+        self._windowfn = windowfn
+        self._event_time = event_time
+
+    def process(self, table: pa.Table) -> Iterator[WindowedValue]:
+        times = event_times(table.column(self._event_time), self._event_time)
+        for window, rows in split_by_window(self._windowfn, times):
+            part = table if rows is None else take_rows(table, rows)
+            yield WindowedValue(part, window.max_timestamp(), (window,))
+
+
+def split_by_window(
+    windowfn: FixedWindows | SlidingWindows, times: Micros
+) -> Iterator[tuple[IntervalWindow, npt.NDArray[np.int64] | None]]:
+    """The windows of times (n,) in order, and for each the numbers of its rows, in order; None for all rows.
+
+    The same windows as ``windowfn.assign`` gives, time by time.
+    """
+    size = windowfn.size.micros
+    period = windowfn.period.micros if isinstance(windowfn, SlidingWindows) else size
+    last = times - (times - windowfn.offset.micros) % period
+    if isinstance(windowfn, FixedWindows) and times.size and (last == last[0]).all():
+        yield _window(int(last[0]), size), None
+        return
+    starts, rows = [], []
+    for back in range(0, size, period):
+        start = last - back
+        inside = np.flatnonzero(start > times - size)
+        starts.append(start[inside])
+        rows.append(inside)
+    start, row = np.concatenate([np.zeros(0, np.int64), *starts]), np.concatenate([np.zeros(0, np.int64), *rows])
+    order = np.lexsort((row, start))
+    start, row = start[order], row[order]
+    ends = np.flatnonzero(np.diff(start, append=start[-1:] + 1))
+    for first, end in zip([0, *(ends[:-1] + 1).tolist()], (ends + 1).tolist(), strict=False):
+        yield _window(int(start[first]), size), row[first:end]
+
+
+def _window(start: int, size: int) -> IntervalWindow:
+    return IntervalWindow(Timestamp(micros=start), Timestamp(micros=start + size))
+
+
+class AddWindow(beam.DoFn):
+    """(shard, table) to (shard, table with the columns WINDOW), these behind so many columns of keys."""
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+
+    def process(
+        self, element: tuple[int, pa.Table], window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[tuple[int, pa.Table]]:
+        shard, table = element
+        for i, (name, end) in enumerate(zip(WINDOW, (window.start, window.end), strict=True)):
+            column = pa.repeat(pa.scalar(end.micros, pa.timestamp("us", "UTC")), table.num_rows)
+            table = table.add_column(self._position + i, name, column)
+        yield shard, table

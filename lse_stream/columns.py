@@ -1,0 +1,42 @@
+"""Columns of Arrow tables: found by name, dictionaries by their values, numbers checked."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from .values import check_numeric_type
+
+
+def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column; raises KeyError for one that is missing, or contained more than once."""
+    if table.column_names.count(name) != 1:
+        raise KeyError(f"column {name!r}: expected once among the columns {table.column_names}")
+    return table.column(name)
+
+
+def columns_of(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Some columns, as a table without metadata."""
+    schema = pa.schema([(name, column_of(table, name).type) for name in names])
+    return pa.Table.from_arrays([table.column(name) for name in names], schema=schema)
+
+
+def value_type_of(data_type: pa.DataType) -> pa.DataType:
+    """The type of the values of a dictionary; any other as it is."""
+    return data_type.value_type if pa.types.is_dictionary(data_type) else data_type
+
+
+def decode_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A dictionary by its values; any other column as it is."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def numeric_column(column: pa.ChunkedArray, name: str, role: str = "value") -> pa.ChunkedArray:
+    """A column of numbers, dictionaries by their values; one with the role "target" may be of booleans.
+
+    Raises:
+      TypeError: a column of another type; ``name`` is what the error calls it.
+    """
+    if role == "target" and pa.types.is_boolean(column.type):
+        return column.cast(pa.int8())
+    check_numeric_type(column.type, name)
+    return decode_dictionary(column)

@@ -1,0 +1,36 @@
+"""What is wrong with input, in one line that names the place, also where it comes back from a runner's workers."""
+
+import re
+from urllib.parse import quote, unquote
+
+# Runners return the text of an exception that a worker has printed: somewhere among tracebacks, cut and escaped in their
+# own ways. The message is found again by this marker, whose characters none of them changes.
+_MARKER = re.compile(r"\[lse_stream error: ([\w.~%/-]*)\]")
+# What Beam appends to the message of an exception.
+_STEP = re.compile(r" \[while running .*", re.DOTALL)
+
+
+class InputError(ValueError):
+    """The input cannot be used, found before any work. One line: file, column, expected, found."""
+
+
+class DataError(ValueError):
+    """Found in mid-run: damaged input, or a file that cannot be written. One line: file, row group, column, expected,
+    found.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.add_note(f"[lse_stream error: {quote(message)}]")
+
+
+def message_in(text: str) -> str | None:
+    """The message of a ``DataError`` that has been printed somewhere in a text; None if there is none."""
+    found = _MARKER.findall(text)
+    # The last, as a marker follows its message, which may look like one itself.
+    return _STEP.sub("", unquote(found[-1])) if found else None
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: its type and what it says."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

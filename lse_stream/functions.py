@@ -1,0 +1,297 @@
+"""Log-sum-exp, log-mean-exp and softmax along axes of arrays, as in ``scipy.special``: same arguments and shapes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.array_utils import normalize_axis_tuple
+
+from . import _kernel
+from .accumulators import Accumulator, LogSumExpAccumulator
+from .scales import NATURAL
+from .states.aggregations import LOGSUMEXP, WEIGHTED_LOGSUMEXP
+from .states.arrays import StateArray
+from .states.results import LogTotals, result_of
+from .values import column_to_float64_exact, is_arrow, to_float64_exact, to_float_exact
+
+Array = npt.NDArray[Any]
+Axis = int | Sequence[int] | None
+
+# Values of a matrix that are reduced at a time: with codes and states of rows they take some 100 MB at most.
+_BLOCK = 1 << 20
+# Values whose softmax is written at a time: with codes and results they stay in a second-level cache of 512 kB.
+_CACHED = 1 << 14
+# Weighted values of one row that are summed at a time: bounds the memory of their codes.
+_LONG = 1 << 16
+
+
+def _real(a: object, name: str, *, drop_nulls: bool = False) -> Array:
+    """An array of any shape, of a dtype that ``to_float64_exact`` takes; masked values are -inf, nulls left out if they may be."""
+    if isinstance(a, np.ma.MaskedArray):
+        data = a.filled(0)
+        data = data if data.dtype.kind == "f" else to_float64_exact(data, name)
+        array = np.where(np.ma.getmaskarray(a), data.dtype.type(-np.inf), data)
+    elif isinstance(a, np.ndarray):
+        array = a
+    elif is_arrow(a):
+        array = column_to_float64_exact(a, name)
+        if not drop_nulls and array.size < len(a):  # type: ignore[arg-type]
+            raise ValueError(
+                f"{name}: expected no nulls, found some: fill them first, or use lse_stream.list_functions"
+            )
+    elif isinstance(a, Sequence) and not isinstance(a, str | bytes) and not any(_is_nested(x) for x in a):
+        array = np.array([to_float_exact(x) for x in a], np.float64)
+    elif not isinstance(a, str | bytes) and (isinstance(a, Sequence | int | float) or hasattr(a, "__array__")):
+        try:
+            array = np.asarray(a)
+        except ValueError as error:
+            raise ValueError(f"{name}: expected an array, found ragged rows: {error}") from error
+    else:
+        raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(a).__name__}")
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name}: expected integers, float16, float32 or float64, found {array.dtype}")
+    return array
+
+
+def _is_nested(x: object) -> bool:
+    return isinstance(x, Sequence | np.ndarray) and not isinstance(x, str | bytes)
+
+
+def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(ndim))
+    try:
+        axes: tuple[int, ...] = normalize_axis_tuple(axis, ndim, "axis")
+    except TypeError as error:
+        raise TypeError(f"axis: expected an integer or several, found {axis!r}") from error
+    return axes
+
+
+def _to_rows(array: Array, axes: tuple[int, ...]) -> Array:
+    """(rows, columns), the axes in question along the columns, in their order."""
+    kept = [i for i in range(array.ndim) if i not in axes]
+    columns = int(np.prod([array.shape[i] for i in axes], dtype=np.int64))
+    rows = int(np.prod([array.shape[i] for i in kept], dtype=np.int64))
+    return array.transpose([*kept, *axes]).reshape(rows, columns)
+
+
+def _codes(rows: int, columns: int) -> npt.NDArray[np.int32]:
+    return np.repeat(np.arange(rows, dtype=np.int32), columns)
+
+
+def _blocks(rows: Array) -> Iterator[tuple[slice, Array]]:
+    """Rows of a matrix, so many at a time that what is made of them stays small."""
+    step = max(1, _BLOCK // max(rows.shape[1], 1))
+    for i in range(0, rows.shape[0], step):
+        yield slice(i, i + step), rows[i : i + step]
+
+
+def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateArray:
+    """One state per row; without the exact sum of the weights unless ``with_totals``."""
+    if weights is None and rows.shape[0] == 1:
+        return LogSumExpAccumulator(rows[0] if rows.dtype.kind == "f" else to_float64_exact(rows[0], "a")).states()
+    aggregation = LOGSUMEXP if weights is None else WEIGHTED_LOGSUMEXP
+    aggregation = aggregation if with_totals else replace(aggregation, exact=())
+    columns = [rows.ravel()] if weights is None else [rows.ravel(), weights.ravel()]
+    codes = _codes(*rows.shape) if rows.shape[0] > 1 else np.zeros(_LONG, np.int32)
+    step = codes.size if rows.shape[0] > 1 else _LONG  # the codes of one long row need not be as long
+    parts = []
+    for i in range(0, max(rows.size, 1), max(step, 1)):
+        inputs = [
+            to_float64_exact(column[i : i + step], name) for column, name in zip(columns, ("a", "b"), strict=False)
+        ]
+        aggregation.check_inputs(inputs, ("a", "b")[: len(inputs)])
+        parts.append(StateArray.group(aggregation, NATURAL, codes[: inputs[0].size], inputs, rows.shape[0]))
+    return parts[0] if len(parts) == 1 else StateArray.concat(parts).merge(np.zeros(len(parts), np.int32), 1)
+
+
+def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]) -> tuple[Any, ...]:
+    """Results of every row, in the shape and dtype that they shall have."""
+    array = np.atleast_1d(_real(a, "a", drop_nulls=b is None))
+    weights = None if b is None else _real(b, "b")
+    dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
+    if weights is not None:
+        dtype = np.result_type(dtype, b if isinstance(b, int | float) else weights)
+        if isinstance(a, np.ma.MaskedArray) or isinstance(b, np.ma.MaskedArray):
+            raise TypeError("b: expected no masked arrays together with weights: give what is masked the weight 0")
+        try:
+            array, weights = np.broadcast_arrays(array, weights)
+        except ValueError as error:
+            raise ValueError(
+                f"b: expected a shape that broadcasts with {array.shape}, found {weights.shape}"
+            ) from error
+    axes = _axes(axis, array.ndim)
+    rows = _to_rows(array, axes)
+    columns = None if weights is None else _to_rows(weights, axes)
+    out = [np.empty(rows.shape[0]) for _ in results]
+    for block, part in _blocks(rows):
+        if results == ("logsumexp",) and columns is None and rows.shape[0] > 1:
+            out[0][block] = _kernel.row_values(to_float64_exact(part.ravel(), "a").reshape(part.shape))
+            continue
+        weighing = None if columns is None else columns[block]
+        states = _states(part, weighing, with_totals="logmeanexp" in results)
+        for values, name in zip(out, results, strict=True):
+            values[block] = result_of(states, name)
+    shape = [1 if i in axes else size for i, size in enumerate(array.shape) if keepdims or i not in axes]
+    with np.errstate(over="ignore", under="ignore"):
+        return tuple(values.astype(dtype).reshape(shape)[()] for values in out)
+
+
+def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = False, return_sign: bool = False) -> Any:
+    """``ln(sum(b * exp(a)))`` along axes, the same bits for the same values in any order.
+
+    In place of ``scipy.special.logsumexp`` for real input: same arguments, shapes and dtypes.
+
+    Args:
+      a: numbers of any shape: an array, nested sequences, or a column with the Arrow C data interface. Nulls are left
+        out where there are no weights, and masked values too. Integers give float64, floats their own dtype.
+      axis: an axis or several to sum over; None for all.
+      b: finite weights of either sign, of a shape that broadcasts with ``a``. A weight of 0 adds nothing, whatever
+        ``a`` is there.
+      keepdims: keep the axes summed over, with size 1.
+      return_sign: return (log of the magnitude, sign): 1, -1, or 0 for a sum of 0. Otherwise a negative sum gives NaN.
+
+    Raises:
+      TypeError: a dtype that does not widen to float64 exactly, named.
+      ValueError: an integer beyond +-2^53; ragged rows; a weight that is not finite, or weights of another shape;
+        nulls beside weights.
+      numpy.exceptions.AxisError: an axis out of range.
+
+    >>> logsumexp([1, 2, 3, 4, 5])
+    np.float64(5.451914395937593)
+    >>> logsumexp([[0.0, 0.0], [1000.0, 1000.0]], axis=1)
+    array([6.93147181e-01, 1.00069315e+03])
+    """
+    if b is None:
+        (log,) = _reduce(a, axis, None, keepdims, ("logsumexp",))
+        if not return_sign:
+            return log
+        return log, np.where(np.isnan(log), log, log != -np.inf).astype(log.dtype)[()]
+    if return_sign:
+        return _reduce(a, axis, b, keepdims, ("log_abs_sum", "sign"))
+    return _reduce(a, axis, b, keepdims, ("logsumexp",))[0]
+
+
+def logmeanexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = False) -> Any:
+    """``ln(sum(b * exp(a)) / sum(b))`` along axes, b = 1 without weights: exactly x for equal values x.
+
+    Of nothing it is -inf; NaN where the mean is negative, or the weights sum to 0.
+
+    Args:
+      a, axis, b, keepdims: as of ``logsumexp``, whose errors it raises.
+
+    >>> logmeanexp([-1000.5, -1000.5, -1000.5])
+    np.float64(-1000.5)
+    """
+    return _reduce(a, axis, b, keepdims, ("logmeanexp",))[0]
+
+
+def logaddexp(x: object, y: object) -> Any:
+    """``ln(exp(x) + exp(y))``, element by element, of two arrays that broadcast: the shape of both, in their dtype.
+
+    Raises:
+      TypeError, ValueError: as ``logsumexp``; and for shapes that do not broadcast.
+
+    >>> logaddexp([0.0, 1000.0], 0.0)
+    array([6.93147181e-01, 1.00000000e+03])
+    """
+    first, second = _real(x, "x"), _real(y, "y")
+    try:
+        pairs = np.broadcast_arrays(first, second)
+    except ValueError as error:
+        raise ValueError(f"y: expected a shape that broadcasts with {first.shape}, found {second.shape}") from error
+    return logsumexp(np.stack(pairs, axis=-1), axis=-1)
+
+
+def _softmax(x: object, axis: Axis, log: bool) -> Any:
+    array = _real(x, "x")
+    dtype = np.exp(np.empty(0, array.dtype)).dtype  # an integer's as NumPy's: of int16 it is float32
+    axes = _axes(axis, array.ndim)
+    rows = _to_rows(array, axes)
+    out = np.empty(rows.shape, dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        for block, part in _blocks(rows):
+            states = _states(part, None, with_totals=False)
+            totals = LogTotals(states) if log else None
+            target, values = out[block].reshape(-1), part.ravel()
+            codes = _codes(*part.shape) if part.shape[0] > 1 else np.zeros(_CACHED, np.int32)
+            for i in range(0, values.size, _CACHED):
+                some, into = to_float64_exact(values[i : i + _CACHED], "x"), target[i : i + _CACHED]
+                of_some = codes[i : i + _CACHED] if part.shape[0] > 1 else codes[: some.size]
+                if totals is not None:
+                    into[:] = totals.log_softmax(of_some, some)
+                elif dtype == np.float64:
+                    _kernel.weights_of(states.sums[0], of_some, some, out=into)
+                else:
+                    into[:] = _kernel.weights_of(states.sums[0], of_some, some)
+    kept = [i for i in range(array.ndim) if i not in axes]
+    order = [*kept, *axes]
+    result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))
+    if isinstance(x, np.ma.MaskedArray):
+        return np.ma.array(result, mask=np.ma.getmaskarray(x))
+    return np.asarray(result, order="C")[()]
+
+
+def softmax(x: object, axis: Axis = None) -> Any:
+    """``exp(x) / sum(exp(x))`` along axes, each to within an ULP; the same bits in any order of a row.
+
+    In place of ``scipy.special.softmax`` for real input: same arguments, shapes and dtypes. A row sums to 1 within
+    n 2^-53. A row with NaN or +inf, and one of -inf alone, is NaN. Masked values count as -inf, and stay masked.
+
+    Args:
+      x: numbers of any shape, as for ``logsumexp``.
+      axis: an axis or several to sum over; None for all.
+
+    Raises:
+      TypeError, ValueError, numpy.exceptions.AxisError: as ``logsumexp``.
+
+    >>> softmax([[0.0, 0.0], [-1000.0, 0.0]], axis=1)
+    array([[0.5, 0.5],
+           [0. , 1. ]])
+    """
+    return _softmax(x, axis, log=False)
+
+
+def log_softmax(x: object, axis: Axis = None) -> Any:
+    """``x - logsumexp(x)`` along axes, rounded once.
+
+    In place of ``scipy.special.log_softmax`` for real input. A row with NaN, and one of -inf alone, is NaN; beside +inf
+    a finite value gives -inf, and the +inf itself NaN.
+
+    Args:
+      x, axis: as of ``softmax``, whose errors it raises.
+
+    >>> log_softmax([0.0, 0.0])
+    array([-0.69314718, -0.69314718])
+    """
+    return _softmax(x, axis, log=True)
+
+
+def softmax_from_state(x: object, state: Accumulator) -> Any:
+    """The derivative of a state's log-sum-exp by each x that is in it: its softmax weight ``exp(x) / sum``.
+
+    Args:
+      x: numbers of any shape, in the unit of the state's scale. The state may come from elsewhere: a merge of shards,
+        or stored bytes.
+      state: with weights, the derivative is this times the weight of x.
+
+    Returns:
+      float64 of the shape of x; NaN where the state's sum is 0, infinite or NaN.
+
+    Raises:
+      TypeError, ValueError: as ``logsumexp``; and for what is no accumulator.
+
+    >>> softmax_from_state([0.0, 0.0], LogSumExpAccumulator([0.0, 0.0, 0.0, 0.0]))
+    array([0.25, 0.25])
+    """
+    array = _real(x, "x")
+    values = to_float64_exact(array.ravel(), "x")
+    if not isinstance(state, Accumulator):
+        raise TypeError(f"state: expected an accumulator, found {type(state).__name__}")
+    states = state.states()
+    if states.scale.descends:
+        values = -values
+    shares = _kernel.weights_of(states.sums[0], np.zeros(values.size, np.int32), values, states.scale.factor)
+    return shares.reshape(array.shape)[()]

@@ -1,0 +1,287 @@
+"""One state per key, of batches that come one after another: each costs a probe and an update per row.
+
+What lives from batch to batch is the index of the keys and the states of their groups. Rows and states have an
+accumulator each, as they accumulate in different forms.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from . import _kernel
+from .buffers import Mask
+from .columns import columns_of
+from .keys import KeyIndex, key_schema, with_dictionaries, without_dictionaries
+from .reduction import Reduction
+from .scales import Scale
+from .state_table import States, StateTable, split_by_shard
+from .states.aggregations import Aggregation, ExactSum
+from .states.arrays import StateArray
+
+Codes = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+# Rows of an exact sum that wait at least: adding them up costs a pass over all groups.
+LEAST_WAITING = 1 << 16
+
+
+class _ExactSums:
+    """The exact sums of groups whose number grows; what is added waits until it is as much as there are groups."""
+
+    def __init__(self, part: ExactSum) -> None:
+        self._part = part
+        self._rows: list[tuple[Codes, Floats, Floats | None]] = []
+        self._stored: list[tuple[Codes, Words, Ints]] = []
+        self._waiting = 0
+        self._words, self._at = np.empty(0, np.uint64), np.empty(0, np.int64)
+
+    def add(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
+        second = None if self._part.second is None else inputs[self._part.second]
+        self._rows.append((codes, inputs[self._part.first], second))
+        self._wait(codes.size, groups)
+
+    def merge(self, codes: Codes, words: Words, at: Ints, groups: int) -> None:
+        self._stored.append((codes, words, at))
+        self._wait(codes.size, groups)
+
+    def _wait(self, rows: int, groups: int) -> None:
+        self._waiting += rows
+        if self._waiting >= max(groups, LEAST_WAITING):
+            self.settle(groups)
+
+    def settle(self, groups: int) -> tuple[Words, Ints]:
+        """The words and the places of all sums."""
+        parts = self._stored
+        if self._at.size:
+            parts = [(np.arange(self._at.size, dtype=np.int32), self._words, self._at), *parts]
+        if self._rows:
+            a = np.concatenate([first for _, first, _ in self._rows])
+            factors = [second for _, _, second in self._rows if second is not None]
+            b = np.concatenate(factors) if factors else None
+            words, begins = _kernel.sum_products(np.concatenate([code for code, _, _ in self._rows]), a, b, groups)
+            parts = [*parts, (np.arange(groups, dtype=np.int32), words, begins[:-1])]
+        self._rows, self._stored, self._waiting = [], [], 0
+        if len(parts) == 1 and parts[0][2].size == groups and (parts[0][0] == np.arange(groups)).all():
+            _, self._words, self._at = parts[0]
+            return self._words, self._at
+        starts = np.cumsum([0, *(words.size for _, words, _ in parts)])
+        codes = np.concatenate([np.empty(0, np.int32), *(code for code, _, _ in parts)])
+        words = np.concatenate([np.empty(0, np.uint64), *(words for _, words, _ in parts)])
+        places = [at + start for (_, _, at), start in zip(parts, starts, strict=False)]
+        at = np.concatenate([np.empty(0, np.int64), *places])
+        self._words, begins = _kernel.merge_sums(codes, words, at, groups)
+        self._at = begins[:-1]
+        return self._words, self._at
+
+    @property
+    def nbytes(self) -> int:
+        waiting = sum(words.nbytes for _, words, _ in self._stored) + 24 * self._waiting
+        return int(self._words.nbytes + self._at.nbytes + waiting)
+
+
+class _GrowingStates:
+    """The states of groups whose number grows, and which of them are null."""
+
+    def __init__(self, aggregation: Aggregation, scale: Scale, *, of_states: bool) -> None:
+        self._aggregation, self._scale = aggregation, scale
+        items = ["states" if of_states else "values" if part.is_plain(scale) else "terms" for part in aggregation.sums]
+        self._sums = [_kernel.Groups(item) for item in items]
+        self._exact = [_ExactSums(part) for part in aggregation.exact]
+        self._of_null: list[Codes] = []
+
+    def update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
+        for part, sums in zip(self._aggregation.sums, self._sums, strict=True):
+            x, weights = part.terms(inputs, self._scale)
+            sums.update(codes, x, groups, _kernel.NONE if weights is None else weights, self._scale.factor)
+        for exact in self._exact:
+            exact.add(codes, inputs, groups)
+
+    def merge(self, codes: Codes, states: StateArray, groups: int) -> None:
+        for sums, records in zip(self._sums, states.sums, strict=True):
+            sums.merge(codes, records, groups)
+        for exact, (words, at) in zip(self._exact, states.exact, strict=True):
+            exact.merge(codes, words, at, groups)
+
+    def make_null(self, codes: Codes) -> None:
+        self._of_null.append(np.unique(codes))
+
+    def states(self, groups: int) -> States:
+        for sums in self._sums:
+            sums.grow(groups)
+        array = StateArray(
+            self._aggregation,
+            self._scale,
+            tuple(sums.states() for sums in self._sums),
+            tuple(exact.settle(groups) for exact in self._exact),
+        )
+        null: Mask | None = None
+        if self._of_null:
+            null = np.zeros(groups, np.bool_)
+            null[np.concatenate(self._of_null)] = True
+        return States(array, null)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(sums.nbytes for sums in self._sums) + sum(exact.nbytes for exact in self._exact)
+
+
+class _KeyAccumulator:
+    """An index of keys, and the states of its groups."""
+
+    def __init__(self) -> None:
+        self._index: KeyIndex | None = None
+        self._states: dict[str, _GrowingStates] = {}
+        self._like: StateTable | None = None
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return 0 if self._index is None else len(self._index)
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes of memory."""
+        index = 0 if self._index is None else self._index.nbytes
+        return index + sum(states.nbytes for states in self._states.values())
+
+    def table(self) -> StateTable | None:
+        """The keys and their states; None where no table was added, as nothing tells the types of the keys."""
+        if self._index is None:
+            return None
+        groups = len(self._index)
+        return StateTable(self._index.keys(), {name: part.states(groups) for name, part in self._states.items()})
+
+    def _begin(
+        self, schema: pa.Schema, aggregations: Mapping[str, tuple[Aggregation, Scale]], *, of_states: bool
+    ) -> KeyIndex:
+        self._index = KeyIndex(schema)
+        self._states = {
+            name: _GrowingStates(*aggregation, of_states=of_states) for name, aggregation in aggregations.items()
+        }
+        return self._index
+
+    def _merge(self, index: KeyIndex, table: StateTable) -> None:
+        if self._like is None:
+            self._like = table.slice(0, 0)
+        self._like.check_alike(table)
+        codes = index.encode(table.keys) if len(index.schema) else np.zeros(table.num_rows, np.int32)
+        for name, column in table.states.items():
+            self._states[name].merge(codes, column.array, len(index))
+            if column.null is not None:
+                self._states[name].make_null(codes[column.null])
+
+
+class RowAccumulator(_KeyAccumulator):
+    """The states of tables of rows, one per key.
+
+    Args:
+      reduction: keys and what their states are made of.
+    """
+
+    def __init__(self, reduction: Reduction) -> None:
+        super().__init__()
+        self._reduction = reduction
+        self._aggregations = {name: (each.aggregation, each.scale) for name, each in reduction.aggregations.items()}
+
+    def add(self, table: pa.Table) -> None:
+        """Adds rows. The key columns of all tables have the same types. Raises as ``StateTable.group``."""
+        index = self._index
+        if index is None:
+            index = self._begin(key_schema(table, self._reduction.keys), self._aggregations, of_states=False)
+        codes = index.encode(table)
+        for name, column in self._reduction.aggregations.items():
+            used, inputs, of_null = column.inputs(table, codes)
+            self._states[name].update(used, inputs, len(index))
+            if of_null is not None and not self._reduction.skip_nulls:
+                self._states[name].make_null(of_null)
+
+    def absorb(self, table: StateTable) -> None:
+        """Merges in what another accumulator of this reduction holds: up to 2^42 rows of a key."""
+        index = self._index
+        if index is None:
+            index = self._begin(table.keys.schema, self._aggregations, of_states=False)
+        self._merge(index, table)
+
+
+class StateAccumulator(_KeyAccumulator):
+    """The merged states of tables of states, one per key.
+
+    Args:
+      keys: names of the key columns: those of the tables, or fewer of them.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__()
+        self._keys = keys
+
+    def add(self, table: StateTable) -> None:
+        """Merges states in. Raises as ``StateTable.merge``."""
+        index = self._index
+        if index is None:
+            aggregations = {
+                name: (column.array.aggregation, column.array.scale) for name, column in table.states.items()
+            }
+            index = self._begin(key_schema(table.keys, self._keys), aggregations, of_states=True)
+        self._merge(index, table)
+
+    absorb = add
+
+
+class RowReducer:
+    """How tables of rows are reduced. ``columns`` are those that it takes to that."""
+
+    def __init__(self, reduction: Reduction) -> None:
+        self._reduction = reduction
+        self.keys, self.columns = list(reduction.keys), reduction.columns
+
+    def accumulator(self) -> RowAccumulator:
+        """One for what ``prepare`` gives."""
+        return RowAccumulator(self._reduction)
+
+    def prepare(self, table: pa.Table) -> pa.Table:
+        """What is accumulated of a table."""
+        return columns_of(table, self.columns)
+
+    def split(self, tables: Sequence[pa.Table], num_shards: int) -> Iterator[pa.Table]:
+        """What is accumulated of several tables, by shard."""
+        whole = pa.concat_tables(tables)
+        try:
+            plain = whole.combine_chunks()
+        except pa.ArrowInvalid:  # dictionaries that have too many values together
+            plain = without_dictionaries(whole, self.keys).combine_chunks()
+        for part in split_by_shard(plain, self.keys, num_shards):
+            yield with_dictionaries(part, whole.schema)
+
+
+class StateReducer:
+    """How tables of states are reduced, ``StateTable`` s or ``pa.Table`` s with a column "state".
+
+    Args:
+      keys: names of the key columns: those of the tables, or fewer.
+      trusted: that column was checked where its bytes came in.
+    """
+
+    columns: Sequence[str] = ()
+
+    def __init__(self, keys: Sequence[str], *, trusted: bool) -> None:
+        self.keys, self._trusted = list(keys), trusted
+
+    def accumulator(self) -> StateAccumulator:
+        """One for what ``prepare`` gives."""
+        return StateAccumulator(self.keys)
+
+    def prepare(self, table: StateTable | pa.Table) -> StateTable:
+        """What is accumulated of a table."""
+        if isinstance(table, StateTable):
+            return table.select(self.keys)
+        return StateTable.from_arrow(table, self.keys, trusted=self._trusted)
+
+    def split(self, tables: Sequence[StateTable], num_shards: int) -> Iterator[StateTable]:
+        """What is accumulated of several tables, by shard."""
+        return iter(StateTable.concat(tables).split(num_shards))
+
+
+Reducer = RowReducer | StateReducer

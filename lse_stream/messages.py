@@ -1,0 +1,264 @@
+"""Messages of a stream: rows from JSON or Arrow, the reason where there are none, and results to JSON. Needs no Beam."""
+
+import base64
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .event_times import EARLIEST, LATEST, event_times
+from .values import column_to_float64_exact, to_float_exact
+
+# The column of event times that the tables have, whatever it is called in the messages.
+EVENT_TIME = "event_time"
+
+KEY_TYPES = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "UTC"),
+}
+# Of a message that is too large, a dead letter holds the beginning: whole, it might not go into a topic either, whose
+# brokers take a megabyte by default.
+PAYLOAD_BYTES = 100_000
+
+# Of a value that is no row's, an error shows so many characters.
+SHOWN = 80
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME_TYPE = pa.timestamp("us", "UTC")
+
+
+class MessageError(ValueError):
+    """A message from which no rows can be had; says what was expected and what was found."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Where in a message the rows' columns are.
+
+    Attributes:
+      keys: names and types of key columns.
+      value: name of the column of numbers.
+      event_time: name of the column of event times; None for the time of the Kafka record.
+    """
+
+    keys: dict[str, pa.DataType]
+    value: str
+    event_time: str | None
+
+    def schema(self) -> pa.Schema:
+        """Of the tables: keys, value, EVENT_TIME."""
+        return pa.schema([*self.keys.items(), (self.value, pa.float64()), (EVENT_TIME, _TIME_TYPE)])
+
+
+def dead_letter(message: Any, reason: str) -> bytes:
+    """What is kept of a bad message: reason, place and payload, as a line of JSON."""
+    payload = message.value
+    letter: dict[str, Any] = {"reason": reason}
+    letter |= {"topic": message.topic, "partition": message.partition, "offset": message.offset}
+    letter["time"] = _json_value(_EPOCH + timedelta(milliseconds=message.timestamp))
+    if payload is None:
+        letter["payload"] = None
+    else:
+        letter["payload_bytes"] = len(payload)
+        held = payload[:PAYLOAD_BYTES]
+        try:
+            letter["payload"] = held.decode()
+        except UnicodeDecodeError:
+            letter["payload_base64"] = base64.b64encode(held).decode()
+    return _encode(letter)
+
+
+# --- in ---------------------------------------------------------------------------------------------------------------
+
+
+def read_json(payload: bytes, record_millis: int, fields: Fields) -> tuple[Any, ...]:
+    """The row of a message, in the order of ``fields.schema()``; raises MessageError where it has none."""
+    try:
+        message = json.loads(payload)
+    except (ValueError, RecursionError):
+        raise MessageError("not JSON: expected an object in UTF-8, found something else") from None
+    if not isinstance(message, dict):
+        raise MessageError(f"expected a JSON object, found {_shown(message)}")
+    keys = [
+        _PARSERS[data_type](_field(message, name, "key"), f"key {name!r}") for name, data_type in fields.keys.items()
+    ]
+    value = _number(_field(message, fields.value, "value"), f"value {fields.value!r}")
+    if fields.event_time is None:
+        return *keys, value, _record_micros(record_millis)
+    found = _field(message, fields.event_time, "event time")
+    micros = _micros(found, f"event time {fields.event_time!r}")
+    if not EARLIEST <= micros <= LATEST:
+        raise MessageError(
+            f"event time {fields.event_time!r}: expected a time that Beam can hold, found {_shown(found)}"
+        )
+    return *keys, value, micros
+
+
+def _record_micros(millis: int) -> int:
+    if not EARLIEST <= 1000 * millis <= LATEST:
+        raise MessageError(f"timestamp of the record: expected a time that Beam can hold, found {millis} ms")
+    return 1000 * millis
+
+
+def _field(message: dict[str, Any], name: str, what: str) -> Any:
+    if name not in message:
+        raise MessageError(f"{what} {name!r}: expected the field, found none")
+    return message[name]
+
+
+def _number(found: Any, what: str) -> float:
+    if isinstance(found, str) and found in _SPECIAL:
+        return _SPECIAL[found]
+    try:
+        return to_float_exact(found)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MessageError(f"{what}: expected a number that float64 holds, found {_shown(found)}") from error
+
+
+def _string(found: Any, what: str) -> str:
+    if isinstance(found, str) and not any("\ud800" <= letter <= "\udfff" for letter in found):
+        return found
+    raise MessageError(f"{what}: expected a string of Unicode, found {_shown(found)}")
+
+
+def _integer(found: Any, what: str) -> int:
+    if isinstance(found, int) and not isinstance(found, bool) and -(2**63) <= found < 2**63:
+        return found
+    raise MessageError(f"{what}: expected an integer of 64 bits, found {_shown(found)}")
+
+
+def _boolean(found: Any, what: str) -> bool:
+    if isinstance(found, bool):
+        return found
+    raise MessageError(f"{what}: expected true or false, found {_shown(found)}")
+
+
+def _date(found: Any, what: str) -> date:
+    try:
+        return date.fromisoformat(found)
+    except (TypeError, ValueError):
+        raise MessageError(f"{what}: expected a date such as 2017-09-05, found {_shown(found)}") from None
+
+
+def _micros(found: Any, what: str) -> int:
+    """Microseconds since 1970 of milliseconds, or of text as ISO 8601 has it; in UTC where it names no zone."""
+    if isinstance(found, int) and not isinstance(found, bool):
+        micros = found * 1000
+        if -(2**63) <= micros < 2**63:
+            return micros
+    elif isinstance(found, str):
+        try:
+            time = datetime.fromisoformat(found)
+        except ValueError:
+            pass
+        else:
+            return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+    raise MessageError(f"{what}: expected milliseconds since 1970 or a time as in ISO 8601, found {_shown(found)}")
+
+
+_SPECIAL = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+_PARSERS: dict[pa.DataType, Callable[[Any, str], Any]] = {
+    KEY_TYPES["string"]: _string,
+    KEY_TYPES["int64"]: _integer,
+    KEY_TYPES["bool"]: _boolean,
+    KEY_TYPES["date"]: _date,
+    KEY_TYPES["timestamp"]: _micros,
+}
+
+
+def read_arrow(payload: bytes, record_millis: int, fields: Fields) -> pa.Table:
+    """The rows of a message, of the schema ``fields.schema()``; raises MessageError where there is a fault in it."""
+    try:
+        table = pa.ipc.open_stream(payload).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError):
+        raise MessageError("not Arrow: expected a whole IPC stream, found something else") from None
+    columns: list[pa.ChunkedArray] = []
+    for name, data_type in fields.keys.items():
+        column = _message_column(table, name, "key")
+        if column.type != data_type:
+            raise MessageError(f"key {name!r}: expected a column of {data_type}, found {column.type}")
+        columns.append(column)
+    value = _message_column(table, fields.value, "value")
+    try:
+        valid = value.is_valid().to_numpy()
+        numbers = np.zeros(table.num_rows)
+        numbers[valid] = column_to_float64_exact(value, f"value {fields.value!r}")
+    except (TypeError, ValueError) as error:
+        raise MessageError(str(error)) from None
+    columns.append(pa.chunked_array([pa.array(numbers, mask=~valid)]))
+    if fields.event_time is None:
+        times = pa.repeat(pa.scalar(_record_micros(record_millis), _TIME_TYPE), table.num_rows)
+    else:
+        try:
+            micros = event_times(_message_column(table, fields.event_time, "event time"), fields.event_time)
+        except (TypeError, ValueError) as error:
+            raise MessageError(str(error)) from None
+        times = pa.array(micros).cast(_TIME_TYPE)
+    return pa.Table.from_arrays([*columns, times], schema=fields.schema())
+
+
+def _message_column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
+    if table.column_names.count(name) != 1:
+        raise MessageError(
+            f"{what} {name!r}: expected the column once, found {', '.join(table.column_names) or 'none'}"
+        )
+    return table.column(name)
+
+
+def _shown(found: Any) -> str:
+    text = repr(found)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+# What a message may be: a row as a JSON object, or rows as an Arrow IPC stream.
+READERS: dict[str, Callable[[bytes, int, Fields], tuple[Any, ...] | pa.Table]] = {
+    "json": read_json,
+    "arrow": read_arrow,
+}
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+
+def result_messages(
+    table: pa.Table, keys: Sequence[str], columns: Iterable[str], pane: Any
+) -> Iterator[tuple[bytes, bytes]]:
+    """Kafka keys and values of the results of a pane, row by row.
+
+    The Kafka key is that of the row, with its window: a compacted topic keeps the last pane.
+    """
+    times = {name: [_json_value(time) for time in table[name].to_pylist()] for name in ("window_start", "window_end")}
+    values = {name: [_json_value(value) for value in table[name].to_pylist()] for name in columns}
+    for i, key in enumerate(table.select(list(keys)).to_pylist() if keys else [{}] * table.num_rows):
+        place = {"key": {name: _json_value(value) for name, value in key.items()}}
+        place |= {name: column[i] for name, column in times.items()}
+        timing = {0: "EARLY", 1: "ON_TIME", 2: "LATE"}.get(pane.timing, "UNKNOWN")
+        result = {name: column[i] for name, column in values.items()} | {"timing": timing, "pane": pane.index}
+        yield _encode(place), _encode(place | result)
+
+
+def _json_value(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case None | bool() | int() | float() | str():
+            return value
+        case bytes():
+            return base64.b64encode(value).decode()
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case _:
+            return str(value)
+
+
+def _encode(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode()

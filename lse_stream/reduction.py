@@ -1,0 +1,124 @@
+"""What is computed of rows: which keys, and which aggregations of which columns."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from .buffers import array_of, nulls_of_column
+from .columns import column_of, numeric_column
+from .scales import Scale
+from .states.aggregations import AGGREGATIONS, Aggregation
+from .values import column_to_float64_exact
+
+Codes = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ColumnAggregation:
+    """An aggregation of columns.
+
+    Attributes:
+      aggregation, scale: of the states.
+      values: names of the columns, in the order of ``aggregation.inputs``.
+    """
+
+    aggregation: Aggregation
+    scale: Scale
+    values: tuple[str, ...]
+
+    @classmethod
+    def of(cls, aggregation: str, scale: Scale | str, value: str | Sequence[str]) -> Self:
+        """By names.
+
+        Raises:
+          ValueError: no such aggregation or scale, a scale that the aggregation does not know, or another number of
+            columns than it has inputs.
+        """
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation: expected {', '.join(AGGREGATIONS)}, found {aggregation!r}")
+        found, of_name = AGGREGATIONS[aggregation], Scale(scale)
+        found.check_scale(of_name)
+        names = [value] if isinstance(value, str) else list(value)
+        if len(names) != len(found.inputs):
+            raise ValueError(
+                f"value: expected {len(found.inputs)} names for {aggregation} ({', '.join(found.inputs)}), found {names}"
+            )
+        return cls(found, of_name, tuple(names))
+
+    def inputs(self, table: pa.Table, codes: Codes) -> tuple[Codes, list[Floats], Codes | None]:
+        """Codes and values of the rows in which no value is null; and the codes of the others, if there are any.
+
+        Raises:
+          KeyError: a column is missing.
+          TypeError: a column of another type.
+          ValueError: an integer beyond +-2^53, or a weight or target that the aggregation does not take.
+        """
+        pairs = list(zip(self.aggregation.inputs, self.values, strict=True))
+        columns = [numeric_column(column_of(table, name), f"column {name!r}", role) for role, name in pairs]
+        nulls = [null for column in columns if (null := nulls_of_column(column)) is not None]
+        of_null = None
+        if nulls:
+            null = np.logical_or.reduce(nulls)
+            of_null, codes = codes[null], codes[~null]
+            if len(columns) > 1:
+                columns = [column.filter(array_of(~null)) for column in columns]
+        names = [f"column {name!r}" for name in self.values]
+        arrays = [column_to_float64_exact(column, name) for column, name in zip(columns, names, strict=True)]
+        self.aggregation.check_inputs(arrays, names)
+        return codes, arrays, of_null
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """From rows to one state per key, or several side by side.
+
+    Attributes:
+      keys: names of the key columns.
+      aggregations: by the name of the column of states, what they are made of.
+      skip_nulls: False makes the state of a key that has a null value null.
+    """
+
+    keys: tuple[str, ...]
+    aggregations: Mapping[str, ColumnAggregation]
+    skip_nulls: bool = True
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that are read, each once."""
+        values = [name for aggregation in self.aggregations.values() for name in aggregation.values]
+        return list(dict.fromkeys([*self.keys, *values]))
+
+
+def check_names(keys: Sequence[str], *, others: Iterable[str]) -> None:
+    """Raises TypeError for a str in place of a sequence of names, ValueError for a name that is used twice."""
+    if isinstance(keys, str):
+        raise TypeError(f"keys: expected a sequence of column names, found the str {keys!r}")
+    taken = set(others)
+    for name in keys:
+        if name in taken:
+            raise ValueError(
+                f"key column {name!r}: expected names that differ from each other and from {sorted(others)}"
+            )
+        taken.add(name)
+
+
+def check_results(aggregation: Aggregation, results: Sequence[str] | None, min_count: int = 0) -> Sequence[str]:
+    """The names of the results that are asked for: None for those of the aggregation's columns.
+
+    Raises:
+      ValueError: no such result, one that is asked for twice, or a negative ``min_count``.
+    """
+    if min_count < 0:
+        raise ValueError(f"min_count: expected 0 or more, found {min_count}")
+    names = aggregation.columns if results is None else results
+    if isinstance(names, str) or len(set(names)) < len(names):
+        raise ValueError(f"results: expected a sequence of names, each once, found {names!r}")
+    for name in names:
+        if name not in aggregation.results:
+            raise ValueError(f"results: expected some of {', '.join(aggregation.results)}, found {name!r}")
+    return names

@@ -1,0 +1,150 @@
+"""The aggregations: what a state of each is made of, and which results it has. One table, at the end of this file.
+
+An aggregation is plain data. Its states are arrays of parts (``arrays``), their bytes follow from the parts (``codec``),
+and results are functions of such arrays (``results``). To add one, add its entry here, and each result that is new there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..scales import NATURAL, Scale
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ScaledSum:
+    """A part that is the sum of ``w exp(c x)``, c being the factor of the scale.
+
+    Attributes:
+      has_weights: w is the second input; otherwise 1.
+      doubled: x is twice the value.
+    """
+
+    has_weights: bool = False
+    doubled: bool = False
+
+    def is_plain(self, scale: Scale) -> bool:
+        """Whether it is a sum of ``exp(x)``, which has a kernel of its own."""
+        return scale == NATURAL and not self.has_weights
+
+    def terms(self, inputs: Sequence[Floats], scale: Scale) -> tuple[Floats, Floats | None]:
+        """The x and the weights of the kernel's terms."""
+        x = inputs[0]
+        if self.doubled:
+            with np.errstate(over="ignore"):
+                x = 2.0 * x
+        return -x if scale.descends else x, inputs[1] if self.has_weights else None
+
+
+@dataclass(frozen=True)
+class ExactSum:
+    """A part that is the exact sum of the product of two inputs, or of one input.
+
+    A product whose second factor is 0 adds nothing, whatever the first one is.
+
+    Attributes:
+      first, second: positions among the inputs.
+    """
+
+    first: int
+    second: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Aggregation:
+    """What the states of an aggregation are made of, and which results follow from them.
+
+    Attributes:
+      name: as arguments and the metadata of columns have it.
+      code: as records have it.
+      inputs: what a row consists of; the first is the value.
+      sums, exact: the parts.
+      results: names of all results (``lse_stream.states.results``); the first is the aggregation's own.
+      columns: the results of a table unless others are asked for.
+      has_scales: whether it knows other scales than the natural one.
+    """
+
+    name: str
+    code: int
+    inputs: tuple[str, ...]
+    sums: tuple[ScaledSum, ...]
+    exact: tuple[ExactSum, ...]
+    results: tuple[str, ...]
+    columns: tuple[str, ...]
+    has_scales: bool = False
+
+    def __reduce__(self) -> str:
+        return self.name.upper()  # there is one of each, under that name in this module
+
+    def check_scale(self, scale: Scale) -> None:
+        """Raises ValueError for a scale that this aggregation does not know."""
+        if scale != NATURAL and not self.has_scales:
+            raise ValueError(f"scale: expected natural, the one of {self.name}, found {scale.name}")
+
+    def check_inputs(self, inputs: Sequence[Floats], names: Sequence[str]) -> None:
+        """Raises ValueError for a weight or target that is not finite, or a negative target; named."""
+        for role, name, array in list(zip(self.inputs, names, inputs, strict=True))[1:]:
+            # Without an array in between: this is a good part of the time that weights cost.
+            least, most = (array.min(), array.max()) if array.size else (0.0, 0.0)
+            if -np.inf < least and most < np.inf and (role == "weight" or least >= 0.0):
+                continue
+            bad = ~np.isfinite(array) | ((role != "weight") & (array < 0.0))
+            expected = "finite weights" if role == "weight" else "finite targets of 0 or more"
+            raise ValueError(f"{name}: expected {expected}, found {array[bad.argmax()]}")
+
+
+LOGSUMEXP = Aggregation(
+    name="logsumexp",
+    code=0,
+    inputs=("value",),
+    sums=(ScaledSum(),),
+    exact=(),
+    results=("logsumexp", "count", "max", "logmeanexp", "bonus", "exp_bonus"),
+    columns=("logsumexp", "count", "max"),
+    has_scales=True,
+)
+WEIGHTED_LOGSUMEXP = Aggregation(
+    name="weighted_logsumexp",
+    code=1,
+    inputs=("value", "weight"),
+    sums=(ScaledSum(has_weights=True),),
+    exact=(ExactSum(1),),
+    results=("logsumexp", "log_abs_sum", "sign", "count", "max", "weight", "logmeanexp"),
+    columns=("logsumexp", "log_abs_sum", "sign", "count", "max", "weight"),
+    has_scales=True,
+)
+LOG_LIKELIHOOD = Aggregation(
+    name="log_likelihood",
+    code=2,
+    inputs=("value",),
+    sums=(ScaledSum(),),
+    exact=(ExactSum(0), ExactSum(0, 0)),
+    results=("log_likelihood", "count", "max", "logsumexp", "logmeanexp", "mean", "variance", "sum_of_squares"),
+    columns=("log_likelihood", "count", "max", "logsumexp", "mean", "variance"),
+)
+EFFECTIVE_SAMPLE_SIZE = Aggregation(
+    name="effective_sample_size",
+    code=3,
+    inputs=("value",),
+    sums=(ScaledSum(), ScaledSum(doubled=True)),
+    exact=(),
+    results=("effective_sample_size", "count", "max", "largest_weight", "logsumexp", "logmeanexp"),
+    columns=("effective_sample_size", "count", "max", "largest_weight"),
+)
+CROSS_ENTROPY = Aggregation(
+    name="cross_entropy",
+    code=4,
+    inputs=("value", "target"),
+    sums=(ScaledSum(),),
+    exact=(ExactSum(0, 1), ExactSum(1)),
+    results=("cross_entropy", "count", "max", "logsumexp"),
+    columns=("cross_entropy", "count", "max"),
+)
+AGGREGATIONS = {
+    aggregation.name: aggregation
+    for aggregation in (LOGSUMEXP, WEIGHTED_LOGSUMEXP, LOG_LIKELIHOOD, EFFECTIVE_SAMPLE_SIZE, CROSS_ENTROPY)
+}

@@ -1,0 +1,179 @@
+"""Arrays of states: grouped from rows, merged, taken and put together, part by part."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernel
+from .._kernel import StateError, States
+from .._kernel.exact_sum import UNIT, decode_sum
+from ..scales import Scale
+from .aggregations import Aggregation, ExactSum, ScaledSum
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+Codes = npt.NDArray[np.int32]
+Ratio = tuple[Any, int]
+
+
+class Quotients(NamedTuple):
+    """Of each state (n,), with S its sum, T the term of its max and m a count: ``q = abs(S) / (m T)``.
+
+    Where the max is too far from 0 for its term (2^60 and more) or infinite, T is 1.
+
+    Attributes:
+      sign: of S.
+      log_high, log_low: ``ln q`` as a double-double.
+      high, low: q as a double-double.
+    """
+
+    sign: Floats
+    log_high: Floats
+    log_low: Floats
+    high: Floats
+    low: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class StateArray:
+    """States (n,) of one aggregation and scale, as columns of their parts. It never changes.
+
+    Attributes:
+      sums: of each scaled sum, its records (n,) of ``_kernel.record``.
+      exact: of each exact sum, words, and the place (n,) among them where each state's sum begins.
+    """
+
+    aggregation: Aggregation
+    scale: Scale
+    sums: tuple[States, ...]
+    exact: tuple[tuple[Words, Ints], ...]
+
+    @classmethod
+    def group(
+        cls, aggregation: Aggregation, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int
+    ) -> "StateArray":
+        """The states (groups,) of the rows (n,) with each code.
+
+        Args:
+          inputs: columns (n,) in the order of ``aggregation.inputs``, checked by its ``check_inputs``.
+        """
+        sums = tuple(_group_scaled(part, scale, codes, inputs, groups) for part in aggregation.sums)
+        return cls(
+            aggregation, scale, sums, tuple(_group_exact(part, codes, inputs, groups) for part in aggregation.exact)
+        )
+
+    @classmethod
+    @lru_cache(maxsize=64)  # of one state: every new accumulator has it
+    def empty(cls, aggregation: Aggregation, scale: Scale, n: int) -> "StateArray":
+        """n empty states."""
+        return cls.group(aggregation, scale, np.empty(0, np.int32), [np.empty(0)] * len(aggregation.inputs), n)
+
+    def __len__(self) -> int:
+        return self.sums[0].size
+
+    def merge(self, codes: Codes, groups: int) -> "StateArray":
+        """The merged states (groups,) of the states with each code."""
+        sums = tuple(_kernel.merge_groups(codes, states, groups) for states in self.sums)
+        merged = (_kernel.merge_sums(codes, words, at, groups) for words, at in self.exact)
+        return self._with(sums, tuple((words, begins[:-1]) for words, begins in merged))
+
+    def take(self, rows: Ints) -> "StateArray":
+        """The states of ``rows``, in that order."""
+        sums = tuple(_kernel.take_states(states, rows) for states in self.sums)
+        return self._with(sums, tuple((words, at[rows]) for words, at in self.exact))
+
+    def slice(self, start: int, rows: int) -> "StateArray":
+        """Some states that follow each other, without a copy."""
+        part = slice(start, start + rows)
+        return self._with(
+            tuple(states[part] for states in self.sums), tuple((words, at[part]) for words, at in self.exact)
+        )
+
+    def _with(self, sums: tuple[States, ...], exact: tuple[tuple[Words, Ints], ...]) -> "StateArray":
+        return StateArray(self.aggregation, self.scale, sums, exact)
+
+    @staticmethod
+    def concat(parts: Sequence["StateArray"]) -> "StateArray":
+        """All states of ``parts``, of which there is at least one.
+
+        Raises:
+          StateError: they differ in aggregation or scale; both named.
+        """
+        first = parts[0]
+        for part in parts[1:]:
+            check_same(first, part)
+        sums = tuple(_kernel.concat_states(column) for column in zip(*(part.sums for part in parts), strict=True))
+        exact = []
+        for column in zip(*(part.exact for part in parts), strict=True):
+            starts = np.cumsum([0, *(words.size for words, _ in column[:-1])])
+            places = [at + start for (_, at), start in zip(column, starts, strict=True)]
+            exact.append((np.concatenate([words for words, _ in column]), np.concatenate(places)))
+        return first._with(sums, tuple(exact))
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        exact = sum(words.nbytes + at.nbytes for words, at in self.exact)
+        return sum(states.nbytes for states in self.sums) + exact
+
+    @property
+    def counts(self) -> Ints:
+        """How many terms each state has."""
+        return np.ascontiguousarray(self.sums[0]["count"])
+
+    def quotients(self, part: int = 0, *, per_term: bool = False) -> Quotients:
+        """Of a scaled sum over the term of its max; with ``per_term``, of the mean term over it."""
+        counts = self.counts if per_term else np.ones(len(self), np.int64)
+        return Quotients(*_kernel.quotients_of(self.sums[part], counts, self.scale.factor).T)
+
+    def exact_sums(self, part: int) -> Iterator[Ratio]:
+        """An exact sum as (numerator, denominator); beside a denominator of 0 the NaN or infinity that it is.
+
+        One after another, as these integers may take a kilobyte each.
+        """
+        words, at = self.exact[part]
+        found = (decode_sum(words, place) for place in at.tolist())
+        specials = (0.0, np.inf, -np.inf, np.nan)
+        return ((specials[special], 0) if special else _ratio(units, low) for units, low, special in found)
+
+
+def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> States:
+    x, weights = part.terms(inputs, scale)
+    if part.is_plain(scale):
+        return _kernel.group_values(codes, x, groups)
+    return _kernel.group_terms(codes, x, weights, groups, scale.factor)
+
+
+def _group_exact(part: ExactSum, codes: Codes, inputs: Sequence[Floats], groups: int) -> tuple[Words, Ints]:
+    second = None if part.second is None else inputs[part.second]
+    words, begins = _kernel.sum_products(codes, inputs[part.first], second, groups)
+    return words, begins[:-1]
+
+
+def _ratio(units: int, low: int) -> Ratio:
+    bits = -UNIT - 64 * low
+    return (units, 1 << bits) if bits >= 0 else (units << -bits, 1)
+
+
+def check_same(expected: StateArray, found: StateArray) -> None:
+    """Raises StateError for two aggregations or scales; both named."""
+    if expected.aggregation is found.aggregation and expected.scale == found.scale:
+        return
+    for what, one, other in (
+        ("aggregation", expected.aggregation.name, found.aggregation.name),
+        ("scale", expected.scale.name, found.scale.name),
+    ):
+        if one != other:
+            raise StateError(0, f"states of two {what}s do not merge: {one} and {other}")
+
+
+def require(fits: npt.NDArray[np.bool_], message: Callable[[int], str]) -> None:
+    """Raises StateError for the first row (n,) that does not fit; ``message(row)`` says what was expected and found."""
+    if not fits.all():
+        row = int(fits.argmin())
+        raise StateError(row, f"state {row}: {message(row)}")

@@ -1,0 +1,203 @@
+"""Records of states: their bytes, and what must hold of bytes that come from elsewhere.
+
+A record consists of words of 64 bits, all little-endian::
+
+    version (uint8), kind (uint8: the code of the aggregation), scale (uint16), reserved (uint32)
+    count of terms (int64)
+    parameter of the scale (float64), for a base or a temperature alone
+    of each scaled sum: max, base, limbs, as in ``_kernel.record``
+    of each exact sum: low (uint16), words (uint16), special (uint32; 1 +inf, 2 -inf, 3 NaN);
+        then the words of the sum in units of 2^(64 low - 2176), two's complement, no more than are needed
+
+The record of log-sum-exp on the natural scale is that of ``_kernel.record``. Equal states have equal bytes.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernel
+from .._kernel import RECORD, StateError
+from .._kernel.exact_sum import decode_sum, encode_sum
+from .._kernel.record import VERSION
+from ..scales import NATURAL, Scale
+from .aggregations import AGGREGATIONS, LOGSUMEXP, Aggregation
+from .arrays import StateArray, require
+
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+_BY_CODE = {aggregation.code: aggregation for aggregation in AGGREGATIONS.values()}
+
+# Words of a scaled sum: a kernel's record without its header and count.
+_TERM_WORDS = RECORD.itemsize // 8 - 2
+# The largest product is 2^2048, which is 2^4224 units, and a sum has up to 2^63 of them: 68 words with the sign. The
+# kernel has room for 70.
+_MOST_WORDS = 70
+
+
+def encode_states(states: StateArray) -> tuple[Words, Ints]:
+    """The records, one after another, and where each begins and the last ends (n + 1,), in words."""
+    n = len(states)
+    aggregation, scale = states.aggregation, states.scale
+    if (aggregation, scale) == (LOGSUMEXP, NATURAL):
+        words = np.ascontiguousarray(states.sums[0]).view(np.uint64)
+        return words, np.arange(n + 1) * (RECORD.itemsize // 8)
+    fixed = np.empty((n, _fixed_words(aggregation, scale)), np.uint64)
+    fixed[:, 0] = _head(aggregation, scale)
+    fixed[:, 1] = states.sums[0]["count"]
+    if scale.parameter is not None:
+        fixed[:, 2] = np.float64(scale.parameter).view(np.uint64)
+    start = fixed.shape[1] - _TERM_WORDS * len(states.sums)
+    for records in states.sums:
+        fixed[:, start : start + _TERM_WORDS] = records.view(np.uint64).reshape(n, _TERM_WORDS + 2)[:, 2:]
+        start += _TERM_WORDS
+    sizes = [_stored_words(words, at) for words, at in states.exact]
+    if n == 1:  # most often so, and quicker than the general way
+        stored = [words[at[0] : at[0] + size[0]] for (words, at), size in zip(states.exact, sizes, strict=True)]
+        out = np.concatenate([fixed[0], *stored])
+        return out, np.array([0, out.size])
+    offsets = np.zeros(n + 1, np.int64)
+    np.cumsum(fixed.shape[1] + sum(sizes, np.zeros(n, np.int64)), out=offsets[1:])
+    out = np.empty(offsets[-1], np.uint64)
+    out[offsets[:-1, None] + np.arange(fixed.shape[1])] = fixed
+    place = offsets[:-1] + fixed.shape[1]
+    for (words, at), size in zip(states.exact, sizes, strict=True):
+        within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+        out[np.repeat(place, size) + within] = words[np.repeat(at, size) + within]
+        place = place + size
+    return out, offsets
+
+
+def decode_states(
+    words: Words, offsets: Ints, expected: tuple[Aggregation, Scale] | None = None, *, trusted: bool = False
+) -> StateArray:
+    """The states of records, each from an offset to the next.
+
+    Args:
+      expected: aggregation and scale; None for those of the first record, and without any for log-sum-exp.
+      trusted: the records are known to be canonical, as what made them is known.
+
+    Raises:
+      StateError: a record is truncated, of another version, aggregation or scale than it should be, or not canonical.
+    """
+    n = offsets.size - 1
+    sizes, begin = np.diff(offsets), offsets[:-1]
+    require(sizes > 0, lambda _: "expected a record, found 0 bytes")
+    aggregation, scale = expected or (_header(words, offsets) if n else (LOGSUMEXP, NATURAL))
+    fixed = _fixed_words(aggregation, scale)
+    head = _head(aggregation, scale)
+    heads = words[begin]
+    require(heads == np.uint64(head), lambda i: f"expected {_describe(head)}, found {_describe(int(heads[i]))}")
+    least = "" if not aggregation.exact else " or more"
+    fits = sizes >= fixed if aggregation.exact else sizes == fixed
+    require(fits, lambda i: f"expected a state of {8 * fixed} bytes{least}, found {8 * sizes[i]}")
+    if (aggregation, scale) == (LOGSUMEXP, NATURAL):
+        states = words[offsets[0] : offsets[-1]].view(RECORD)
+        if not trusted:
+            _kernel.check_states(states)
+        return StateArray(aggregation, scale, (states,), ())
+    start = 2
+    if scale.parameter is not None:
+        found = words[begin + 2].view(np.float64)
+        require(found == scale.parameter, lambda i: f"expected scale {scale.name}, found parameter {found[i]!r}")
+        start = 3
+    sums = []
+    for part in aggregation.sums:
+        states = np.zeros(n, RECORD)
+        states["version"] = VERSION
+        matrix = states.view(np.uint64).reshape(n, _TERM_WORDS + 2)
+        matrix[:, 1] = words[begin + 1]
+        matrix[:, 2:] = words[begin[:, None] + np.arange(start, start + _TERM_WORDS)]
+        if not trusted:
+            _kernel.check_states(states, scale.factor, has_signs=part.has_weights)
+        sums.append(states)
+        start += _TERM_WORDS
+    place, end, exact = begin + fixed, offsets[1:], []
+    for _ in aggregation.exact:
+        size = _stored_words(words, place) if trusted else _check_exact(words, place, end)
+        exact.append((words, place))
+        place = place + size
+    require(place == end, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
+    if len(sums) == 2:
+        with np.errstate(over="ignore"):
+            twice = 2.0 * sums[0]["max"]
+        same = (twice == sums[1]["max"]) | (np.isnan(twice) & np.isnan(sums[1]["max"]))
+        require(same, lambda i: f"expected a second max of {twice[i]}, found {sums[1]['max'][i]}")
+    return StateArray(aggregation, scale, tuple(sums), tuple(exact))
+
+
+# --- header -----------------------------------------------------------------------------------------------------------
+
+
+def _head(aggregation: Aggregation, scale: Scale) -> int:
+    """The first word of a record."""
+    return VERSION | aggregation.code << 8 | scale.code << 16
+
+
+def _fixed_words(aggregation: Aggregation, scale: Scale) -> int:
+    """How many words a record has ahead of its exact sums."""
+    return 2 + (scale.parameter is not None) + _TERM_WORDS * len(aggregation.sums)
+
+
+def _describe(head: int) -> str:
+    version, code, scale, reserved = head & 0xFF, head >> 8 & 0xFF, head >> 16 & 0xFFFF, head >> 32
+    name = _BY_CODE[code].name if code in _BY_CODE else "unknown"
+    scale_name = Scale.CODES[scale] if scale < len(Scale.CODES) else "unknown"
+    extra = f", reserved bytes {reserved:#x}" if reserved else ""
+    return f"version {version}, kind {code} ({name}), scale {scale} ({scale_name}){extra}"
+
+
+def _header(words: Words, offsets: Ints) -> tuple[Aggregation, Scale]:
+    """Aggregation and scale of the first record."""
+    head = int(words[offsets[0]])
+    aggregation, code = _BY_CODE.get(head >> 8 & 0xFF), head >> 16 & 0xFFFF
+    if head & 0xFF != VERSION or aggregation is None or code >= len(Scale.CODES) or head >> 32:
+        raise StateError(0, f"state 0: expected version {VERSION}, a known kind and scale, found {_describe(head)}")
+    name = Scale.CODES[code]
+    if name in ("base", "temperature"):
+        parameter = float(words[offsets[0] + 2].view(np.float64)) if offsets[1] - offsets[0] > 2 else np.nan
+        name = f"{name} {parameter!r}"
+    try:
+        scale = Scale(name)
+    except ValueError as error:
+        raise StateError(0, f"state 0: {error}") from error
+    if scale.code != code or (scale != NATURAL and not aggregation.has_scales):
+        raise StateError(0, f"state 0: expected a scale that {aggregation.name} knows, found {_describe(head)}")
+    return aggregation, scale
+
+
+# --- exact sums -------------------------------------------------------------------------------------------------------
+
+
+def _stored_words(words: Words, place: Ints) -> Ints:
+    """How many words each stored sum takes, head included."""
+    return (words[place] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) + 1
+
+
+def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
+    """How many words each stored sum takes, head included; raises StateError for one that is not canonical."""
+    expected = "expected an exact sum in its one form"
+    if place.size == 1:  # most often so, and quicker than the general way
+        at, held = int(place[0]), int(end[0] - place[0])
+        units, low_word, special_sum = decode_sum(words, at) if held > 0 else (0, 0, 4)
+        one = encode_sum(units << 64 * low_word, special_sum) if special_sum <= 3 else words[:0]
+        fits_one = 0 < one.size <= min(held, _MOST_WORDS + 1 - low_word) and np.array_equal(
+            one, words[at : at + one.size]
+        )
+        require(np.array([fits_one]), lambda _: f"{expected}, found another in {held} words")
+        return np.array([one.size])
+    require(place < end, lambda _: f"{expected}, found no bytes of it")
+    head = words[place]
+    low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
+    special = head >> np.uint64(32)
+    fits = (special <= 3) & (low + n <= _MOST_WORDS) & (place + n < end)
+    fits &= np.where(n > 0, special == 0, low == 0)
+    require(fits, lambda i: f"{expected}, found low {low[i]}, words {n[i]}, special {special[i]} in {(end - place)[i]}")
+    some = np.flatnonzero(n > 0)
+    first, top = words[place[some] + 1], words[place[some] + n[some]].view(np.int64)
+    below = words[place[some] + np.maximum(n[some] - 1, 1)].view(np.int64)
+    idle = (n[some] > 1) & (top == below >> 63)
+    canonical = np.ones(n.size, np.bool_)
+    canonical[some] = (first != 0) & ~idle
+    require(canonical, lambda _: f"{expected}, found words that it does not need")
+    return n + 1

@@ -1,0 +1,270 @@
+"""The results of states: every one is a function of an array of states, rounded once where nothing else is said.
+
+``RESULTS`` has them by name. Which ones an aggregation has is said in ``aggregations``.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernel
+from .._kernel.double_double import divide, two_prod, two_sum
+from ..scales import NATURAL
+from .arrays import Codes, Floats, Ints, Ratio, StateArray, require
+
+Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+
+# How far the targets of an example may be from a sum of 1: as float32 probabilities of some thousand classes are.
+TARGET_TOLERANCE = 1e-6
+# From 2^996 (6.7e299) on Dekker's splitting, by which products are made exact, overflows; this leaves room for W > 1.
+_LARGEST_LOGIT = 1e290
+
+
+def result_of(states: StateArray, name: str) -> Result:
+    """A result (n,) of states (n,), one of ``states.aggregation.results``: float64 with one NaN and no -0.0, or counts.
+
+    Raises:
+      KeyError: no such result of this aggregation.
+      StateError: the state of a row has no such result.
+    """
+    if name not in states.aggregation.results:
+        raise KeyError(
+            f"expected a result of {states.aggregation.name}, {', '.join(states.aggregation.results)}, found {name!r}"
+        )
+    values = RESULTS[name](states)
+    return values if values.dtype == np.int64 else np.where(np.isnan(values), np.nan, values + 0.0)
+
+
+def variances(states: StateArray, ddof: int = 1) -> Floats:
+    """The variance of the values, correctly rounded; NaN for ``ddof`` values or fewer, or one that is not finite."""
+    rows = zip(states.counts.tolist(), states.exact_sums(0), states.exact_sums(1), strict=True)
+    # (q / e - s^2 / (n d^2)) / (n - ddof), with denominators that are powers of 2
+    return np.array(
+        [
+            _rounded(q * n * d * d - s * s * e, e * d * d * n * (n - ddof)) if n > ddof and d and e else np.nan
+            for n, (s, d), (q, e) in rows
+        ],
+        np.float64,
+    )
+
+
+# --- softmax by states ------------------------------------------------------------------------------------------------
+
+
+class LogTotals:
+    """The log-sum-exp of each state on the natural scale, in more than double precision, for rows to be taken from.
+
+    Args:
+      states: (n,), on the natural scale and without weights.
+    """
+
+    def __init__(self, states: StateArray) -> None:
+        quotients = states.quotients()
+        self._maxima = np.array(states.sums[0]["max"])
+        self._high, self._low = quotients.log_high.copy(), quotients.log_low.copy()
+
+    def log_softmax(self, codes: Codes, x: Floats) -> Floats:
+        """``x - LSE`` (rows,) of the state that each row's code (rows,) names, rounded once."""
+        maximum = self._maxima[codes]
+        with np.errstate(invalid="ignore", over="ignore"):
+            out = subtract_log(x, maximum, self._high[codes], self._low[codes])
+            difference = x - maximum
+            finite = np.isfinite(difference)
+            if not finite.all():
+                out = np.where(finite, out, difference)
+                out = np.where(np.isnan(out), np.nan, out)  # the one NaN
+        return np.asarray(out)
+
+
+def subtract_log(x: Any, maximum: Any, high: Any, low: Any) -> Any:
+    """``x - (maximum + (high + low))`` of floats or of arrays, rounded once."""
+    total, error = two_sum(x, -maximum)
+    total, error2 = two_sum(total, -high)
+    return total + (error + error2 - low)
+
+
+# --- what results are made of -----------------------------------------------------------------------------------------
+
+
+def _on_scale(states: StateArray, high: Floats, low: Floats, *, with_max: bool = True) -> Floats:
+    """Natural logarithms (n,), as double-doubles, in units of the scale and on top of the max; rounded once."""
+    maximum = states.sums[0]["max"] if with_max else np.zeros(len(states))
+    with np.errstate(invalid="ignore", under="ignore", over="ignore"):
+        if states.scale != NATURAL:
+            unit, rest = states.scale.unit
+            product, error = two_prod(high, np.full_like(high, unit))
+            high, low = product, np.where(np.isfinite(high), error + (high * rest + low * unit), 0.0)
+        total, error = two_sum(maximum, high)
+        out = np.where(np.isfinite(maximum) & np.isfinite(high), total + (error + low), maximum + high)
+    return np.asarray(-out if states.scale.descends else out)
+
+
+def _nothing(states: StateArray) -> float:
+    """The logarithm of a sum of 0."""
+    return np.inf if states.scale.descends else -np.inf
+
+
+def _rounded(numerator: float, denominator: int) -> float:
+    """A ratio of integers, rounded once; infinite where it is beyond the floats."""
+    if not denominator:
+        return numerator
+    try:
+        return numerator / denominator
+    except OverflowError:
+        return np.inf if numerator > 0 else -np.inf
+
+
+def _pairs(ratios: Iterable[Ratio]) -> tuple[Floats, Floats]:
+    """Ratios as double-doubles; the low part is 0 where the high one is not finite."""
+    pairs = []
+    for numerator, denominator in ratios:
+        high = _rounded(numerator, denominator)
+        low = 0.0
+        if denominator and abs(high) < np.inf:
+            above, below = high.as_integer_ratio()
+            low = (numerator * below - above * denominator) / (denominator * below)
+        pairs.append((high, low))
+    high_part, low_part = np.array(pairs, np.float64).reshape(-1, 2).T
+    return high_part, low_part
+
+
+# --- the results ------------------------------------------------------------------------------------------------------
+
+
+def _logsumexp(states: StateArray) -> Floats:
+    """NaN where the sum is negative, as it has no logarithm."""
+    if not states.aggregation.sums[0].has_weights:
+        return _log_abs_sum(states)
+    return np.where(states.quotients().sign < 0.0, np.nan, _log_abs_sum(states))
+
+
+def _log_abs_sum(states: StateArray) -> Floats:
+    if states.aggregation.sums[0].is_plain(states.scale):
+        return _kernel.state_values(states.sums[0])
+    quotients = states.quotients()
+    out = _on_scale(states, quotients.log_high, quotients.log_low)
+    # What cancels is a sum of 0, however far from 0 the max is.
+    return np.where((quotients.sign == 0.0) & (states.counts > 0), _nothing(states), out)
+
+
+def _sign(states: StateArray) -> Floats:
+    return np.asarray(states.quotients().sign)
+
+
+def _count(states: StateArray) -> Ints:
+    return states.counts
+
+
+def _max(states: StateArray) -> Floats:
+    maxima = np.ascontiguousarray(states.sums[0]["max"])
+    return -maxima if states.scale.descends else maxima
+
+
+def _logmeanexp(states: StateArray) -> Floats:
+    if states.aggregation.sums[0].has_weights:
+        return _weighted_logmeanexp(states)
+    quotients = states.quotients(per_term=True)
+    return _on_scale(states, quotients.log_high, quotients.log_low)
+
+
+def _weighted_logmeanexp(states: StateArray) -> Floats:
+    """ln(S / W) from double-doubles of both: that of W is the logarithm of a state of its two parts at x = 0."""
+    high, low = _pairs(states.exact_sums(0))
+    n = len(states)
+    rows = np.tile(np.arange(n, dtype=np.int32), 2)
+    finite = np.where(np.isfinite(high), high, 0.0)
+    weights = _kernel.group_terms(rows, np.zeros(2 * n), np.concatenate([finite, low]), n)
+    sign_of_weight, weight_high, weight_low, _, _ = _kernel.quotients_of(weights, np.ones(n, np.int64)).T
+    quotients = states.quotients()
+    with np.errstate(invalid="ignore"):
+        log_high, error = two_sum(quotients.log_high, -weight_high)
+        log_low = np.where(np.isfinite(log_high), error + (quotients.log_low - weight_low), 0.0)
+        out = _on_scale(states, log_high, log_low)
+        # A mean that is negative or without weight has no logarithm.
+        of_zero = np.where((quotients.sign == 0) & (sign_of_weight != 0), _nothing(states), np.nan)
+        return np.where(quotients.sign * sign_of_weight > 0, out, of_zero)
+
+
+def _bonus(states: StateArray) -> Floats:
+    """LSE - max."""
+    quotients = states.quotients()
+    out = _on_scale(states, quotients.log_high, quotients.log_low, with_max=False)
+    return np.where(np.isfinite(states.sums[0]["max"]), out, np.nan)
+
+
+def _exp_bonus(states: StateArray) -> Floats:
+    quotients = states.quotients()
+    return np.where(np.isfinite(states.sums[0]["max"]), quotients.high + quotients.low, np.nan)
+
+
+def _exact_sum(part: int) -> Callable[[StateArray], Floats]:
+    return lambda states: np.array([_rounded(*total) for total in states.exact_sums(part)], np.float64)
+
+
+def _mean(states: StateArray) -> Floats:
+    rows = zip(states.counts.tolist(), states.exact_sums(0), strict=True)
+    return np.array([_rounded(s, n * d) if n else np.nan for n, (s, d) in rows], np.float64)
+
+
+def _effective_sample_size(states: StateArray) -> Floats:
+    """(sum e^x)^2 / sum e^2x, both over the term of their max, which cancels."""
+    first, second = states.quotients(), states.quotients(1)
+    square, error = two_prod(first.high, first.high)
+    size, rest = divide(square, error + 2.0 * first.high * first.low, second.high, second.low)
+    maximum, doubled_maximum = states.sums[0]["max"], states.sums[1]["max"]
+    # Of values so far out that their doubles are infinite only ties count, once and twice.
+    size = np.where(np.isfinite(doubled_maximum), size + rest, first.high + first.low)
+    return np.where(np.isfinite(maximum), size, np.where(maximum == -np.inf, 0.0, np.nan))
+
+
+def _largest_weight(states: StateArray) -> Floats:
+    quotients = states.quotients()
+    one = np.ones_like(quotients.high)
+    weight, rest = divide(one, 0.0 * one, quotients.high, quotients.low)
+    return np.where(np.isfinite(states.sums[0]["max"]), weight + rest, np.nan)
+
+
+def _cross_entropy(states: StateArray) -> Floats:
+    """W LSE(x) - sum t x with W = sum t, added up in double-doubles.
+
+    Raises:
+      StateError: the targets of a state do not sum to 1.
+    """
+    targets = _exact_sum(1)(states)
+    require(
+        np.abs(targets - 1.0) <= TARGET_TOLERANCE,
+        lambda i: f"expected targets that sum to 1, such as one label, found {targets[i]}",
+    )
+    chosen, rest = _pairs(states.exact_sums(0))
+    quotients = states.quotients()
+    maximum = states.sums[0]["max"]
+    with np.errstate(invalid="ignore", over="ignore"):
+        product, product_low = two_prod(targets, maximum)
+        total, error = two_sum(product, -chosen)
+        bonus, bonus_low = two_prod(targets, quotients.log_high)
+        total, error2 = two_sum(total, bonus)
+        out = total + (error + error2 + (product_low + bonus_low + targets * quotients.log_low - rest))
+        exact = np.isfinite(maximum) & np.isfinite(chosen) & (np.abs(maximum) < _LARGEST_LOGIT)
+        return np.asarray(np.where(exact, out, targets * maximum - chosen))
+
+
+RESULTS: dict[str, Callable[[StateArray], Result]] = {
+    "logsumexp": _logsumexp,
+    "log_abs_sum": _log_abs_sum,
+    "sign": _sign,
+    "count": _count,
+    "max": _max,
+    "weight": _exact_sum(0),
+    "logmeanexp": _logmeanexp,
+    "bonus": _bonus,
+    "exp_bonus": _exp_bonus,
+    "log_likelihood": _exact_sum(0),
+    "mean": _mean,
+    "variance": variances,
+    "sum_of_squares": _exact_sum(1),
+    "effective_sample_size": _effective_sample_size,
+    "largest_weight": _largest_weight,
+    "cross_entropy": _cross_entropy,
+}

@@ -1,0 +1,211 @@
+"""The transforms of Beam YAML: the shipped example and provider, run as a user would."""
+
+import csv
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from apache_beam.pvalue import Row
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.testing.util import assert_that
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.typehints.row_type import RowTypeConstraint
+from contract import bits
+
+from lse_stream import LogSumExpAccumulator, log_softmax
+from lse_stream.beam import yaml as yaml_transforms
+from lse_stream.beam.yaml import (
+    CrossEntropy,
+    EffectiveSampleSize,
+    LogLikelihood,
+    LogMeanExp,
+    LogSoftmax,
+    LogSumExp,
+    ReadParquet,
+    WeightedLogSumExp,
+)
+from lse_stream.errors import InputError
+from lse_stream.table_functions import finalize, group_states, sort_by_keys
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "pipelines" / "yaml" / "storms.yaml"
+PROVIDER = ROOT / "pipelines" / "yaml" / "lse_stream.yaml"
+STORMS = ROOT / "pipelines" / "samples" / "storms.parquet"
+
+
+def run_yaml(pipeline: dict[str, Any], directory: Path) -> subprocess.CompletedProcess[str]:
+    path = directory / "pipeline.yaml"
+    path.write_text(yaml.safe_dump({**pipeline, "providers": [{"include": str(PROVIDER)}]}))
+    command = [sys.executable, "-m", "apache_beam.yaml.main", f"--yaml_pipeline_file={path}", "--runner=FnApiRunner"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def read_csv(directory: Path, prefix: str) -> list[dict[str, str]]:
+    [path] = directory.glob(f"{prefix}*")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_example_gives_the_seasons_of_the_storms(tmp_path: Path) -> None:
+    pipeline = yaml.safe_load(EXAMPLE.read_text())["pipeline"]
+    *_, sink = pipeline["transforms"]
+    sink["config"]["path"] = str(tmp_path / "storms")
+    run = run_yaml({"pipeline": pipeline}, tmp_path)
+    assert run.returncode == 0, run.stderr
+    rows = read_csv(tmp_path, "storms-")
+    storms = pq.read_table(STORMS)
+    assert {int(row["season"]) for row in rows} == set(storms["season"].to_pylist())
+    for row in rows:
+        categories = [s["category"] for s in storms.to_pylist() if s["season"] == int(row["season"])]
+        state = LogSumExpAccumulator(categories, scale="base 4")
+        assert float(row["logsumexp"]) == state.value()
+        assert (int(row["count"]), float(row["max"])) == (state.count, state.max)
+        assert float(row["bonus"]) == state.result("bonus")
+
+
+def test_the_provider_offers_every_transform() -> None:
+    [provider] = yaml.safe_load(PROVIDER.read_text())
+    for name, path in provider["transforms"].items():
+        assert path == f"lse_stream.beam.yaml.{name}"
+        assert issubclass(getattr(yaml_transforms, name), beam.PTransform)
+    offered = {name for name, value in vars(yaml_transforms).items() if isinstance(value, type) and value.__doc__}
+    public = {name for name in offered if getattr(yaml_transforms, name).__module__ == "lse_stream.beam.yaml"}
+    assert set(provider["transforms"]) == {name for name in public if not name.startswith("_")}
+
+
+def test_a_mistake_is_told_in_the_users_terms(tmp_path: Path) -> None:
+    read = {"type": "ReadParquet", "config": {"path": str(STORMS), "columns": ["season", "category"]}}
+    for config, message in (
+        ({"value": "strength"}, "expected some of the fields season, category, found 'strength'"),
+        ({"value": "category", "scale": "base 1"}, "base: expected a number above 1"),
+        ({"value": "category", "results": ["mode"]}, "results: expected some of logsumexp"),
+    ):
+        steps = [read, {"type": "LogSumExp", "config": config}, {"type": "LogForTesting"}]
+        run = run_yaml({"pipeline": {"type": "chain", "transforms": steps}}, tmp_path)
+        assert run.returncode != 0
+        assert message in run.stderr
+
+
+# --- each transform against columns of states -------------------------------------------------------------------------
+
+TABLE = pa.table(
+    {
+        "k": ["a", "b", "a", "b", "a", "c"],
+        "x": [1.0, 2.0, -3.0, 4.5, None, None],
+        "w": [1.0, -1.0, 0.0, 2.0, 5.0, 1.0],
+        "t": [1.0, 0.0, 0.0, 1.0, 0.5, 0.0],
+    }
+)
+
+
+def as_rows(pipeline: beam.Pipeline, table: pa.Table = TABLE) -> Any:
+    return pipeline | beam.Create([Row(**row) for row in table.to_pylist()])
+
+
+def check_rows(expected: Sequence[dict[str, Any]]) -> Any:
+    def check(found: list[Any]) -> None:
+        assert sorted(bits(row.as_dict()) for row in found) == sorted(bits(row) for row in expected), (found, expected)
+
+    return check
+
+
+@pytest.mark.parametrize("keys", [["k"], []], ids=["keys", "total"])
+@pytest.mark.parametrize(
+    ("make", "value", "kind", "scale"),
+    [
+        (lambda keys: LogSumExp("x", keys), "x", "logsumexp", "natural"),
+        (lambda keys: LogSumExp("x", keys, "decibel", ["max", "logmeanexp"]), "x", "logsumexp", "decibel"),
+        (lambda keys: LogMeanExp("x", keys), "x", "logsumexp", "natural"),
+        (lambda keys: WeightedLogSumExp("x", "w", keys, "log2"), ["x", "w"], "weighted_logsumexp", "log2"),
+        (lambda keys: LogLikelihood("x", keys), "x", "log_likelihood", "natural"),
+        (lambda keys: EffectiveSampleSize("x", keys), "x", "effective_sample_size", "natural"),
+    ],
+    ids=["LogSumExp", "decibel", "LogMeanExp", "WeightedLogSumExp", "LogLikelihood", "EffectiveSampleSize"],
+)
+def test_rows_have_the_results_of_columns(make: Any, value: Any, kind: str, scale: str, keys: list[str]) -> None:
+    transform = make(keys)
+    states = group_states(TABLE, keys, value, aggregation=kind, scale=scale)
+    expected = finalize(sort_by_keys(states, keys), results=transform._results).to_pylist()
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        assert_that(as_rows(pipeline) | transform, check_rows(expected))
+
+
+def test_cross_entropy_of_rows() -> None:
+    table = TABLE.filter(pa.array([True] * 4 + [False] * 2))
+    states = sort_by_keys(group_states(table, ["k"], ["x", "t"], aggregation="cross_entropy"), ["k"])
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        found = as_rows(pipeline, table) | CrossEntropy("x", "t", ["k"])
+        assert_that(found, check_rows(finalize(states).to_pylist()))
+
+
+@pytest.mark.parametrize("max_broadcast", [10, 0])
+def test_log_softmax_keeps_the_rows(max_broadcast: int) -> None:
+    table = TABLE.filter(pa.array([True] * 4 + [False] * 2))
+    logs = {
+        key: dict(zip(x, log_softmax(x).tolist(), strict=True)) for key, x in (("a", (1.0, -3.0)), ("b", (2.0, 4.5)))
+    }
+    expected = [{**row, "log_softmax": logs[row["k"]][row["x"]]} for row in table.to_pylist()]
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        assert_that(as_rows(pipeline, table) | LogSoftmax("x", ["k"], max_broadcast), check_rows(expected))
+
+
+def test_totals_go_by_window() -> None:
+    row_type = RowTypeConstraint.from_fields([("x", float), ("at", int)])
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        rows = (
+            pipeline
+            | beam.Create([(1.0, 1), (2.0, 12), (3.0, 13)])
+            | beam.MapTuple(lambda x, at: TimestampedValue(Row(x=x, at=at), at)).with_output_types(row_type)
+            | beam.WindowInto(FixedWindows(10))
+            | LogSumExp("x", results=["count", "max"])
+        )
+        assert_that(rows, check_rows([{"count": 1, "max": 1.0}, {"count": 2, "max": 3.0}]))
+
+
+def test_of_no_rows_there_is_a_total_and_no_key() -> None:
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        nothing = as_rows(pipeline) | beam.Filter(lambda _: False)
+        total = nothing | "Total" >> LogSumExp("x")
+        assert_that(total, check_rows([{"logsumexp": -math.inf, "count": 0, "max": -math.inf}]), label="total")
+        assert_that(nothing | "Keys" >> LogSumExp("x", ["k"]), check_rows([]), label="keys")
+
+
+def test_read_parquet_reads_what_beams_own_refuses(tmp_path: Path) -> None:
+    storms = pq.read_table(STORMS)
+    for i, part in enumerate((storms.slice(0, 200), storms.slice(200))):
+        pq.write_table(part, tmp_path / f"{i}.parquet", row_group_size=50)
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        rows = pipeline | ReadParquet(str(tmp_path), ["name", "season", "category"])
+        assert_that(rows, check_rows(storms.select(["name", "season", "category"]).to_pylist()))
+    with pytest.raises(InputError, match="expected a column 'waves', found "):
+        ReadParquet(str(tmp_path), ["waves"])
+    with pytest.raises(InputError, match="expected a file, a directory or a glob of Parquet files, found none"):
+        ReadParquet(str(tmp_path / "nothing"), ["name"])
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    with pytest.raises(InputError, match=r"text.parquet: expected a readable Parquet file"):
+        ReadParquet(str(tmp_path), ["name"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LogSumExp("x", "k"), "keys: expected a list of names"),
+        (
+            lambda: LogSumExp("x", ["count"]),
+            "keys: expected a list of names that differ from each other and the results",
+        ),
+        (lambda: LogSumExp("x", results=["sign"]), "results: expected some of logsumexp, .*, found 'sign'"),
+        (lambda: LogSoftmax("x", max_broadcast=-1), "max_broadcast: expected 0 or more, found -1"),
+    ],
+)
+def test_bad_configuration_is_refused_before_the_run(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message), beam.Pipeline(FnApiRunner()) as pipeline:
+        _ = as_rows(pipeline) | make()

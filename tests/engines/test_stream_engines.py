@@ -1,0 +1,125 @@
+"""The stream program on real engines: a Kafka topic to windows, bad messages aside; and files replayed on Flink, Prism.
+
+Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the engines.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from programs import contents, home
+
+from engines.flink import LOOPBACK, job_server
+from engines.kafka import Broker, broker, expansion_service
+from lse_stream.state_column import STATE
+from lse_stream.table_functions import finalize, group_states, sort_by_keys
+from pipelines import parquet
+from pipelines.stream import main
+
+# Beam's workers end when the runner hangs up, and that is how their threads take it.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
+
+SAMPLE = Path(__file__).parents[2] / "pipelines" / "samples" / "storm_fixes.parquet"
+HOUR = 3_600_000
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with broker(home("kafka"), tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with expansion_service(home("flink"), tmp_path_factory.mktemp("service")) as address:
+        yield address
+
+
+@pytest.mark.engine
+def test_a_topic_in_windows(kafka: Broker, service: str, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    rows = [(f"host-{rng.randrange(5)}", rng.gauss(0, 50), rng.randrange(4 * HOUR)) for _ in range(2000)]
+    bad = [b"?", b"{}", json.dumps({"host": "a", "level": "loud", "time": 0}).encode()]
+    kafka.create("rows", "totals", "rejected")
+    good = [json.dumps(dict(zip(("host", "level", "time"), row, strict=True))).encode() for row in rows]
+    kafka.produce("rows", [(message, None, None) for message in [*good, *bad]])
+    arguments = [
+        *("--source=kafka", f"--bootstrap_servers={kafka.servers}", f"--expansion_service={service}", "--quiet"),
+        *(
+            "--topic=rows",
+            "--max_records=2003",
+            "--key=host",
+            "--value=level",
+            "--event_time=time",
+            "--window=fixed:1h",
+        ),
+        *("--state", f"--output={tmp_path / 'out'}", "--output_topic=totals"),
+        *(f"--dead_letters={tmp_path / 'bad'}", "--dead_letter_topic=rejected"),
+    ]
+    assert main(arguments) == 0
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == 4
+    for i, path in enumerate(files):
+        mine = [row for row in rows if row[2] // HOUR == i]
+        table = pa.table({"host": [row[0] for row in mine], "level": [row[1] for row in mine]})
+        wanted = finalize(sort_by_keys(group_states(table, ["host"], "level"), ["host"]), keep_state=True)
+        assert pq.read_table(path).drop(["window_start", "window_end"]).equals(wanted)
+    results = kafka.results("totals")
+    assert sorted((r["window_start"], r["key"]["host"], r["logsumexp"], r["count"]) for r in results) == sorted(
+        (row["window_start"].isoformat().replace("+00:00", "Z"), row["host"], row["logsumexp"], row["count"])
+        for path in files
+        for row in pq.read_table(path).drop([STATE]).to_pylist()
+    )
+    letters = kafka.results("rejected")
+    assert sorted(letter["payload"].encode() for letter in letters) == sorted(bad)
+    lines = [line for path in (tmp_path / "bad").iterdir() for line in path.read_text().splitlines()]
+    assert sorted(map(json.loads, lines), key=repr) == sorted(letters, key=repr)
+
+
+@pytest.mark.engine
+def test_topics_that_are_not_there(kafka: Broker, service: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        *(
+            "--source=kafka",
+            f"--bootstrap_servers={kafka.servers}",
+            f"--expansion_service={service}",
+            "--max_records=1",
+        ),
+        *("--topic=nowhere", "--key=k", "--value=v", "--window=fixed:1h", "--output_topic=o", "--dead_letter_topic=d"),
+    ]
+    assert main(arguments) == 2
+    assert f"--topic nowhere: expected a topic of {kafka.servers}, found" in capsys.readouterr().err
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("window", ["fixed:12w", "sliding:8w/4w"])
+def test_files_replayed_on_flink(window: str, tmp_path: Path) -> None:
+    replay = [
+        "--source=replay",
+        f"--input={SAMPLE}",
+        "--key=season",
+        "--value=category",
+        "--event_time=time",
+        "--quiet",
+    ]
+    replay += [f"--window={window}", "--state"]
+    (tmp_path / "flink").mkdir()
+    assert main([*replay, f"--output={tmp_path / 'embedded'}"]) == 0
+    with job_server(home("flink"), tmp_path / "flink") as flink:
+        assert main([*replay, f"--output={tmp_path / 'batch'}", *flink.options, LOOPBACK]) == 0
+        assert main([*replay, f"--output={tmp_path / 'stream'}", *flink.options, LOOPBACK, "--streaming"]) == 0
+    assert contents(tmp_path / "batch") == contents(tmp_path / "embedded")
+    assert contents(tmp_path / "stream") == contents(tmp_path / "embedded")
+
+
+@pytest.mark.engine
+def test_a_batch_on_prism(tmp_path: Path) -> None:
+    always = ["--quiet", f"--input={SAMPLE}", "--key=season", "--value=category", "--state"]
+    prism = ["--runner=PrismRunner", f"--prism_location={home('prism')}", LOOPBACK]
+    assert parquet.main([*always, f"--output={tmp_path / 'embedded'}"]) == 0
+    assert parquet.main([*always, f"--output={tmp_path / 'prism'}", *prism]) == 0
+    assert contents(tmp_path / "prism") == contents(tmp_path / "embedded")

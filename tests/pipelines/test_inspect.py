@@ -1,0 +1,125 @@
+"""The program ``inspect``: what it shows of columns of states, whole and damaged."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lse_stream import LogSumExpAccumulator
+from lse_stream.state_column import StateType
+from lse_stream.states.aggregations import AGGREGATIONS
+from lse_stream.table_functions import group_states
+from pipelines.inspect import main
+
+TABLE = pa.table({"k": list("aabbcdefg"), "x": [1.0, 2.0, 3.0, 3.0, None, -1.0, 0.5, 0.0, 9.0], "w": [1.0] * 9})
+
+
+def states_of(kind: str = "logsumexp", **options: Any) -> pa.Table:
+    return group_states(TABLE, ["k"], ["x", "w"][: len(AGGREGATIONS[kind].inputs)], aggregation=kind, **options)
+
+
+def write(path: Path, table: pa.Table, form: str = "parquet") -> str:
+    if form == "parquet":
+        pq.write_table(table, path)
+    else:
+        new = pa.ipc.new_file if form == "file" else pa.ipc.new_stream
+        with new(path, table.schema) as writer:
+            writer.write_table(table)
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["parquet", "file", "stream"])
+def test_what_a_column_holds(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "states", states_of(skip_nulls=False), form)
+    assert main([path]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert lines[0] == f"{path}: 7 rows, columns k, state"
+    assert lines[2] == "column 'state': version 1, aggregation logsumexp, scale natural"
+    assert lines[3].startswith("7 states (1 null), ")
+    header, first, _, third, *_, last = (line.split() for line in lines[5:])
+    assert header == ["row", "k", "logsumexp", "count", "max", "logmeanexp", "bonus", "exp_bonus"]
+    state = LogSumExpAccumulator([1.0, 2.0])
+    shown = [state.value(), state.count, state.max, state.logmeanexp(), state.bonus(), state.exp_bonus()]
+    assert first == ["0", "a", *(f"{value:.6g}" for value in shown)]
+    assert third == ["2", "c", *["null"] * 6]
+    assert last == ["..."]
+
+
+@pytest.mark.parametrize("kind", AGGREGATIONS)
+def test_every_kind_tells_its_results(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "states.parquet", states_of(kind))
+    assert main([path]) == 0
+    out = capsys.readouterr().out
+    assert f"aggregation {kind}, scale natural" in out
+    # There are examples here with two labels, which have no cross-entropy.
+    results = [name for name in AGGREGATIONS[kind].results if name != "cross_entropy"]
+    assert out.splitlines()[5].split() == ["row", "k", *results]
+    assert ("no cross_entropy: state 0: expected targets that sum to 1" in out) == (kind == "cross_entropy")
+
+
+def test_scales_and_several_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = states_of(scale="base 4")
+    table = table.append_column("late", states_of()["state"])
+    assert main([write(tmp_path / "states.parquet", table)]) == 0
+    out = capsys.readouterr().out
+    assert "column 'state': version 1, aggregation logsumexp, scale base 4" in out
+    assert "column 'late': version 1, aggregation logsumexp, scale natural" in out
+
+
+def test_a_column_that_lost_its_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = [chunk.storage for chunk in states_of()["state"].chunks]
+    path = write(tmp_path / "plain.parquet", pa.table({"state": pa.chunked_array(storage)}))
+    assert main([path]) == 0
+    assert "aggregation logsumexp" in capsys.readouterr().out
+
+
+def test_a_damaged_state_is_told_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = states_of()["state"].chunk(0).storage.to_pylist()
+    records[3] = records[3][:-1] + b"\x7f"
+    column = pa.ExtensionArray.from_storage(StateType(), pa.array(records, pa.binary()))
+    path = write(tmp_path / "damaged.parquet", pa.table({"state": column}))
+    assert main([path]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"inspect: error: {path}: column 'state', row 3: expected ")
+    assert error.count("\n") == 1
+
+
+def test_a_newer_version_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = states_of()["state"].chunk(0).storage
+    column = pa.ExtensionArray.from_storage(StateType(7, "logsumexp", "natural"), storage)
+    assert main([write(tmp_path / "newer.parquet", pa.table({"state": column}))]) == 1
+    assert "found version 7, aggregation logsumexp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"ARROW1 and no more", b"a,b\n1,2\n"])
+def test_files_of_another_form(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"inspect: error: {path}: expected a Parquet or Arrow IPC file, found ")
+    assert error.count("\n") == 1
+
+
+def test_files_without_states_or_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([write(tmp_path / "a.parquet", TABLE)]) == 2
+    assert capsys.readouterr().err.endswith("expected a column of states, found columns k, x, w\n")
+    assert main([str(tmp_path / "none.parquet")]) == 2
+    assert "found FileNotFoundError" in capsys.readouterr().err
+
+
+def test_it_is_a_command_that_needs_no_beam(tmp_path: Path) -> None:
+    path = write(tmp_path / "states.parquet", states_of())
+    program = f"import sys; from pipelines.inspect import main; main([{path!r}])"
+    program += "; sys.exit('apache_beam' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+    command = [sys.executable, "-m", "pipelines", "inspect", "--help"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0
+    assert "examples:" in found.stdout

@@ -1,0 +1,37 @@
+"""What is public has a docstring that is read alone, with an example that runs."""
+
+import doctest
+import importlib
+from types import ModuleType
+from typing import Any
+
+import pytest
+from programs import ROOT
+
+import lse_stream
+import lse_stream.beam
+from lse_stream import list_functions
+
+NAMES = {f"lse_stream.{name}": getattr(lse_stream, name) for name in lse_stream.__all__}
+NAMES |= {f"lse_stream.beam.{name}": value for name, value in vars(lse_stream.beam).items() if isinstance(value, type)}
+NAMES |= {f"lse_stream.list_functions.{name}": getattr(list_functions, name) for name in ("logsumexp", "softmax")}
+MODULES = sorted({value.__module__ for value in NAMES.values() if not isinstance(value, ModuleType)})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_public_is_documented(name: str) -> None:
+    value: Any = NAMES[name]
+    documentation = value.__doc__ or ""
+    assert documentation
+    assert not documentation.startswith("The same")
+    is_plain = isinstance(value, ModuleType) or (isinstance(value, type) and issubclass(value, Exception))
+    if not is_plain and name not in ("lse_stream.LogLikelihoodSummary", "lse_stream.kernel_name"):
+        assert ">>> " in documentation, "an example"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted > 0 or name in ("lse_stream.errors", "lse_stream._kernel", "lse_stream._kernel.record")
+    assert found.failed == 0
