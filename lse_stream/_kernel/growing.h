@@ -1,5 +1,4 @@
-/* The Python types of what lives from batch to batch: indexes of keys, and the states of groups whose number grows.
-   Included by native.c. */
+/* The Python types of what lives from batch to batch: indexes of keys, and the states of groups whose number grows. */
 
 enum layout { LINES, STATES, RECORDS };
 
@@ -38,18 +37,6 @@ static void groups_export(const groups *g, record *out) {
 }
 
 /* --- Python types ----------------------------------------------------------------------------------------------- */
-
-static PyObject *allocate_object(PyTypeObject *type) {
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    return alloc(type, 0); /* all zero */
-}
-
-static void free_object(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release_memory = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release_memory(self);
-    Py_DECREF(type);
-}
 
 static PyObject *WordIndex_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;

@@ -1,0 +1,16 @@
+/* Codes: dense numbers of groups, one for each row. */
+
+static int codes_in_range(const int32_t *codes, size_t n, size_t groups) {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < n; i++) largest = (uint32_t)codes[i] > largest ? (uint32_t)codes[i] : largest;
+    return n == 0 || largest < groups;
+}
+
+static int codes_ascend(const int32_t *codes, size_t n) {
+    for (size_t i = 0; i < n; i += ROWS) {
+        int descents = 0;
+        for (size_t j = i + 1; j < n && j <= i + ROWS; j++) descents += codes[j] < codes[j - 1];
+        if (descents) return 0;
+    }
+    return 1;
+}

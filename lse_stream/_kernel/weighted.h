@@ -1,0 +1,168 @@
+/* Weights and scales: sums of w e^(c x), by group, and e^(c x) over such sums. */
+
+/* Adds a product with |c x| < 2^60. */
+static void add_product(state *s, double x, double high, double low, int64_t exponent) {
+    if (s->max != s->max || (s->max > x && !is_near_base(s->base))) return;
+    int64_t base = base_of_exponent(exponent + (int64_t)((bits_of(high) >> 52) & 0x7ff) - 1023);
+    if (!is_near_base(s->base)) {
+        s->limb[0] = s->limb[1] = s->limb[2] = 0;
+        s->base = base;
+    } else if (base > s->base) {
+        move_to(s->limb, s->base, base);
+        s->base = base;
+    }
+    if (x > s->max) s->max = x + 0.0;
+    int64_t biased = exponent + 1023 - s->base;
+    if (biased <= 0) return;
+    uint64_t v0, v1, v2;
+    double power = double_of((uint64_t)biased << 52);
+    cut_portable(high * power, low * power, &v0, &v1, &v2);
+    s->limb[0] += (int64_t)(v0 - LIMB_BITS_0);
+    s->limb[1] += (int64_t)(v1 - LIMB_BITS_1);
+    s->limb[2] += (int64_t)(v2 - LIMB_BITS_2);
+}
+
+/* Adds w e^(c x) where x is NaN, +inf or |c x| >= 2^60: of those that far x alone decides, and weights are summed. */
+static void add_odd(state *s, double x, double w, scale c, int is_signed) {
+    if (w == 0.0 || x == -INFINITY || is_near_in(x, c) || s->max != s->max || x < s->max) return;
+    if (x != x) {
+        set_nan(s);
+        return;
+    }
+    state part = {0, x, NO_BASE, {0, 0, 0}};
+    if (!is_signed) {
+        part.limb[0] = isfinite(x);
+    } else if (isinf(x)) {
+        part.limb[0] = w > 0.0 ? 1 : -1;
+    } else {
+        uint64_t v0, v1, v2;
+        int exponent;
+        double fraction = frexp(w, &exponent);
+        int64_t base = base_of_exponent(exponent - 1);
+        cut_portable(ldexp(fraction, exponent - (int)base), 0.0, &v0, &v1, &v2);
+        part.base = FAR_BASE + base;
+        part.limb[0] = (int64_t)(v0 - LIMB_BITS_0);
+        part.limb[1] = (int64_t)(v1 - LIMB_BITS_1);
+        part.limb[2] = (int64_t)(v2 - LIMB_BITS_2);
+    }
+    merge(s, part);
+}
+
+INLINE int is_natural(scale c) { return c.high == 1.0 && c.low == 0.0; }
+
+static void weigh_rows(const double *x, const double *w, size_t n, scale c, products *p) {
+    if (is_natural(c)) loops->weigh_near(x, w, n, c, p);
+    if (!is_natural(c) || p->odd) loops->weigh_any(x, w, n, c, p);
+}
+
+/* Adds n <= ROWS rows but for the odd ones. */
+static void add_weighed(state *s, const double *x, const double *w, size_t n, scale c, products *p) {
+    state part = {(int64_t)n, -INFINITY, NO_BASE, {0, 0, 0}};
+    weigh_rows(x, w, n, c, p);
+    if (p->top != NOTHING) {
+        int64_t sums[3];
+        part.max = p->max + 0.0;
+        part.base = base_of_exponent(p->top);
+        loops->sum_products(p, (n + 7) / 8 * 8, part.base, sums);
+        for (int j = 0; j < 3; j++) part.limb[j] = sums[j];
+    }
+    merge(s, part);
+}
+
+/* Adds w e^(c x) to the states of their codes; without weights every one is 1. */
+static int add_terms(state *states, const int32_t *codes, const double *x, const double *w, size_t n, scale c) {
+    double ones[ROWS];
+    products *p = malloc(sizeof *p);
+    if (!p) return NO_MEMORY;
+    for (size_t i = 0; i < ROWS; i++) ones[i] = 1.0;
+    for (size_t i = 0; i < n; i += ROWS) {
+        size_t size = n - i < ROWS ? n - i : ROWS, runs = 1;
+        const double *weights = w ? w + i : ones;
+        for (size_t j = 1; j < size; j++) runs += codes[i + j] != codes[i + j - 1];
+        if (runs == 1) {
+            add_weighed(states + codes[i], x + i, weights, size, c, p);
+        } else {
+            weigh_rows(x + i, weights, size, c, p);
+            for (size_t j = 0; j < size; j++) {
+                state *s = states + codes[i + j];
+                __builtin_prefetch(states + codes[i + (j + 16 < size ? j + 16 : j)], 1);
+                if (p->exponent[j] != NOTHING) add_product(s, x[i + j], p->high[j], p->low[j], p->exponent[j]);
+                s->count++;
+            }
+        }
+        for (size_t j = 0; p->odd && j < size; j++) add_odd(states + codes[i + j], x[i + j], weights[j], c, w != NULL);
+    }
+    free(p);
+    return DONE;
+}
+
+static int group_terms(record *records, size_t groups, const int32_t *codes, const double *x, const double *w, size_t n, scale c) {
+    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    state *states = allocate(groups * sizeof(state));
+    if (!states) return NO_MEMORY;
+    for (size_t i = 0; i < groups; i++) states[i] = EMPTY;
+    int result = add_terms(states, codes, x, w, n, c);
+    for (size_t i = 0; i < groups; i++) store(records + i, states + i);
+    free(states);
+    return result;
+}
+
+/* 1 / S of a state as (high + low) 2^exponent. */
+typedef struct {
+    double high, low, max;
+    int64_t exponent, is_far;
+} reciprocal;
+
+static reciprocal reciprocal_of(const state *s) {
+    reciprocal r = {NAN, 0.0, s->max, 0, 0};
+    if (!isfinite(s->max)) return r;
+    wide sum[3];
+    double high, low;
+    int exponent, negative = is_negative(s->limb);
+    for (int j = 0; j < 3; j++) sum[j] = negative ? -s->limb[j] : s->limb[j];
+    pair_of(sum, &high, &low);
+    if (high == 0.0) return r;
+    frexp(high, &exponent);
+    divide(1.0, 0.0, ldexp(high, -exponent), ldexp(low, -exponent), &r.high, &r.low);
+    if (negative) r.high = -r.high, r.low = -r.low;
+    r.is_far = !is_near_base(s->base);
+    r.exponent = -exponent - (s->base == NO_BASE ? 0 : r.is_far ? s->base - FAR_BASE : s->base);
+    return r;
+}
+
+/* e^(c x) / S, with S the sum whose reciprocal the code of each row names. */
+static int weights_of(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c, double *out) {
+    double ones[ROWS];
+    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    products *p = malloc(sizeof *p);
+    factors *f = malloc(sizeof *f);
+    if (!p || !f) {
+        free(p), free(f);
+        return NO_MEMORY;
+    }
+    for (size_t i = 0; i < ROWS; i++) ones[i] = 1.0, f->high[i] = f->low[i] = 0.0, f->exponent[i] = 0;
+    for (size_t i = 0; i < n; i += ROWS) {
+        size_t size = n - i < ROWS ? n - i : ROWS;
+        int any_far = 0;
+        weigh_rows(x + i, ones, size, c, p);
+        for (size_t j = 0; j < size; j++) {
+            const reciprocal *r = table + codes[i + j];
+            f->high[j] = r->high, f->low[j] = r->low, f->exponent[j] = r->exponent;
+            any_far |= r->is_far;
+        }
+        loops->multiply(p, f, size, out + i);
+        if (!any_far && !p->odd) continue;
+        for (size_t j = 0; j < size; j++) {
+            const reciprocal *r = table + codes[i + j];
+            double v = x[i + j];
+            if (r->high != r->high || v != v)
+                out[i + j] = NAN;
+            else if (r->is_far && v == r->max)
+                out[i + j] = ldexp(r->high, (int)r->exponent);
+            else if (r->is_far || !is_near_in(v, c))
+                out[i + j] = r->is_far && v < r->max ? 0.0 : v > 0.0 || r->is_far ? copysign(INFINITY, r->high) : 0.0;
+        }
+    }
+    free(p), free(f);
+    return DONE;
+}
