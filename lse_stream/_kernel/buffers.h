@@ -1,50 +1,74 @@
 /* Buffers of Python objects: opening and closing them, and the error or None that a call ends with. */
 
-static PyObject *merge_error(void) {
-    PyErr_SetString(PyExc_OverflowError, "the count of a merged state exceeds 2^63 - 1");
-    return NULL;
-}
-
-/* Opens n contiguous buffers; '*' marks one to write. All or none are open after it. */
-static int open_buffers(PyObject *args, const char *modes, Py_buffer *views) {
-    Py_ssize_t n = (Py_ssize_t)strlen(modes);
-    if (PyTuple_Size(args) != n) {
-        PyErr_Format(PyExc_TypeError, "expected %zd arrays, found %zd", n, PyTuple_Size(args));
-        return -1;
-    }
+/* Opens n contiguous buffers; '*' among the modes marks one to write. All or none are open after it. */
+static int open_each(PyObject *arrays, Py_ssize_t n, const char *modes, Py_buffer *views) {
     for (Py_ssize_t i = 0; i < n; i++)
-        if (PyObject_GetBuffer(PyTuple_GetItem(args, i), views + i, modes[i] == '*' ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) {
+        if (PyObject_GetBuffer(PyTuple_GetItem(arrays, i), views + i, modes && modes[i] == '*' ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) {
             while (i--) PyBuffer_Release(views + i);
             return -1;
         }
     return 0;
 }
 
-static void close_buffers(Py_buffer *views, int n) {
-    for (int i = 0; i < n; i++) PyBuffer_Release(views + i);
+/* Opens as many as there are modes. */
+static int open_buffers(PyObject *arrays, const char *modes, Py_buffer *views) {
+    Py_ssize_t n = (Py_ssize_t)strlen(modes);
+    if (PyTuple_Size(arrays) == n) return open_each(arrays, n, modes, views);
+    PyErr_Format(PyExc_TypeError, "expected %zd arrays, found %zd", n, PyTuple_Size(arrays));
+    return -1;
 }
 
+static void close_buffers(Py_buffer *views, size_t n) {
+    for (size_t i = 0; i < n; i++) PyBuffer_Release(views + i);
+}
+
+/* None, or the error that a result stands for. */
 static PyObject *outcome(int result) {
     switch (result) {
     case DONE: Py_RETURN_NONE;
     case NO_MEMORY: return PyErr_NoMemory();
-    case COUNT_OVERFLOW: return merge_error();
+    case COUNT_OVERFLOW: PyErr_SetString(PyExc_OverflowError, "the count of a merged state exceeds 2^63 - 1"); return NULL;
     case TOO_MANY: PyErr_SetString(PyExc_OverflowError, "more than 2^31 - 1 distinct keys"); return NULL;
+    case MISMATCH: PyErr_SetString(PyExc_ValueError, "arrays of different lengths"); return NULL;
+    case BUSY: PyErr_SetString(PyExc_RuntimeError, "used by two threads at once"); return NULL;
     default: PyErr_SetString(PyExc_IndexError, "a code is not in [0, number of groups)"); return NULL;
     }
 }
 
 #define LENGTH(view, type) ((size_t)(view).len / sizeof(type))
 
-static PyObject *mismatch(Py_buffer *views, int n) {
-    close_buffers(views, n);
-    PyErr_SetString(PyExc_ValueError, "arrays of different lengths");
-    return NULL;
-}
+/* What work gives, done without the GIL where the lengths of the arrays fit; else MISMATCH. */
+#define WITHOUT_GIL(fits, work)    \
+    ({                             \
+        int result_ = MISMATCH;    \
+        if (fits) {                \
+            Py_BEGIN_ALLOW_THREADS \
+            result_ = (work);      \
+            Py_END_ALLOW_THREADS   \
+        }                          \
+        result_;                   \
+    })
 
-static PyObject *finished(Py_buffer *views, int n, int result) {
+/* The same while an object is in use; BUSY where another thread has it. */
+#define WHILE_USED(object, exclusive, fits, work)                       \
+    ({                                                                  \
+        int used_ = (fits) ? acquire(object, exclusive) : MISMATCH;     \
+        if (used_ == DONE) {                                            \
+            used_ = WITHOUT_GIL(1, work);                               \
+            release(object, exclusive);                                 \
+        }                                                               \
+        used_;                                                          \
+    })
+
+static PyObject *finished(Py_buffer *views, size_t n, int result) {
     close_buffers(views, n);
     return outcome(result);
 }
 
 #define SCALE_OF(view) (*(const scale *)(view).buf)
+
+/* Whether a buffer has the offsets of n byte strings, of 4 or 8 bytes each. */
+static int are_offsets(const Py_buffer *view, size_t n) {
+    size_t item = (size_t)view->itemsize;
+    return (item == 4 || item == 8) && (size_t)view->len == (n + 1) * item;
+}

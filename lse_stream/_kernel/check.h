@@ -39,3 +39,10 @@ static int fault_of(const record *r, scale c, int is_signed) {
                                                  : s.limb[0] == 0;
     return first && s.limb[1] == 0 && s.limb[2] == 0 ? -1 : 7;
 }
+
+/* The fault of the first of n records that has one, and its row; or -1. */
+static int find_fault(const record *records, size_t n, scale c, int is_signed, size_t *row) {
+    int fault = -1;
+    for (*row = 0; *row < n && (fault = fault_of(records + *row, c, is_signed)) < 0; ++*row);
+    return fault;
+}

@@ -135,20 +135,13 @@ INLINE void add_runs(line *lines, const int32_t *codes, const double *x, size_t 
 }
 
 static void add_rows(line *lines, const int32_t *codes, const double *x, size_t n, size_t left, pass *p) {
-    size_t runs = 1;
-    for (size_t j = 1; j < n; j++) runs += codes[j] != codes[j - 1];
+    size_t runs = count_runs(codes, n);
     if (runs == 1) {
         add_rows_to_line(&lines[codes[0]], x, n);
     } else if (runs * 3 > n) {
         add_runs(lines, codes, x, n, left, p, n, 1);
     } else {
-        p->start[0] = 0;
-        runs = 1;
-        for (size_t j = 1; j < n; j++) {
-            p->start[runs] = (uint16_t)j;
-            runs += codes[j] != codes[j - 1];
-        }
-        p->start[runs] = (uint16_t)n;
+        find_runs(codes, n, p->start);
         add_runs(lines, codes, x, n, left, p, runs, 0);
     }
 }
@@ -159,11 +152,12 @@ static void store_line(record *r, const line *l) {
 }
 
 /* In ascending codes a group is complete when the next one begins: only the lines of one pass are in use. */
-static void group_ascending(record *records, size_t groups, const int32_t *codes, const double *x, size_t n, line empty, pass *p) {
+static void group_ascending(record *records, size_t groups, const int32_t *codes, const double *x, size_t n,
+                            const line *empty, pass *p) {
     line lines[ROWS + 1];
     int32_t place[ROWS];
     size_t next = 0;
-    lines[0] = empty;
+    lines[0] = *empty;
     for (size_t i = 0; i < n; i += ROWS) {
         size_t size = n - i < ROWS ? n - i : ROWS;
         int32_t last = 0;
@@ -172,7 +166,7 @@ static void group_ascending(record *records, size_t groups, const int32_t *codes
             continue;
         }
         for (size_t j = 0; j < size; j++) {
-            if (i + j > 0 && codes[i + j] != codes[i + j - 1]) lines[++last] = empty;
+            if (i + j > 0 && codes[i + j] != codes[i + j - 1]) lines[++last] = *empty;
             place[j] = last;
         }
         /* A pass that begins with a new group leaves the carried line as it is. */
@@ -206,7 +200,7 @@ static int group_values(record *records, size_t groups, const int32_t *codes, co
     line_from_state(&empty, &EMPTY);
     pass p;
     if (codes_ascend(codes, n)) {
-        group_ascending(records, groups, codes, x, n, empty, &p);
+        group_ascending(records, groups, codes, x, n, &empty, &p);
         return DONE;
     }
     line *lines = allocate(groups * sizeof(line));

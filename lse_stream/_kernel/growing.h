@@ -59,54 +59,45 @@ static void WordIndex_dealloc(PyObject *object) {
     free_object(object);
 }
 
+/* Closes the buffers; how many keys there are, or the error. */
+static PyObject *size_or_error(Py_buffer *views, size_t n, int result, size_t size) {
+    close_buffers(views, n);
+    return result == DONE ? PyLong_FromSize_t(size) : outcome(result);
+}
+
 /* (columns, codes, add): writes codes; how many keys there are. */
 static PyObject *WordIndex_encode(PyObject *object, PyObject *args) {
     word_index *self = (word_index *)object;
     PyObject *columns, *codes;
-    int add, result = DONE;
+    int add;
     if (!PyArg_ParseTuple(args, "O!Op", &PyTuple_Type, &columns, &codes, &add)) return NULL;
-    size_t width = self->width, opened = 0, n;
+    size_t width = self->width;
     if ((size_t)PyTuple_Size(columns) != width)
         return PyErr_Format(PyExc_ValueError, "expected %zu columns, found %zd", width, PyTuple_Size(columns));
     Py_buffer out, *views = calloc(width, sizeof *views);
     const int64_t **words = calloc(width, sizeof *words);
-    PyObject *outcome_of = NULL;
+    PyObject *size = NULL;
     if (!views || !words) {
         PyErr_NoMemory();
-        goto close;
-    }
-    if (PyObject_GetBuffer(codes, &out, PyBUF_CONTIG)) goto close;
-    n = LENGTH(out, int32_t);
-    for (; opened < width; opened++) {
-        if (PyObject_GetBuffer(PyTuple_GetItem(columns, (Py_ssize_t)opened), views + opened, PyBUF_CONTIG_RO)) goto close_codes;
-        words[opened] = views[opened].buf;
-        if (LENGTH(views[opened], int64_t) != n) {
-            opened++;
-            PyErr_SetString(PyExc_ValueError, "arrays of different lengths");
-            goto close_codes;
+    } else if (!open_each(columns, (Py_ssize_t)width, NULL, views)) {
+        if (!PyObject_GetBuffer(codes, &out, PyBUF_CONTIG)) {
+            size_t n = LENGTH(out, int32_t);
+            int fits = 1;
+            for (size_t j = 0; j < width; j++) words[j] = views[j].buf, fits &= LENGTH(views[j], int64_t) == n;
+            int result = WHILE_USED(&self->base, add, fits,
+                                    width == 1 ? encode_words(self, words[0], n, out.buf, add) : encode_columns(self, words, n, out.buf, add));
+            size = size_or_error(&out, 1, result, self->size);
         }
+        close_buffers(views, width);
     }
-    if (acquire(&self->base, add)) goto close_codes;
-    Py_BEGIN_ALLOW_THREADS
-    result = width == 1 ? encode_words(self, words[0], n, out.buf, add) : encode_columns(self, words, n, out.buf, add);
-    Py_END_ALLOW_THREADS
-    release(&self->base, add);
-    if (result == DONE)
-        outcome_of = PyLong_FromSize_t(self->size);
-    else
-        outcome(result);
-close_codes:
-    PyBuffer_Release(&out);
-close:
-    while (opened--) PyBuffer_Release(views + opened);
     free(views), free(words);
-    return outcome_of;
+    return size;
 }
 
 static PyObject *WordIndex_keys(PyObject *object, PyObject *ignored) {
     (void)ignored;
     word_index *self = (word_index *)object;
-    if (acquire(&self->base, 0)) return NULL;
+    if (acquire(&self->base, 0)) return outcome(BUSY);
     PyObject *keys = PyBytes_FromStringAndSize(self->words.start, (Py_ssize_t)(self->size * self->width * 8));
     release(&self->base, 0);
     return keys;
@@ -140,29 +131,22 @@ static void ByteIndex_dealloc(PyObject *object) {
 static PyObject *ByteIndex_encode(PyObject *object, PyObject *args) {
     byte_index *self = (byte_index *)object;
     PyObject *arrays;
-    int add, result;
+    int add;
     if (!PyArg_ParseTuple(args, "O!p", &PyTuple_Type, &arrays, &add)) return NULL;
     Py_buffer v[4];
     if (open_buffers(arrays, "...*", v)) return NULL;
     size_t n = LENGTH(v[3], int32_t), item = (size_t)v[0].itemsize;
-    if ((item != 4 && item != 8) || (size_t)v[0].len != (n + 1) * item || (v[2].len && (size_t)v[2].len != n)) return mismatch(v, 4);
-    if (acquire(&self->base, add)) {
-        close_buffers(v, 4);
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    result = encode_bytes(self, v[0].buf, item, v[1].buf, v[2].len ? v[2].buf : NULL, n, v[3].buf, add);
-    Py_END_ALLOW_THREADS
-    release(&self->base, add);
-    close_buffers(v, 4);
-    return result == DONE ? PyLong_FromSize_t(self->size) : outcome(result);
+    int fits = are_offsets(&v[0], n) && (!v[2].len || (size_t)v[2].len == n);
+    const char *valid = v[2].len ? v[2].buf : NULL;
+    int result = WHILE_USED(&self->base, add, fits, encode_bytes(self, v[0].buf, item, v[1].buf, valid, n, v[3].buf, add));
+    return size_or_error(v, 4, result, self->size);
 }
 
 /* The ends and the bytes of the keys. */
 static PyObject *ByteIndex_keys(PyObject *object, PyObject *ignored) {
     (void)ignored;
     byte_index *self = (byte_index *)object;
-    if (acquire(&self->base, 0)) return NULL;
+    if (acquire(&self->base, 0)) return outcome(BUSY);
     const char *ends = self->ends.start ? self->ends.start : "", *bytes = self->bytes.start ? self->bytes.start : "";
     PyObject *keys = Py_BuildValue("y#y#", ends, (Py_ssize_t)(self->size * 8), bytes, (Py_ssize_t)self->used);
     release(&self->base, 0);
@@ -205,6 +189,17 @@ static int groups_take(groups *g, const int32_t *codes, size_t n, Py_ssize_t siz
     return codes_in_range(codes, n, wanted) ? groups_grow(g, wanted) : BAD_CODE;
 }
 
+/* Adds items to the groups of their codes. */
+static int groups_update(groups *g, const int32_t *codes, const void *items, const double *weights, size_t n, scale c, Py_ssize_t size) {
+    int result = groups_take(g, codes, n, size);
+    if (result) return result;
+    void *memory = g->memory.start;
+    if (g->layout == STATES) return add_terms(memory, codes, items, weights, n, c);
+    if (g->layout == RECORDS) return add_records(memory, codes, items, n);
+    add_values(memory, codes, items, n);
+    return DONE;
+}
+
 /* (codes, items, weights or none, scale, number of groups) */
 static PyObject *Groups_update(PyObject *object, PyObject *args) {
     groups *self = (groups *)object;
@@ -215,25 +210,21 @@ static PyObject *Groups_update(PyObject *object, PyObject *args) {
     if (open_buffers(arrays, "....", v)) return NULL;
     size_t n = LENGTH(v[0], int32_t), weights = LENGTH(v[2], double);
     size_t item = self->layout == RECORDS ? sizeof(record) : sizeof(double);
-    if ((size_t)v[1].len != n * item || (weights && weights != n) || v[3].len != sizeof(scale)) return mismatch(v, 4);
-    if (acquire(&self->base, 1)) {
-        close_buffers(v, 4);
-        return NULL;
-    }
-    int result;
-    Py_BEGIN_ALLOW_THREADS
-    result = groups_take(self, v[0].buf, n, size);
-    if (result == DONE) {
-        void *memory = self->memory.start;
-        switch (self->layout) {
-        case LINES: add_values(memory, v[0].buf, v[1].buf, n); break;
-        case STATES: result = add_terms(memory, v[0].buf, v[1].buf, weights ? v[2].buf : NULL, n, SCALE_OF(v[3])); break;
-        case RECORDS: result = add_records(memory, v[0].buf, v[1].buf, n); break;
-        }
-    }
-    Py_END_ALLOW_THREADS
-    release(&self->base, 1);
-    return finished(v, 4, result);
+    int fits = (size_t)v[1].len == n * item && (!weights || weights == n) && v[3].len == sizeof(scale);
+    const double *w = weights ? v[2].buf : NULL;
+    return finished(
+        v, 4, WHILE_USED(&self->base, 1, fits, groups_update(self, v[0].buf, v[1].buf, w, n, SCALE_OF(v[3]), size)));
+}
+
+/* Merges states into the groups of their codes. */
+static int groups_merge(groups *g, const int32_t *codes, const record *states, size_t n, Py_ssize_t size) {
+    int result = groups_take(g, codes, n, size);
+    if (result) return result;
+    void *memory = g->memory.start;
+    if (g->layout == LINES) return add_records_to_lines(memory, codes, states, n);
+    if (g->layout == RECORDS) return add_records(memory, codes, states, n);
+    for (size_t i = 0; i < n && result == DONE; i++) result = merge((state *)memory + codes[i], load(states + i));
+    return result;
 }
 
 /* (codes, states, number of groups): merges states in, whatever the items are. */
@@ -245,23 +236,8 @@ static PyObject *Groups_merge(PyObject *object, PyObject *args) {
     Py_buffer v[2];
     if (open_buffers(arrays, "..", v)) return NULL;
     size_t n = LENGTH(v[0], int32_t);
-    if (LENGTH(v[1], record) != n) return mismatch(v, 2);
-    if (acquire(&self->base, 1)) {
-        close_buffers(v, 2);
-        return NULL;
-    }
-    int result;
-    Py_BEGIN_ALLOW_THREADS
-    result = groups_take(self, v[0].buf, n, size);
-    const int32_t *codes = v[0].buf;
-    const record *states = v[1].buf;
-    if (result == DONE && self->layout == LINES) result = add_records_to_lines((line *)self->memory.start, codes, states, n);
-    if (result == DONE && self->layout == RECORDS) result = add_records((record *)self->memory.start, codes, states, n);
-    for (size_t i = 0; result == DONE && self->layout == STATES && i < n; i++)
-        if (merge((state *)self->memory.start + codes[i], load(states + i))) result = COUNT_OVERFLOW;
-    Py_END_ALLOW_THREADS
-    release(&self->base, 1);
-    return finished(v, 2, result);
+    int fits = n == LENGTH(v[1], record);
+    return finished(v, 2, WHILE_USED(&self->base, 1, fits, groups_merge(self, v[0].buf, v[1].buf, n, size)));
 }
 
 /* (out): writes the states of the groups. */
@@ -269,16 +245,8 @@ static PyObject *Groups_export(PyObject *object, PyObject *args) {
     groups *self = (groups *)object;
     Py_buffer v[1];
     if (open_buffers(args, "*", v)) return NULL;
-    if (LENGTH(v[0], record) != self->size) return mismatch(v, 1);
-    if (acquire(&self->base, 0)) {
-        close_buffers(v, 1);
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    groups_export(self, v[0].buf);
-    Py_END_ALLOW_THREADS
-    release(&self->base, 0);
-    return finished(v, 1, DONE);
+    int fits = LENGTH(v[0], record) == self->size;
+    return finished(v, 1, WHILE_USED(&self->base, 0, fits, (groups_export(self, v[0].buf), DONE)));
 }
 
 static PyObject *Groups_nbytes(PyObject *object, void *closure) {

@@ -12,7 +12,7 @@ static void make_crc_table(void) {
 /* CRC-32 as of zlib, and the length above it: what a byte string contributes to the hash of a key, on every machine. */
 static void checksum_bytes(const void *offsets, size_t offset_size, const char *data, size_t n, uint64_t *out) {
     for (size_t i = 0; i < n; i++) {
-        int64_t begin = OFFSET(i), end = OFFSET(i + 1);
+        int64_t begin = offset_at(offsets, offset_size, i), end = offset_at(offsets, offset_size, i + 1);
         uint32_t crc = 0xFFFFFFFFU;
         for (int64_t j = begin; j < end; j++) crc = crc_table[(crc ^ (unsigned char)data[j]) & 0xff] ^ crc >> 8;
         out[i] = (uint64_t)(crc ^ 0xFFFFFFFFU) | (uint64_t)(end - begin) << 32;
@@ -36,7 +36,8 @@ static void hash_column(uint64_t *hashes, const uint64_t *words, const char *val
 }
 
 /* The rows of each shard, one shard after another, in their order; ends are where the shards end. */
-static void rows_by_shard(const int32_t *shards, size_t n, size_t num_shards, int64_t *rows, int64_t *ends) {
+static int rows_by_shard(const int32_t *shards, size_t n, size_t num_shards, int64_t *rows, int64_t *ends) {
+    if (!codes_in_range(shards, n, num_shards)) return BAD_CODE;
     memset(ends, 0, num_shards * sizeof *ends);
     for (size_t i = 0; i < n; i++) ends[shards[i]]++;
     int64_t start = 0;
@@ -45,4 +46,5 @@ static void rows_by_shard(const int32_t *shards, size_t n, size_t num_shards, in
         ends[s] = start, start += count;
     }
     for (size_t i = 0; i < n; i++) rows[ends[shards[i]]++] = (int64_t)i;
+    return DONE;
 }

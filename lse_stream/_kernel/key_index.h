@@ -209,7 +209,10 @@ static int append_bytes(byte_index *index, const char *bytes, size_t n) {
     return DONE;
 }
 
-#define OFFSET(i) (offset_size == 4 ? (int64_t)((const int32_t *)offsets)[i] : ((const int64_t *)offsets)[i])
+/* The i-th of offsets of 4 or 8 bytes. */
+INLINE int64_t offset_at(const void *offsets, size_t size, size_t i) {
+    return size == 4 ? ((const int32_t *)offsets)[i] : ((const int64_t *)offsets)[i];
+}
 
 /* The codes of the byte strings between offsets of 4 or 8 bytes. valid (may be NULL) has a byte for each, 0 for null. */
 static int encode_bytes(byte_index *index, const void *offsets, size_t offset_size, const char *data, const char *valid, size_t n,
@@ -224,8 +227,9 @@ static int encode_bytes(byte_index *index, const void *offsets, size_t offset_si
             codes[i] = index->null_code;
             continue;
         }
-        const char *bytes = data + OFFSET(i);
-        size_t length = (size_t)(OFFSET(i + 1) - OFFSET(i)), mask = ((size_t)1 << index->bits) - 1;
+        const char *bytes = data + offset_at(offsets, offset_size, i);
+        size_t length = (size_t)(offset_at(offsets, offset_size, i + 1) - offset_at(offsets, offset_size, i));
+        size_t mask = ((size_t)1 << index->bits) - 1;
         uint64_t hash = hash_bytes(bytes, length);
         size_t at = slot_of(hash, 64 - index->bits);
         for (; index->slots[at].code >= 0; at = (at + 1) & mask) {

@@ -1,6 +1,6 @@
 /* What functions that may fail return, and memory. */
 
-enum { DONE = 0, NO_MEMORY = -1, COUNT_OVERFLOW = -2, BAD_CODE = -3, TOO_MANY = -4 };
+enum { DONE, NO_MEMORY, COUNT_OVERFLOW, BAD_CODE, TOO_MANY, MISMATCH, BUSY };
 
 /* Large tables of lines or slots are visited at random: huge pages save most of the address translation. */
 static void advise_huge_pages(void *memory, size_t size) {

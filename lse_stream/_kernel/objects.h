@@ -19,12 +19,9 @@ typedef struct {
 } shared;
 
 static int acquire(shared *s, int exclusive) {
-    if (s->users < 0 || (exclusive && s->users)) {
-        PyErr_SetString(PyExc_RuntimeError, "used by two threads at once");
-        return -1;
-    }
+    if (s->users < 0 || (exclusive && s->users)) return BUSY;
     s->users = exclusive ? -1 : s->users + 1;
-    return 0;
+    return DONE;
 }
 
 static void release(shared *s, int exclusive) { s->users = exclusive ? 0 : s->users - 1; }

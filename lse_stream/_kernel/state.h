@@ -66,15 +66,19 @@ static void raise_max(state *s, double max) {
     s->base = base;
 }
 
+/* The limbs of high + low, which are in units of the base. */
+INLINE void limbs_of_pair(double high, double low, int64_t limb[3]) {
+    uint64_t parts[3];
+    limbs_portable(high, low, parts);
+    for (int j = 0; j < 3; j++) limb[j] = (int64_t)parts[j];
+}
+
 static void limbs_of(double x, int64_t base, int64_t limb[3]) {
     double high, low;
-    uint64_t steps, turns, v0, v1, v2;
+    uint64_t steps, turns;
     term_portable(x, 0.0, 1, &high, &low, &steps, &turns);
-    double scale = power_portable(steps, turns, bias_of(base));
-    cut_portable(high * scale, low * scale, &v0, &v1, &v2);
-    limb[0] = (int64_t)(v0 - LIMB_BITS_0);
-    limb[1] = (int64_t)(v1 - LIMB_BITS_1);
-    limb[2] = (int64_t)(v2 - LIMB_BITS_2);
+    double power = power_portable(steps, turns, bias_of(base));
+    limbs_of_pair(high * power, low * power, limb);
 }
 
 static void add(state *s, double x) {
@@ -133,10 +137,10 @@ static void add_all_float(state *s, const float *x, size_t n) {
 
 INLINE int is_near_base(int64_t base) { return base != NO_BASE && base < FAR_BASE / 2; }
 
-/* Returns 0, or -1 where the count would overflow; s is as before then. */
+/* DONE, or COUNT_OVERFLOW: s is as before then. */
 static int merge(state *s, state other) {
     int64_t count;
-    if (__builtin_add_overflow(s->count, other.count, &count)) return -1;
+    if (__builtin_add_overflow(s->count, other.count, &count)) return COUNT_OVERFLOW;
     if (other.max != other.max || s->max != s->max) {
         set_nan(s);
     } else {
@@ -158,22 +162,19 @@ static int merge(state *s, state other) {
         }
     }
     s->count = count;
-    return 0;
+    return DONE;
 }
 
 /* The term of one x, |c x| < 2^60, on the grid of its own base. */
 static void own_term(double x, scale c, int64_t *base, double *term, double *term_low, int64_t limb[3]) {
     double y, below, high, low;
-    uint64_t steps, turns, v0, v1, v2;
+    uint64_t steps, turns;
     two_prod_portable(x, c.high, &y, &below);
     term_portable(y, below + x * c.low, 1, &high, &low, &steps, &turns);
     *base = base_of_exponent(((int64_t)steps >> 7) + (int64_t)(turns << 22));
     double power = power_portable(steps, turns, bias_of(*base));
     *term = high * power, *term_low = low * power;
-    cut_portable(*term, *term_low, &v0, &v1, &v2);
-    limb[0] = (int64_t)(v0 - LIMB_BITS_0);
-    limb[1] = (int64_t)(v1 - LIMB_BITS_1);
-    limb[2] = (int64_t)(v2 - LIMB_BITS_2);
+    limbs_of_pair(*term, *term_low, limb);
 }
 
 INLINE int is_near_in(double x, scale c) { return fabs(x * c.high) < TOO_FAR; }

@@ -9,17 +9,9 @@ static PyTypeObject *StateType;
 
 static PyObject *State_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)args, (void)kwargs;
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    StateObject *self = (StateObject *)alloc(type, 0);
+    StateObject *self = (StateObject *)allocate_object(type);
     if (self) self->s = EMPTY;
     return (PyObject *)self;
-}
-
-static void State_dealloc(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
 }
 
 static PyObject *State_add(PyObject *self, PyObject *x) {
@@ -47,15 +39,9 @@ static PyObject *State_update(PyObject *self, PyObject *values) {
         return NULL;
     }
     state part = EMPTY; /* not the object's own: other threads may run meanwhile */
-    Py_BEGIN_ALLOW_THREADS
-    if (is_float)
-        add_all_float(&part, view.buf, (size_t)view.len / sizeof(float));
-    else
-        add_all(&part, view.buf, (size_t)view.len / sizeof(double));
-    Py_END_ALLOW_THREADS
+    WITHOUT_GIL(1, (is_float ? add_all_float(&part, view.buf, LENGTH(view, float)) : add_all(&part, view.buf, LENGTH(view, double)), DONE));
     PyBuffer_Release(&view);
-    if (merge(&((StateObject *)self)->s, part)) return merge_error();
-    Py_RETURN_NONE;
+    return outcome(merge(&((StateObject *)self)->s, part));
 }
 
 static PyObject *State_merge(PyObject *self, PyObject *other) {
@@ -63,8 +49,7 @@ static PyObject *State_merge(PyObject *self, PyObject *other) {
         PyErr_Format(PyExc_TypeError, "expected a state to merge, found %R", Py_TYPE(other));
         return NULL;
     }
-    if (merge(&((StateObject *)self)->s, ((StateObject *)other)->s)) return merge_error();
-    Py_RETURN_NONE;
+    return outcome(merge(&((StateObject *)self)->s, ((StateObject *)other)->s));
 }
 
 static PyObject *State_value(PyObject *self, PyObject *ignored) {
@@ -123,7 +108,7 @@ static PyGetSetDef State_getset[] = {
 };
 
 static PyType_Slot State_slots[] = {
-    {Py_tp_new, State_new}, {Py_tp_dealloc, State_dealloc}, {Py_tp_methods, State_methods}, {Py_tp_getset, State_getset}, {0, NULL},
+    {Py_tp_new, State_new}, {Py_tp_dealloc, free_object}, {Py_tp_methods, State_methods}, {Py_tp_getset, State_getset}, {0, NULL},
 };
 
 static PyType_Spec State_spec = {

@@ -2,10 +2,23 @@
 
 #define LOW_BITS(w) ((double)(int64_t)((w) & (((wide)1 << LIMB_WIDTH) - 1)))
 
+/* limb[0] + limb[1] 2^-50 + limb[2] 2^-100 as a sum of doubles that do not overlap, the smallest first. */
+INLINE void digits_of(const wide limb[3], double digits[5]) {
+    wide part = limb[2];
+    digits[0] = LOW_BITS(part) * 0x1p-100;
+    part = limb[1] + (part >> LIMB_WIDTH);
+    digits[1] = LOW_BITS(part) * 0x1p-50;
+    part = limb[0] + (part >> LIMB_WIDTH);
+    digits[2] = LOW_BITS(part);
+    part >>= LIMB_WIDTH;
+    digits[3] = LOW_BITS(part) * 0x1p50;
+    digits[4] = (double)(int64_t)(part >> LIMB_WIDTH) * 0x1p100;
+}
+
 #define LANES_FOR(n) (((n) + 7) / 8 * 8)
 
 /* The terms of the maxima of n <= BATCH states, and each state's limbs less those. The last lanes are filled up. */
-static void own_terms(const state *s, size_t n, double max[BATCH], double term[BATCH], double term_low[BATCH], wide rest[3][BATCH]) {
+static void own_terms(const state *s, size_t n, double max[BATCH], double term[BATCH], double term_low[BATCH], wide rest[BATCH][3]) {
     double x[BATCH];
     uint64_t bias[BATCH];
     int64_t own[3][BATCH];
@@ -17,14 +30,14 @@ static void own_terms(const state *s, size_t n, double max[BATCH], double term[B
     loops->own_terms(x, bias, LANES_FOR(n), term, term_low, own);
     for (size_t i = 0; i < n; i++) {
         if (!is_near(max[i])) own[0][i] = isfinite(max[i]), own[1][i] = own[2][i] = 0;
-        for (int j = 0; j < 3; j++) rest[j][i] = s[i].limb[j] - own[j][i];
+        for (int j = 0; j < 3; j++) rest[i][j] = s[i].limb[j] - own[j][i];
     }
 }
 
 static void values_of(const record *records, size_t n, double *out) {
     state s[BATCH];
     double max[BATCH], term[BATCH], term_low[BATCH], digits[5][BATCH], value[BATCH];
-    wide rest[3][BATCH];
+    wide rest[BATCH][3];
     for (size_t from = 0; from < n; from += BATCH) {
         size_t size = n - from < BATCH ? n - from : BATCH;
         int64_t most = 0;
@@ -38,15 +51,9 @@ static void values_of(const record *records, size_t n, double *out) {
         }
         own_terms(s, size, max, term, term_low, rest);
         for (size_t i = 0; i < size; i++) {
-            wide part = rest[2][i];
-            digits[0][i] = LOW_BITS(part) * 0x1p-100;
-            part = rest[1][i] + (part >> LIMB_WIDTH);
-            digits[1][i] = LOW_BITS(part) * 0x1p-50;
-            part = rest[0][i] + (part >> LIMB_WIDTH);
-            digits[2][i] = LOW_BITS(part);
-            part >>= LIMB_WIDTH;
-            digits[3][i] = LOW_BITS(part) * 0x1p50;
-            digits[4][i] = (double)(int64_t)(part >> LIMB_WIDTH) * 0x1p100;
+            double of_one[5];
+            digits_of(rest[i], of_one);
+            for (int d = 0; d < 5; d++) digits[d][i] = of_one[d];
         }
         for (size_t i = size; i < LANES_FOR(size); i++)
             for (int d = 0; d < 5; d++) digits[d][i] = 0.0;
@@ -78,15 +85,7 @@ static void row_values(const double *x, size_t n, size_t columns, double *out) {
 /* limb[0] + limb[1] 2^-50 + limb[2] 2^-100 >= 0, as a double-double. */
 static void pair_of(const wide limb[3], double *high, double *low) {
     double digits[5], error;
-    wide part = limb[2];
-    digits[0] = LOW_BITS(part) * 0x1p-100;
-    part = limb[1] + (part >> LIMB_WIDTH);
-    digits[1] = LOW_BITS(part) * 0x1p-50;
-    part = limb[0] + (part >> LIMB_WIDTH);
-    digits[2] = LOW_BITS(part);
-    part >>= LIMB_WIDTH;
-    digits[3] = LOW_BITS(part) * 0x1p50;
-    digits[4] = (double)(int64_t)(part >> LIMB_WIDTH) * 0x1p100;
+    digits_of(limb, digits);
     *high = digits[0], *low = 0.0;
     for (int d = 1; d < 5; d++) {
         two_sum_portable(digits[d], *high, high, &error);
@@ -152,4 +151,11 @@ static quotient quotient_of(const state *s, int64_t n, scale c) {
     two_sum_portable(power * LN2_HIGH, high, &high, &error);
     quick_two_sum_portable(high, low + (error + power * LN2_LOW), &q.log_high, &q.log_low);
     return q;
+}
+
+static void quotients_of(const record *records, const int64_t *counts, size_t n, scale c, quotient *out) {
+    for (size_t i = 0; i < n; i++) {
+        state s = load(records + i);
+        out[i] = quotient_of(&s, counts[i], c);
+    }
 }

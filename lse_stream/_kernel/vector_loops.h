@@ -104,6 +104,13 @@ TARGET INLINE void NAME(cut)(VD high, VD low, VU *v0, VU *v1, VU *v2) {
     *v2 = BITS(v);
 }
 
+/* The three limbs of high + low as integers. */
+TARGET INLINE void NAME(limbs)(VD high, VD low, VU limb[3]) {
+    VU v0, v1, v2;
+    NAME(cut)(high, low, &v0, &v1, &v2);
+    limb[0] = v0 - LIMB_BITS_0, limb[1] = v1 - LIMB_BITS_1, limb[2] = v2 - LIMB_BITS_2;
+}
+
 /* The sums of n limbs each, from those of the lanes, which still have the bias. */
 TARGET INLINE void NAME(total)(VU a0, VU a1, VU a2, size_t n, int64_t out[3]) {
     uint64_t lanes[3][LANES], s[3] = {0, 0, 0};
@@ -150,13 +157,13 @@ TARGET static void NAME(sum_far)(const double *x, size_t n, double floor, int64_
 TARGET static void NAME(cut_each)(const double *x, const uint64_t *bias, size_t n, int64_t *h0, int64_t *h1, int64_t *h2) {
     for (size_t i = 0; i < n; i += LANES) {
         VD high, low;
-        VU steps, turns, v0, v1, v2;
+        VU steps, turns, limb[3];
         NAME(term)(LOADD(x + i), SPLAT(0.0), 0, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, LOADU(bias + i));
-        NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
-        STOREU((uint64_t *)h0 + i, v0 - LIMB_BITS_0);
-        STOREU((uint64_t *)h1 + i, v1 - LIMB_BITS_1);
-        STOREU((uint64_t *)h2 + i, v2 - LIMB_BITS_2);
+        NAME(limbs)(high * scale, low * scale, limb);
+        STOREU((uint64_t *)h0 + i, limb[0]);
+        STOREU((uint64_t *)h1 + i, limb[1]);
+        STOREU((uint64_t *)h2 + i, limb[2]);
     }
 }
 
@@ -164,15 +171,13 @@ TARGET static void NAME(cut_each)(const double *x, const uint64_t *bias, size_t 
 TARGET static void NAME(own_terms)(const double *x, const uint64_t *bias, size_t n, double *term, double *term_low, int64_t own[3][BATCH]) {
     for (size_t i = 0; i < n; i += LANES) {
         VD high, low;
-        VU steps, turns, v0, v1, v2;
+        VU steps, turns, limb[3];
         NAME(term)(LOADD(x + i), SPLAT(0.0), 1, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, LOADU(bias + i));
         high = high * scale, low = low * scale;
         STORED(term + i, high), STORED(term_low + i, low);
-        NAME(cut)(high, low, &v0, &v1, &v2);
-        STOREU((uint64_t *)own[0] + i, v0 - LIMB_BITS_0);
-        STOREU((uint64_t *)own[1] + i, v1 - LIMB_BITS_1);
-        STOREU((uint64_t *)own[2] + i, v2 - LIMB_BITS_2);
+        NAME(limbs)(high, low, limb);
+        for (int j = 0; j < 3; j++) STOREU((uint64_t *)own[j] + i, limb[j]);
     }
 }
 

@@ -14,12 +14,10 @@ static void add_product(state *s, double x, double high, double low, int64_t exp
     if (x > s->max) s->max = x + 0.0;
     int64_t biased = exponent + 1023 - s->base;
     if (biased <= 0) return;
-    uint64_t v0, v1, v2;
+    int64_t limb[3];
     double power = double_of((uint64_t)biased << 52);
-    cut_portable(high * power, low * power, &v0, &v1, &v2);
-    s->limb[0] += (int64_t)(v0 - LIMB_BITS_0);
-    s->limb[1] += (int64_t)(v1 - LIMB_BITS_1);
-    s->limb[2] += (int64_t)(v2 - LIMB_BITS_2);
+    limbs_of_pair(high * power, low * power, limb);
+    for (int j = 0; j < 3; j++) s->limb[j] += limb[j];
 }
 
 /* Adds w e^(c x) where x is NaN, +inf or |c x| >= 2^60: of those that far x alone decides, and weights are summed. */
@@ -35,15 +33,13 @@ static void add_odd(state *s, double x, double w, scale c, int is_signed) {
     } else if (isinf(x)) {
         part.limb[0] = w > 0.0 ? 1 : -1;
     } else {
-        uint64_t v0, v1, v2;
+        int64_t limb[3];
         int exponent;
         double fraction = frexp(w, &exponent);
         int64_t base = base_of_exponent(exponent - 1);
-        cut_portable(ldexp(fraction, exponent - (int)base), 0.0, &v0, &v1, &v2);
+        limbs_of_pair(ldexp(fraction, exponent - (int)base), 0.0, limb);
         part.base = FAR_BASE + base;
-        part.limb[0] = (int64_t)(v0 - LIMB_BITS_0);
-        part.limb[1] = (int64_t)(v1 - LIMB_BITS_1);
-        part.limb[2] = (int64_t)(v2 - LIMB_BITS_2);
+        for (int j = 0; j < 3; j++) part.limb[j] = limb[j];
     }
     merge(s, part);
 }
@@ -76,10 +72,9 @@ static int add_terms(state *states, const int32_t *codes, const double *x, const
     if (!p) return NO_MEMORY;
     for (size_t i = 0; i < ROWS; i++) ones[i] = 1.0;
     for (size_t i = 0; i < n; i += ROWS) {
-        size_t size = n - i < ROWS ? n - i : ROWS, runs = 1;
+        size_t size = n - i < ROWS ? n - i : ROWS;
         const double *weights = w ? w + i : ones;
-        for (size_t j = 1; j < size; j++) runs += codes[i + j] != codes[i + j - 1];
-        if (runs == 1) {
+        if (count_runs(codes + i, size) == 1) {
             add_weighed(states + codes[i], x + i, weights, size, c, p);
         } else {
             weigh_rows(x + i, weights, size, c, p);
@@ -128,6 +123,13 @@ static reciprocal reciprocal_of(const state *s) {
     r.is_far = !is_near_base(s->base);
     r.exponent = -exponent - (s->base == NO_BASE ? 0 : r.is_far ? s->base - FAR_BASE : s->base);
     return r;
+}
+
+static void reciprocals_of(const record *records, size_t n, reciprocal *out) {
+    for (size_t i = 0; i < n; i++) {
+        state s = load(records + i);
+        out[i] = reciprocal_of(&s);
+    }
 }
 
 /* e^(c x) / S, with S the sum whose reciprocal the code of each row names. */
