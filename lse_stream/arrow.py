@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ._kernel import StateError, reciprocals_of, weights_by
+from ._kernel import StateError, reciprocals_of, softmax_by
 from .buffers import array_of, nulls_of_column, take
 from .keys import KeyIndex, column_of, describe_key, key_schema, sort_keys
 from .scales import NATURAL, Scale
@@ -305,6 +305,6 @@ class Shares:
             values[~of_value] = valid
         nulls = [null for null in (absent, of_value) if null is not None]
         null = np.logical_or.reduce(nulls) if nulls else None
-        logs, weights = self._logs.weights(codes, values), weights_by(self._reciprocals, codes, values)
+        logs, weights = self._logs.weights(codes, values), softmax_by(self._reciprocals, codes, values)
         columns = [*table.columns, array_of(logs, null=null), array_of(weights, null=null)]
         return pa.Table.from_arrays(columns, names=[*table.column_names, "log_softmax", "softmax"])

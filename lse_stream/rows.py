@@ -199,9 +199,9 @@ def _softmax(x: object, axis: Axis, log: bool) -> Any:
                 if log:
                     into[:] = log_weights(states, of_some, some)
                 elif dtype == np.float64:
-                    _kernel.weights_of(states.sums[0], of_some, some, out=into)
+                    _kernel.softmax_of(states.sums[0], of_some, some, out=into)
                 else:
-                    into[:] = _kernel.weights_of(states.sums[0], of_some, some)
+                    into[:] = _kernel.softmax_of(states.sums[0], of_some, some)
     kept = [i for i in range(array.ndim) if i not in axes]
     order = [*kept, *axes]
     result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))
@@ -250,5 +250,5 @@ def gradient(x: object, state: LogSumExpAccumulator | StateAccumulator) -> Any:
     states = state.states()
     if states.scale.descends:
         values = -values
-    weights = _kernel.weights_of(states.sums[0], np.zeros(values.size, np.int32), values, states.scale.factor)
+    weights = _kernel.softmax_of(states.sums[0], np.zeros(values.size, np.int32), values, states.scale.factor)
     return weights.reshape(array.shape)[()]

@@ -133,25 +133,25 @@ def quotients_of(states: States, counts: Ints, scale: Floats = NATURAL) -> Float
 
 
 def reciprocals_of(states: States) -> Floats:
-    """What ``weights_by`` needs of each state (n,): (n, 5)."""
+    """What ``softmax_by`` needs of each state (n,): (n, 5)."""
     out = np.empty((states.size, 5))
     _kernel().reciprocals_of(np.ascontiguousarray(states), out)
     return out
 
 
-def weights_by(
+def softmax_by(
     reciprocals: Floats, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None
 ) -> Floats:
     """e^(c x) over the sum that each row's code (n,) names, written to ``out`` if there is one."""
     out = np.empty(codes.size) if out is None else out
     rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(x, np.float64))
-    _kernel().weights_of(reciprocals, *rows, scale, out)
+    _kernel().softmax_of(reciprocals, *rows, scale, out)
     return out
 
 
-def weights_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None) -> Floats:
+def softmax_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None) -> Floats:
     """The same by the states (n,) themselves."""
-    return weights_by(reciprocals_of(states), codes, x, scale, out)
+    return softmax_by(reciprocals_of(states), codes, x, scale, out)
 
 
 def sum_products(codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> Sums:
@@ -335,7 +335,7 @@ def known_answers() -> str:
     for weights, scale in ((w, NATURAL), (w[::-1], np.array([1.75, 2.0**-54])), (None, np.array([0.375, -(2.0**-56)]))):
         products = group_terms(codes, x, weights, len(rows), scale)
         digest.update(products.tobytes() + quotients_of(products, products["count"], scale).tobytes())
-        digest.update(weights_of(products, codes, x, scale).tobytes())
+        digest.update(softmax_of(products, codes, x, scale).tobytes())
     words, begins = sum_products(codes, x, w, len(rows))
     digest.update(words.tobytes() + merge_sums(np.zeros(len(rows), np.int32), words, begins[:-1], 1)[0].tobytes())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ static int fault_of(const record *r, scale c, int is_signed) {
     if (s.max != s.max && bits_of(s.max) != 0x7ff8000000000000ULL) return 5;
     if (bits_of(s.max) == 1ULL << 63 || (s.count == 0 && s.max != -INFINITY)) return 5;
     int fits = 1;
-    for (int j = 0; j < 3; j++) fits &= s.limb[j] >> LIMB_WIDTH >= -s.count && s.limb[j] >> LIMB_WIDTH <= s.count;
+    for (int j = 0; j < 3; j++) fits &= s.limb[j] >> LIMB_BITS >= -s.count && s.limb[j] >> LIMB_BITS <= s.count;
     if (is_signed && isfinite(s.max)) {
         /* The base is that of a weight, or of a weight times a term: with |weight| from 2^-1074 to 2^1024. */
         int64_t own[3], least = FAR_BASE, most = FAR_BASE + 1050;
@@ -20,7 +20,7 @@ static int fault_of(const record *r, scale c, int is_signed) {
             own_term(s.max, c, &least, &term, &term_low, own);
             most = FAR_BASE / 2 - 1;
         }
-        if ((s.base - least) % LIMB_WIDTH != 0 || s.base < least - 1100 || s.base > most) return 6;
+        if ((s.base - least) % LIMB_BITS != 0 || s.base < least - 1100 || s.base > most) return 6;
         return fits ? -1 : 7;
     }
     if (is_near_in(s.max, c)) {
@@ -31,7 +31,7 @@ static int fault_of(const record *r, scale c, int is_signed) {
         if (!fits) return 7;
         for (int j = 0; j < 3; j++) s.limb[j] -= own[j];
         if (s.count == 1 && (s.limb[0] || s.limb[1] || s.limb[2])) return 7; /* the max is all there is */
-        return s.limb[0] + ((s.limb[1] + (s.limb[2] >> LIMB_WIDTH)) >> LIMB_WIDTH) < 0 ? 7 : -1;
+        return s.limb[0] + ((s.limb[1] + (s.limb[2] >> LIMB_BITS)) >> LIMB_BITS) < 0 ? 7 : -1;
     }
     if (s.base != NO_BASE) return 6;
     int first = isfinite(s.max) ? s.limb[0] > 0 && s.limb[0] <= s.count

@@ -1,8 +1,8 @@
 /* The Python types of what lives from batch to batch: indexes of keys, and the states of groups whose number grows. */
 
-enum layout { LINES, STATES, RECORDS };
+enum layout { SLOTS, STATES, RECORDS };
 
-/* Lines take values; states products w e^(c x); records take states. */
+/* Slots take values; states products w e^(c x); records take states. */
 typedef struct {
     shared base;
     enum layout layout;
@@ -10,17 +10,17 @@ typedef struct {
     block memory;
 } groups;
 
-static const size_t SIZE_OF[] = {sizeof(line), sizeof(state), sizeof(record)};
+static const size_t SIZE_OF[] = {sizeof(group_slot), sizeof(state), sizeof(record)};
 
 /* Makes room for n groups; new ones are empty. */
 static int groups_grow(groups *g, size_t n) {
     size_t item = SIZE_OF[g->layout];
     if (n <= g->size) return DONE;
     if (n * item > g->memory.bytes && block_grow(&g->memory, (n + n / 2 + 64) * item)) return NO_MEMORY;
-    line empty;
-    line_from_state(&empty, &EMPTY);
+    group_slot empty;
+    slot_from_state(&empty, &EMPTY);
     for (size_t i = g->size; i < n; i++) {
-        if (g->layout == LINES) ((line *)g->memory.start)[i] = empty;
+        if (g->layout == SLOTS) ((group_slot *)g->memory.start)[i] = empty;
         if (g->layout == STATES) ((state *)g->memory.start)[i] = EMPTY;
         if (g->layout == RECORDS) store((record *)g->memory.start + i, &EMPTY);
     }
@@ -30,7 +30,7 @@ static int groups_grow(groups *g, size_t n) {
 
 static void groups_export(const groups *g, record *out) {
     for (size_t i = 0; i < g->size; i++) {
-        if (g->layout == LINES) store_line(out + i, (const line *)g->memory.start + i);
+        if (g->layout == SLOTS) store_slot(out + i, (const group_slot *)g->memory.start + i);
         if (g->layout == STATES) store(out + i, (const state *)g->memory.start + i);
     }
     if (g->layout == RECORDS && g->size) memcpy(out, g->memory.start, g->size * sizeof(record));
@@ -169,7 +169,7 @@ static PyObject *Groups_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     const char *items;
     if (!PyArg_ParseTuple(args, "s", &items)) return NULL;
     static const char *const names[] = {"values", "terms", "states"};
-    for (enum layout layout = LINES; layout <= RECORDS; layout++) {
+    for (enum layout layout = SLOTS; layout <= RECORDS; layout++) {
         if (strcmp(items, names[layout])) continue;
         groups *self = (groups *)allocate_object(type);
         if (self) self->layout = layout;
@@ -221,7 +221,7 @@ static int groups_merge(groups *g, const int32_t *codes, const record *states, s
     int result = groups_take(g, codes, n, size);
     if (result) return result;
     void *memory = g->memory.start;
-    if (g->layout == LINES) return add_records_to_lines(memory, codes, states, n);
+    if (g->layout == SLOTS) return add_records_to_slots(memory, codes, states, n);
     if (g->layout == RECORDS) return add_records(memory, codes, states, n);
     for (size_t i = 0; i < n && result == DONE; i++) result = merge((state *)memory + codes[i], load(states + i));
     return result;

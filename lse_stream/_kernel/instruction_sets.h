@@ -3,26 +3,26 @@
 typedef __int128 wide;
 #define INLINE static inline __attribute__((always_inline))
 
-#define LIMB_WIDTH 50
+#define LIMB_BITS 50
 #define ROUND 0x1.8p52 /* adding and subtracting it rounds to an integer */
 #define ROUND_BITS 0x4338000000000000ULL
 #define LIMB_ROUND_0 0x1.8p52
 #define LIMB_ROUND_1 0x1.8p2
 #define LIMB_ROUND_2 0x1.8p-48
-#define LIMB_BITS_0 0x4338000000000000ULL
-#define LIMB_BITS_1 0x4018000000000000ULL
-#define LIMB_BITS_2 0x3CF8000000000000ULL
+#define LIMB_PATTERN_0 0x4338000000000000ULL
+#define LIMB_PATTERN_1 0x4018000000000000ULL
+#define LIMB_PATTERN_2 0x3CF8000000000000ULL
 #define FAR 0x1p23   /* from here on the argument needs a first reduction */
 #define TOO_FAR 0x1p60 /* from here on only ties with the maximum count */
 #define SPAN 192.0   /* max - SPAN contributes nothing. Not 128: near -2^59, max - 128 rounds to max - 64 */
 #define FLUSH 4096   /* limbs of a term are below 2^50: so many fit an int64 */
 #define BLOCK 2048   /* values of one pass over the cache, at most FLUSH */
 #define BATCH 64     /* states finished together, a multiple of 8 */
-#define FEW 64       /* most rows of a matrix finished together, a multiple of 8 */
-#define LONG 24      /* columns from which on the values of a row share a vector */
+#define ROWS_TOGETHER 64       /* most rows of a matrix finished together, a multiple of 8 */
+#define LONG_ROW 24      /* columns from which on the values of a row share a vector */
 #define NO_BASE INT64_MIN
 #define FAR_BASE (50LL << 56) /* added to the base of a sum of weights where |max| >= 2^60 */
-#define NOTHING (-(1LL << 61))      /* exponent of a product that contributes nothing */
+#define NO_EXPONENT (-(1LL << 61))      /* exponent of a product that contributes nothing */
 #define ROWS 512                    /* rows of one pass by group: their limbs stay in the first-level cache */
 
 INLINE uint64_t bits_of(double d) {
@@ -47,13 +47,13 @@ typedef struct {
 static const scale NATURAL = {1.0, 0.0};
 
 /* Rows as w e^(c x) = (high + low) 2^exponent. Where nothing is added (w = 0, x = -inf), or x is not
-   for the loop, high and low are 0 and the exponent is NOTHING. */
+   for the loop, high and low are 0 and the exponent is NO_EXPONENT. */
 typedef struct {
     double high[ROWS], low[ROWS];
     int64_t exponent[ROWS];
     double max;  /* largest x that counts */
     int64_t top; /* exponent of the largest rounded product */
-    int odd;     /* whether a row was not for the loop: x NaN, +inf, or too far from 0 */
+    int exceptional; /* whether a row was not for the loop: x NaN, +inf, or too far from 0 */
 } products;
 
 typedef struct {

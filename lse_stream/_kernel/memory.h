@@ -2,7 +2,7 @@
 
 enum { DONE, NO_MEMORY, COUNT_OVERFLOW, BAD_CODE, TOO_MANY, MISMATCH, BUSY };
 
-/* Large tables of lines or slots are visited at random: huge pages save most of the address translation. */
+/* Large tables of slots are visited at random: huge pages save most of the address translation. */
 static void advise_huge_pages(void *memory, size_t size) {
 #ifdef MADV_HUGEPAGE
     size_t page = (size_t)1 << 21, begin = ((uintptr_t)memory + page - 1) & ~(page - 1), end = (uintptr_t)memory + size;

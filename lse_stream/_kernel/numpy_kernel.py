@@ -26,16 +26,16 @@ ROUND = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer
 ROUND_BITS = np.uint64(0x4338000000000000)
 QUANTA = (1.0, 2.0**-50, 2.0**-100)
 LIMB_ROUND = tuple(ROUND * q for q in QUANTA)
-LIMB_ROUND_BITS = tuple(int(np.float64(r).view(np.int64)) for r in LIMB_ROUND)
+LIMB_PATTERN = tuple(int(np.float64(r).view(np.int64)) for r in LIMB_ROUND)
 FAR = 2.0**23  # from here on the argument needs a first reduction
-HUGE = 2.0**60  # from here on only ties with the maximum count
+TOO_FAR = 2.0**60  # from here on only ties with the maximum count
 SPAN = 192.0  # a term this far below the maximum contributes nothing, also where max - SPAN is rounded
 FLUSH = 4096  # terms whose limbs may be summed in an int64
 BLOCK = 4 * FLUSH
 CHUNK = 2**20  # rows of one grouped pass: bounds the memory of the temporaries
 
 FAR_BASE = LIMB_BITS << 56  # added to the base of a sum of weights where the maximum is too far
-NOTHING = -(2**61)  # exponent of a product that contributes nothing
+NO_EXPONENT = -(2**61)  # exponent of a product that contributes nothing
 
 # Subnormal numbers are no error, also for a caller who set NumPy to raise.
 tiny = np.errstate(under="ignore")
@@ -113,7 +113,7 @@ def scale_by(high: Floats, low: Floats, steps: Words, turns: Words, base: Ints) 
 
 
 def limbs(high: Floats, low: Floats, work: Workspace) -> list[Ints]:
-    """The pair, which is eaten, cut into the three limbs, as bit patterns: subtract LIMB_ROUND_BITS."""
+    """The pair, which is eaten, cut into the three limbs, as bit patterns: subtract LIMB_PATTERN."""
     _, _, u, a, v, b, w = work.floats[:, : high.size]
     for magic, cut, spare in ((LIMB_ROUND[0], a, v), (LIMB_ROUND[1], v, b)):
         np.add(high, magic, out=u)
@@ -136,7 +136,7 @@ def base_of(maximum: Floats) -> Ints:
 
 def is_near(maximum: Floats) -> npt.NDArray[np.bool_]:
     """Where the maximum has a base: finite and below 2^60. NaN is False."""
-    return np.abs(maximum) < HUGE
+    return np.abs(maximum) < TOO_FAR
 
 
 def is_near_base(base: Ints) -> npt.NDArray[np.bool_]:
@@ -230,7 +230,7 @@ def reduce_values(values: Floats, starts: Ints) -> States:
     columns = []
     for i, cut in enumerate(limbs(high, low, work)):
         tie = (values == maximum) & np.isfinite(maximum) if i == 0 else np.zeros(1, np.bool_)
-        columns.append(sum_runs(wide(np.where(near, cut - LIMB_ROUND_BITS[i], tie)), starts))
+        columns.append(sum_runs(wide(np.where(near, cut - LIMB_PATTERN[i], tie)), starts))
     put_limbs(states, columns)
     return states
 
@@ -363,7 +363,7 @@ def excess(states: States) -> tuple[Floats, Floats, list[Wide]]:
     high, low, steps, turns = terms(x, work)
     scale_by(high, low, steps, turns, np.where(near, states["base"], 0))
     th, tl = high.copy(), low.copy()
-    own = [np.where(near, cut - bits, 0) for cut, bits in zip(limbs(high, low, work), LIMB_ROUND_BITS, strict=True)]
+    own = [np.where(near, cut - bits, 0) for cut, bits in zip(limbs(high, low, work), LIMB_PATTERN, strict=True)]
     own[0] = np.where(near, own[0], 1)
     rest = [add_wide(limb, negate_wide(wide(term))) for limb, term in zip(get_limbs(states), own, strict=True)]
     return th, tl, rest
@@ -461,7 +461,7 @@ def check(states: States, scale: Floats, is_signed: bytes) -> tuple[int, int] | 
 def is_near_in(x: Floats, scale: Floats) -> npt.NDArray[np.bool_]:
     """Where abs(c x) < 2^60. NaN is False."""
     with np.errstate(over="ignore", invalid="ignore"):  # a NaN may be of the kind that signals
-        return np.asarray(np.abs(x * scale[0]) < HUGE)
+        return np.asarray(np.abs(x * scale[0]) < TOO_FAR)
 
 
 def scaled(x: Floats, scale: Floats) -> tuple[Floats, Floats]:
@@ -488,7 +488,7 @@ def own_terms(maximum: Floats, near: npt.NDArray[np.bool_], scale: Floats) -> tu
 
 def limbs_of(high: Floats, low: Floats) -> list[Wide]:
     cuts = limbs(high.copy(), low.copy(), Workspace(high.size))
-    return [wide(cut - bits) for cut, bits in zip(cuts, LIMB_ROUND_BITS, strict=True)]
+    return [wide(cut - bits) for cut, bits in zip(cuts, LIMB_PATTERN, strict=True)]
 
 
 def less_terms(sums: Sequence[Wide], own: Sequence[Wide]) -> list[Wide]:
@@ -523,7 +523,7 @@ def multiply_wide(a: Wide, n: Ints) -> Wide:
 
 
 def weigh(x: Floats, w: Floats, scale: Floats) -> tuple[Floats, Floats, Ints]:
-    """w e^(c x) = (high + low) 2^exponent, 1 <= abs(high) < 4; 0 and NOTHING where nothing is added or x is odd."""
+    """w e^(c x) = (high + low) 2^exponent, 1 <= abs(high) < 4; 0 and NO_EXPONENT where nothing is added or x is exceptional."""
     none = (w == 0.0) | ~is_near_in(x, scale)
     y, below = scaled(np.where(none, 0.0, x), scale)
     high, low, steps, turns = terms(y, Workspace(y.size), below=below)
@@ -533,7 +533,7 @@ def weigh(x: Floats, w: Floats, scale: Floats) -> tuple[Floats, Floats, Ints]:
     exponent = exponent.astype(np.int64) - 1 + (steps.view(np.int64) >> 7) + (turns.view(np.int64) << 22)
     product_low += fraction * low
     product[none] = product_low[none] = 0.0
-    exponent[none] = NOTHING
+    exponent[none] = NO_EXPONENT
     return product, product_low, exponent
 
 
@@ -548,16 +548,16 @@ def reduce_terms(x: Floats, w: Floats, starts: Ints, scale: Floats, *, has_signs
     counts = np.diff(starts, append=x.size)
     high, low, exponent = weigh(x, w, scale)
     states = empty_states(x.size)
-    used = exponent != NOTHING
+    used = exponent != NO_EXPONENT
     states["max"][used] = x[used] + 0.0
     states["base"][used] = base_of_products(high[used], exponent[used])
     # What is too far: x alone decides, and the weights of ties are summed.
-    odd = ~used & (w != 0.0) & (x != -np.inf)
-    far = odd & np.isfinite(x)
+    exceptional = ~used & (w != 0.0) & (x != -np.inf)
+    far = exceptional & np.isfinite(x)
     fraction, power = np.frexp(w[far])
     high[far], low[far], exponent[far] = 2.0 * fraction, 0.0, power.astype(np.int64) - 1
     weight_base = base_of_products(high[far], exponent[far])
-    states["max"][odd] = np.where(np.isnan(x[odd]), np.nan, x[odd])
+    states["max"][exceptional] = np.where(np.isnan(x[exceptional]), np.nan, x[exceptional])
     states["base"][far] = weight_base + FAR_BASE if has_signs else NO_BASE
     grid = np.zeros(x.size, np.int64)
     grid[used] = states["base"][used]
@@ -572,7 +572,7 @@ def reduce_terms(x: Floats, w: Floats, starts: Ints, scale: Floats, *, has_signs
     put_limbs(states, limbs_of(high * factor, low * factor))
     states["limbs"][~(used | far)] = 0
     if has_signs:
-        infinite = odd & (x == np.inf)
+        infinite = exceptional & (x == np.inf)
         sign = np.where(w[infinite] > 0.0, 1, -1)
         states["limbs"][infinite, 0] = np.stack([sign, sign >> 1], axis=1).view(np.uint64)
     reduced = reduce_states(states, starts)
@@ -663,7 +663,7 @@ def reciprocals_of(states: States, out: Floats) -> None:
 
 
 @np.errstate(under="ignore", over="ignore", invalid="ignore", divide="ignore")
-def weights_of(reciprocals: Floats, codes: npt.NDArray[np.int32], x: Floats, scale: Floats, out: Floats) -> None:
+def softmax_of(reciprocals: Floats, codes: npt.NDArray[np.int32], x: Floats, scale: Floats, out: Floats) -> None:
     """Writes e^(c x) / S, with S the sum whose reciprocal the code of each row names."""
     check_codes(codes, reciprocals.shape[0])
     rh, rl, maxima = reciprocals[:, 0], reciprocals[:, 1], reciprocals[:, 2]
@@ -774,7 +774,7 @@ class State:
                 for limb, cut in enumerate(limbs(high, low, work)):
                     for j in range(0, x.size, FLUSH):
                         bits = cut[j : j + FLUSH].view(np.uint64)
-                        sums[limb] += signed(int(np.add.reduce(bits)) - bits.size * LIMB_ROUND_BITS[limb])
+                        sums[limb] += signed(int(np.add.reduce(bits)) - bits.size * LIMB_PATTERN[limb])
         elif np.isfinite(maximum):
             sums[0] = int(np.count_nonzero(values == maximum))
         for limb, total in enumerate(sums):

@@ -40,8 +40,8 @@ static void set_nan(state *s) {
 }
 
 INLINE int64_t base_of_exponent(int64_t k) {
-    int64_t q = (k + 1) / LIMB_WIDTH;
-    return (q - ((k + 1) % LIMB_WIDTH < 0)) * LIMB_WIDTH;
+    int64_t q = (k + 1) / LIMB_BITS;
+    return (q - ((k + 1) % LIMB_BITS < 0)) * LIMB_BITS;
 }
 
 static int64_t base_of(double x) {
@@ -53,7 +53,7 @@ static int64_t base_of(double x) {
 
 /* Puts the limbs on the grid of a larger base. */
 static void move_to(wide limb[3], int64_t from, int64_t to) {
-    int64_t down = from == NO_BASE || to - from >= 3 * LIMB_WIDTH ? 3 : (to - from) / LIMB_WIDTH;
+    int64_t down = from == NO_BASE || to - from >= 3 * LIMB_BITS ? 3 : (to - from) / LIMB_BITS;
     for (int j = 2; j >= 0; j--) limb[j] = j >= down ? limb[j - down] : 0;
 }
 
@@ -179,4 +179,4 @@ static void own_term(double x, scale c, int64_t *base, double *term, double *ter
 
 INLINE int is_near_in(double x, scale c) { return fabs(x * c.high) < TOO_FAR; }
 
-static int is_negative(const wide limb[3]) { return limb[0] + ((limb[1] + (limb[2] >> LIMB_WIDTH)) >> LIMB_WIDTH) < 0; }
+static int is_negative(const wide limb[3]) { return limb[0] + ((limb[1] + (limb[2] >> LIMB_BITS)) >> LIMB_BITS) < 0; }

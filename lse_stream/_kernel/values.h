@@ -1,18 +1,18 @@
 /* Values of states: log-sum-exps, those of the rows of a matrix, and quotients of a sum and the term of its max. */
 
-#define LOW_BITS(w) ((double)(int64_t)((w) & (((wide)1 << LIMB_WIDTH) - 1)))
+#define LOW_BITS(w) ((double)(int64_t)((w) & (((wide)1 << LIMB_BITS) - 1)))
 
 /* limb[0] + limb[1] 2^-50 + limb[2] 2^-100 as a sum of doubles that do not overlap, the smallest first. */
 INLINE void digits_of(const wide limb[3], double digits[5]) {
     wide part = limb[2];
     digits[0] = LOW_BITS(part) * 0x1p-100;
-    part = limb[1] + (part >> LIMB_WIDTH);
+    part = limb[1] + (part >> LIMB_BITS);
     digits[1] = LOW_BITS(part) * 0x1p-50;
-    part = limb[0] + (part >> LIMB_WIDTH);
+    part = limb[0] + (part >> LIMB_BITS);
     digits[2] = LOW_BITS(part);
-    part >>= LIMB_WIDTH;
+    part >>= LIMB_BITS;
     digits[3] = LOW_BITS(part) * 0x1p50;
-    digits[4] = (double)(int64_t)(part >> LIMB_WIDTH) * 0x1p100;
+    digits[4] = (double)(int64_t)(part >> LIMB_BITS) * 0x1p100;
 }
 
 #define LANES_FOR(n) (((n) + 7) / 8 * 8)

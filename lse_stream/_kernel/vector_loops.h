@@ -92,7 +92,7 @@ TARGET INLINE VD NAME(power)(VU steps, VU turns, VU bias) {
     return FLOAT(((steps + (turns << 29) + bias) << 45) & 0x7ff0000000000000ULL);
 }
 
-/* Cuts high + low into the three limbs, left as bit patterns of biased doubles: subtract LIMB_BITS_i. */
+/* Cuts high + low into the three limbs, left as bit patterns of biased doubles: subtract LIMB_PATTERN_i. */
 TARGET INLINE void NAME(cut)(VD high, VD low, VU *v0, VU *v1, VU *v2) {
     VD u = high + LIMB_ROUND_0, v = low + u;
     *v0 = BITS(v);
@@ -108,7 +108,7 @@ TARGET INLINE void NAME(cut)(VD high, VD low, VU *v0, VU *v1, VU *v2) {
 TARGET INLINE void NAME(limbs)(VD high, VD low, VU limb[3]) {
     VU v0, v1, v2;
     NAME(cut)(high, low, &v0, &v1, &v2);
-    limb[0] = v0 - LIMB_BITS_0, limb[1] = v1 - LIMB_BITS_1, limb[2] = v2 - LIMB_BITS_2;
+    limb[0] = v0 - LIMB_PATTERN_0, limb[1] = v1 - LIMB_PATTERN_1, limb[2] = v2 - LIMB_PATTERN_2;
 }
 
 /* The sums of n limbs each, from those of the lanes, which still have the bias. */
@@ -117,9 +117,9 @@ TARGET INLINE void NAME(total)(VU a0, VU a1, VU a2, size_t n, int64_t out[3]) {
     STOREU(lanes[0], a0), STOREU(lanes[1], a1), STOREU(lanes[2], a2);
     for (size_t j = 0; j < LANES; j++)
         for (int limb = 0; limb < 3; limb++) s[limb] += lanes[limb][j];
-    out[0] = (int64_t)(s[0] - n * LIMB_BITS_0);
-    out[1] = (int64_t)(s[1] - n * LIMB_BITS_1);
-    out[2] = (int64_t)(s[2] - n * LIMB_BITS_2);
+    out[0] = (int64_t)(s[0] - n * LIMB_PATTERN_0);
+    out[1] = (int64_t)(s[1] - n * LIMB_PATTERN_1);
+    out[2] = (int64_t)(s[2] - n * LIMB_PATTERN_2);
 }
 
 /* Adds the limbs of n <= FLUSH values. Values below the floor count as the floor, whose limbs are 0. */
@@ -258,8 +258,8 @@ TARGET static void NAME(finish)(const double *max, const double *term, const dou
 #endif
 
 /* The low 50 bits of an integer as a double, and the integer shifted right by as many, with its sign. */
-#define DIGIT(u) (FLOAT(((u) & ((1ULL << LIMB_WIDTH) - 1)) | 0x4330000000000000ULL) - 0x1p52)
-#define CARRY(u) ((((u) + (1ULL << 63)) >> LIMB_WIDTH) - (1ULL << (63 - LIMB_WIDTH)))
+#define DIGIT(u) (FLOAT(((u) & ((1ULL << LIMB_BITS) - 1)) | 0x4330000000000000ULL) - 0x1p52)
+#define CARRY(u) ((((u) + (1ULL << 63)) >> LIMB_BITS) - (1ULL << (63 - LIMB_BITS)))
 
 /* The maximum of a row, or NaN; that of LANES rows. */
 TARGET INLINE double NAME(max_along)(const double *x, size_t columns) {
@@ -294,15 +294,15 @@ TARGET INLINE VD NAME(max_across)(const double *const *row, size_t columns) {
    for a few rows at a time. Short rows have a lane each. Where a maximum is not within FAR - SPAN, it is NaN: for the
    caller to do over. */
 TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double *out) {
-    double max[FEW], term[FEW], term_low[FEW], values[FEW];
-    uint64_t bias[FEW], sums[3][FEW];
+    double max[ROWS_TOGETHER], term[ROWS_TOGETHER], term_low[ROWS_TOGETHER], values[ROWS_TOGETHER];
+    uint64_t bias[ROWS_TOGETHER], sums[3][ROWS_TOGETHER];
     /* So many rows at a time that they stay in the first-level cache, or nearly. */
-    size_t few = columns <= 64 ? FEW : columns >= 512 ? 8 : 4096 / columns / 8 * 8;
+    size_t few = columns <= 64 ? ROWS_TOGETHER : columns >= 512 ? 8 : 4096 / columns / 8 * 8;
     for (size_t i = 0; i < n; i += few) {
         size_t size = n - i < few ? n - i : few;
-        const double *row[FEW];
+        const double *row[ROWS_TOGETHER];
         for (size_t r = 0; r < few; r++) row[r] = x + (r < size ? i + r : n - 1) * columns;
-        int across = columns < LONG;
+        int across = columns < LONG_ROW;
         for (size_t r = 0; !across && r < size; r++) max[r] = NAME(max_along)(row[r], columns);
         for (size_t r = across ? 0 : size; r < few; r++) max[r] = 0.0;
         for (size_t r = 0; r < few; r += LANES) {
@@ -313,15 +313,15 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
             NAME(term)(top, SPLAT(0.0), 0, &high, &low, &steps, &turns);
             /* floor((k + 1) / 50), as the nearest integer to (k + 1 - 24.5) / 50 */
             VU k = ((steps + (1ULL << 50)) >> 7) - (1ULL << 43);
-            VD quotient = ((FLOAT(k + ROUND_BITS) - ROUND) - 23.5) * (1.0 / LIMB_WIDTH) + ROUND;
-            VU of_base = (1023 - (BITS(quotient) - ROUND_BITS) * LIMB_WIDTH) << 7;
+            VD quotient = ((FLOAT(k + ROUND_BITS) - ROUND) - 23.5) * (1.0 / LIMB_BITS) + ROUND;
+            VU of_base = (1023 - (BITS(quotient) - ROUND_BITS) * LIMB_BITS) << 7;
             VD scale = NAME(power)(steps, turns, of_base);
             high = high * scale, low = low * scale;
             NAME(cut)(high, low, &v0, &v1, &v2);
             STORED(max + r, FLOAT(BITS(top) | bad));
             STORED(term + r, high), STORED(term_low + r, low);
             STOREU(bias + r, of_base);
-            VU a0 = LIMB_BITS_0 - v0, a1 = LIMB_BITS_1 - v1, a2 = LIMB_BITS_2 - v2;
+            VU a0 = LIMB_PATTERN_0 - v0, a1 = LIMB_PATTERN_1 - v1, a2 = LIMB_PATTERN_2 - v2;
             if (across) {
                 VD least = top - SPAN;
                 for (size_t j = 0; j < columns; j++) {
@@ -330,7 +330,7 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
                     NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
                     a0 += v0, a1 += v1, a2 += v2;
                 }
-                a0 -= columns * LIMB_BITS_0, a1 -= columns * LIMB_BITS_1, a2 -= columns * LIMB_BITS_2;
+                a0 -= columns * LIMB_PATTERN_0, a1 -= columns * LIMB_PATTERN_1, a2 -= columns * LIMB_PATTERN_2;
             }
             STOREU(sums[0] + r, a0), STOREU(sums[1] + r, a1), STOREU(sums[2] + r, a2);
         }
@@ -365,7 +365,7 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
    weights are within 2^-400 and 2^400, so that they need not be taken apart. */
 TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale c, int general, products *p) {
     VD max = SPLAT(-INFINITY);
-    VU top = (VU){0} + (uint64_t)NOTHING, odd = (VU){0};
+    VU top = (VU){0} + (uint64_t)NO_EXPONENT, exceptional = (VU){0};
     double rest[2][LANES];
     for (size_t i = 0; i < (n + 7) / 8 * 8; i += LANES) {
         const double *xs = x + i, *ws = w + i;
@@ -386,7 +386,7 @@ TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale
         }
         VU fits = MASK(ABS(y) < (general ? TOO_FAR : FAR));
         if (!general) fits &= MASK(ABS(weight) > 0x1p-400) & MASK(ABS(weight) < 0x1p400);
-        odd |= ~fits & ~none, none |= ~fits;
+        exceptional |= ~fits & ~none, none |= ~fits;
         max = MAX(SELECT(none, SPLAT(-INFINITY), v), max);
         NAME(term)(FLOAT(BITS(y) & ~none), FLOAT(BITS(below) & ~none), general, &high, &low, &steps, &turns);
         if (general) { /* The weight is a number in [1, 2) times a power of 2: no product of it underflows. */
@@ -404,16 +404,16 @@ TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale
         top = (upper & raised) | (top & ~raised);
         STORED(p->high + i, ph);
         STORED(p->low + i, low);
-        STOREU((uint64_t *)p->exponent + i, (exponent & ~none) | ((uint64_t)NOTHING & none));
+        STOREU((uint64_t *)p->exponent + i, (exponent & ~none) | ((uint64_t)NO_EXPONENT & none));
     }
     double maxima[LANES];
-    uint64_t tops[LANES], odds[LANES];
-    STORED(maxima, max), STOREU(tops, top), STOREU(odds, odd);
-    p->max = -INFINITY, p->top = NOTHING, p->odd = 0;
+    uint64_t tops[LANES], exceptions[LANES];
+    STORED(maxima, max), STOREU(tops, top), STOREU(exceptions, exceptional);
+    p->max = -INFINITY, p->top = NO_EXPONENT, p->exceptional = 0;
     for (size_t j = 0; j < LANES; j++) {
         p->max = maxima[j] > p->max ? maxima[j] : p->max;
         p->top = (int64_t)tops[j] > p->top ? (int64_t)tops[j] : p->top;
-        p->odd |= odds[j] != 0;
+        p->exceptional |= exceptions[j] != 0;
     }
 }
 

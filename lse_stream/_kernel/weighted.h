@@ -21,7 +21,7 @@ static void add_product(state *s, double x, double high, double low, int64_t exp
 }
 
 /* Adds w e^(c x) where x is NaN, +inf or |c x| >= 2^60: of those that far x alone decides, and weights are summed. */
-static void add_odd(state *s, double x, double w, scale c, int is_signed) {
+static void add_exceptional(state *s, double x, double w, scale c, int is_signed) {
     if (w == 0.0 || x == -INFINITY || is_near_in(x, c) || s->max != s->max || x < s->max) return;
     if (x != x) {
         set_nan(s);
@@ -48,14 +48,14 @@ INLINE int is_natural(scale c) { return c.high == 1.0 && c.low == 0.0; }
 
 static void weigh_rows(const double *x, const double *w, size_t n, scale c, products *p) {
     if (is_natural(c)) loops->weigh_near(x, w, n, c, p);
-    if (!is_natural(c) || p->odd) loops->weigh_any(x, w, n, c, p);
+    if (!is_natural(c) || p->exceptional) loops->weigh_any(x, w, n, c, p);
 }
 
-/* Adds n <= ROWS rows but for the odd ones. */
+/* Adds n <= ROWS rows but for the exceptional ones. */
 static void add_weighed(state *s, const double *x, const double *w, size_t n, scale c, products *p) {
     state part = {(int64_t)n, -INFINITY, NO_BASE, {0, 0, 0}};
     weigh_rows(x, w, n, c, p);
-    if (p->top != NOTHING) {
+    if (p->top != NO_EXPONENT) {
         int64_t sums[3];
         part.max = p->max + 0.0;
         part.base = base_of_exponent(p->top);
@@ -81,11 +81,11 @@ static int add_terms(state *states, const int32_t *codes, const double *x, const
             for (size_t j = 0; j < size; j++) {
                 state *s = states + codes[i + j];
                 __builtin_prefetch(states + codes[i + (j + 16 < size ? j + 16 : j)], 1);
-                if (p->exponent[j] != NOTHING) add_product(s, x[i + j], p->high[j], p->low[j], p->exponent[j]);
+                if (p->exponent[j] != NO_EXPONENT) add_product(s, x[i + j], p->high[j], p->low[j], p->exponent[j]);
                 s->count++;
             }
         }
-        for (size_t j = 0; p->odd && j < size; j++) add_odd(states + codes[i + j], x[i + j], weights[j], c, w != NULL);
+        for (size_t j = 0; p->exceptional && j < size; j++) add_exceptional(states + codes[i + j], x[i + j], weights[j], c, w != NULL);
     }
     free(p);
     return DONE;
@@ -133,7 +133,7 @@ static void reciprocals_of(const record *records, size_t n, reciprocal *out) {
 }
 
 /* e^(c x) / S, with S the sum whose reciprocal the code of each row names. */
-static int weights_of(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c, double *out) {
+static int softmax_of(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c, double *out) {
     double ones[ROWS];
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
     products *p = malloc(sizeof *p);
@@ -153,7 +153,7 @@ static int weights_of(const reciprocal *table, size_t groups, const int32_t *cod
             any_far |= r->is_far;
         }
         loops->multiply(p, f, size, out + i);
-        if (!any_far && !p->odd) continue;
+        if (!any_far && !p->exceptional) continue;
         for (size_t j = 0; j < size; j++) {
             const reciprocal *r = table + codes[i + j];
             double v = x[i + j];
