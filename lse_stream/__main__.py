@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ._kernel import StateError
-from ._kernel.record import VERSION
+from ._kernel.constants import VERSION
 from .state_column import STATE, StateType, states_from_arrow
 from .text import aligned
 

@@ -24,9 +24,9 @@ import numpy.typing as npt
 
 from . import _kernel
 from ._kernel import RECORD, StateError, States
+from ._kernel.constants import MOST_WORDS, NOT_A_NUMBER, UNIT, VERSION
 from ._kernel.double_double import divide, two_prod, two_sum
-from ._kernel.exact_sum import UNIT, decode_sum, encode_sum
-from ._kernel.record import VERSION
+from ._kernel.exact_sum import decode_sum, encode_sum
 from .scales import NATURAL, Scale
 
 Floats = npt.NDArray[np.float64]
@@ -37,7 +37,6 @@ Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 Ratio = tuple[Any, int]
 
 _TERM_WORDS = RECORD.itemsize // 8 - 2
-_MOST_WORDS = 70
 
 
 @dataclass(frozen=True)
@@ -385,8 +384,8 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     if place.size == 1:  # most often so, and quicker than the general way
         at, held = int(place[0]), int(end[0] - place[0])
         units, low_word, special_sum = decode_sum(words, at) if held > 0 else (0, 0, 4)
-        one = encode_sum(units << 64 * low_word, special_sum) if special_sum <= 3 else words[:0]
-        fits_one = 0 < one.size <= min(held, _MOST_WORDS + 1 - low_word) and np.array_equal(
+        one = encode_sum(units << 64 * low_word, special_sum) if special_sum <= NOT_A_NUMBER else words[:0]
+        fits_one = 0 < one.size <= min(held, MOST_WORDS + 1 - low_word) and np.array_equal(
             one, words[at : at + one.size]
         )
         _require(np.array([fits_one]), lambda _: f"{expected}, found another in {held} words")
@@ -395,7 +394,7 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     head = words[place]
     low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
     special = head >> np.uint64(32)
-    fits = (special <= 3) & (low + n <= _MOST_WORDS) & (place + n < end)
+    fits = (special <= NOT_A_NUMBER) & (low + n <= MOST_WORDS) & (place + n < end)
     fits &= np.where(n > 0, special == 0, low == 0)
     _require(
         fits, lambda i: f"{expected}, found low {low[i]}, words {n[i]}, special {special[i]} in {(end - place)[i]}"

@@ -1,12 +1,10 @@
 /* Exact sums of doubles, and of products of two, by group. */
 
-/* A sum of products of doubles as an integer in units of 2^-2176: chunk i counts 2^(32 i) of them. A product adds less than
-   2^54 to a chunk, so some hundred fit before carries have to be propagated. After R. M. Neal, "Fast exact summation using small and large
-   superaccumulators" (2015). The number alone decides its digits: they are the canonical form. */
-#define CHUNKS 140
-#define WORDS (CHUNKS / 2 + 2) /* of the sign at most two more */
-#define UNIT (-2176)
-#define ADDITIONS 256
+/* A sum of products of doubles as an integer in units of 2^UNIT: chunk i counts 2^(32 i) of them. After R. M. Neal, "Fast
+   exact summation using small and large superaccumulators" (2015). The number alone decides its digits: they are the
+   canonical form. */
+#define WORDS (MOST_WORDS + 2) /* of the sign at most two more */
+#define ADDITIONS 256          /* before carries are propagated: each adds less than 2^54 to a chunk, which holds 2^63 */
 
 typedef struct {
     int64_t chunk[2 * WORDS];
@@ -21,8 +19,6 @@ typedef struct {
     uint16_t words;
     uint32_t special;
 } exact_head;
-
-enum { PLUS_INFINITY = 1, MINUS_INFINITY = 2, NOT_A_NUMBER = PLUS_INFINITY | MINUS_INFINITY };
 
 static void clear(exact_sum *s) {
     memset(s, 0, sizeof *s);

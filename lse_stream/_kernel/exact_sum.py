@@ -5,12 +5,6 @@ import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
 
-# Exponent of the unit: below the product of the two smallest numbers.
-UNIT = -2176
-
-# The infinities of both signs make NaN.
-PLUS_INFINITY, MINUS_INFINITY, NOT_A_NUMBER = 1, 2, 3
-
 
 def encode_sum(units: int, special: int) -> Words:
     """A sum as it is stored: low word's place (int16), words (uint16), special (uint32); then words, lowest first."""

@@ -119,12 +119,12 @@ static PyObject *py_check(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[3];
     if (open_buffers(args, "...", v)) return NULL;
-    int fits = v[1].len == sizeof(scale) && v[2].len == 1, fault = -1;
+    int fits = v[1].len == sizeof(scale) && v[2].len == 1, fault = NO_FAULT;
     size_t row = 0;
     int result = WITHOUT_GIL(
         fits, (fault = find_fault(v[0].buf, LENGTH(v[0], record), SCALE_OF(v[1]), *(const char *)v[2].buf, &row), DONE));
     PyObject *none = finished(v, 3, result);
-    if (fault < 0) return none;
+    if (fault == NO_FAULT) return none;
     Py_DECREF(none);
     return Py_BuildValue("ni", (Py_ssize_t)row, fault);
 }

@@ -10,7 +10,9 @@ typedef struct __attribute__((aligned(64))) {
     int32_t base;
 } group_slot;
 
-#define PREFETCH_ROWS 64  /* rows to prefetch slots for */
+#define PREFETCH_ROWS 64   /* rows whose slots are fetched before they are visited */
+#define PREFETCH_STATES 16 /* the same where a row is a merge or a product, which takes longer */
+#define VANISHING_BASE 200 /* on the grid of this base every limb of e^0 is 0: half its last quantum is 2^99 */
 
 static void slot_from_state(group_slot *slot, const state *s) {
     int near = fabs(s->max) < FAR - SPAN;
@@ -31,10 +33,10 @@ static state state_from_slot(const group_slot *slot) {
     return s;
 }
 
-/* Counts rows; every 4096 of them the low parts are emptied into the high ones. */
+/* Counts rows; every FLUSH of them the low parts are emptied into the high ones. */
 INLINE void count_rows(group_slot *slot, int64_t n) {
     int64_t count = slot->count + n;
-    if (__builtin_expect((count ^ slot->count) >> 12 != 0, 0))
+    if (__builtin_expect((count ^ slot->count) >= FLUSH, 0))
         for (int j = 0; j < 3; j++) {
             int64_t carry = slot->low[j] >> 62;
             slot->high[j] += (int32_t)carry;
@@ -116,7 +118,7 @@ INLINE void add_runs(group_slot *slots, const int32_t *codes, const double *x, s
             for (; j < end; j++) batch->x[j] = x[j] > floor ? x[j] : floor, batch->bias[j] = bias;
         } else {
             add_rows_to_slot(slot, x + j, end - j);
-            for (; j < end; j++) batch->x[j] = 0.0, batch->bias[j] = bias_of(200); /* limbs of 0 */
+            for (; j < end; j++) batch->x[j] = 0.0, batch->bias[j] = bias_of(VANISHING_BASE);
         }
     }
     for (size_t j = n; j % 8; j++) batch->x[j] = 0.0, batch->bias[j] = 0;
@@ -216,7 +218,7 @@ static int group_values(record *records, size_t groups, const int32_t *codes, co
 static int add_records(record *records, const int32_t *codes, const record *states, size_t n) {
     for (size_t i = 0; i < n; i++) {
         record *r = records + codes[i];
-        __builtin_prefetch(records + codes[i + 16 < n ? i + 16 : i], 1);
+        __builtin_prefetch(records + codes[i + PREFETCH_STATES < n ? i + PREFETCH_STATES : i], 1);
         state s = load(r);
         if (merge(&s, load(states + i))) return COUNT_OVERFLOW;
         store(r, &s);

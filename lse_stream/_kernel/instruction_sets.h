@@ -3,27 +3,11 @@
 typedef __int128 wide;
 #define INLINE static inline __attribute__((always_inline))
 
-#define LIMB_BITS 50
-#define ROUND 0x1.8p52 /* adding and subtracting it rounds to an integer */
-#define ROUND_BITS 0x4338000000000000ULL
-#define LIMB_ROUND_0 0x1.8p52
-#define LIMB_ROUND_1 0x1.8p2
-#define LIMB_ROUND_2 0x1.8p-48
-#define LIMB_PATTERN_0 0x4338000000000000ULL
-#define LIMB_PATTERN_1 0x4018000000000000ULL
-#define LIMB_PATTERN_2 0x3CF8000000000000ULL
-#define FAR 0x1p23   /* from here on the argument needs a first reduction */
-#define TOO_FAR 0x1p60 /* from here on only ties with the maximum count */
-#define SPAN 192.0   /* max - SPAN contributes nothing. Not 128: near -2^59, max - 128 rounds to max - 64 */
-#define FLUSH 4096   /* limbs of a term are below 2^50: so many fit an int64 */
-#define BLOCK 2048   /* values of one pass over the cache, at most FLUSH */
-#define BATCH 64     /* states finished together, a multiple of 8 */
-#define ROWS_TOGETHER 64       /* most rows of a matrix finished together, a multiple of 8 */
-#define LONG_ROW 24      /* columns from which on the values of a row share a vector */
-#define NO_BASE INT64_MIN
-#define FAR_BASE (50LL << 56) /* added to the base of a sum of weights where |max| >= 2^60 */
-#define NO_EXPONENT (-(1LL << 61))      /* exponent of a product that contributes nothing */
-#define ROWS 512                    /* rows of one pass by group: their limbs stay in the first-level cache */
+#define BLOCK 2048       /* values of one pass over the cache, at most FLUSH */
+#define BATCH 64         /* states finished together, a multiple of 8 */
+#define ROWS_TOGETHER 64 /* most rows of a matrix finished together, a multiple of 8 */
+#define LONG_ROW 24      /* columns from which on the values of one row share a vector, or rows have a lane each */
+#define ROWS 512         /* rows of one pass by group: their limbs stay in the first-level cache */
 
 INLINE uint64_t bits_of(double d) {
     uint64_t b;
@@ -37,6 +21,7 @@ INLINE double double_of(uint64_t b) {
     return d;
 }
 
+/* What a base adds to the exponent of a power: see power in vector_loops.h. */
 INLINE uint64_t bias_of(int64_t base) { return (uint64_t)(1023 - base) * 128; }
 
 /* What the values are multiplied by: ln b for a base b. The natural scale is 1. */

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import constants as c
+from .constants import FAR, FAR_BASE, FLUSH, LIMB_BITS, NO_BASE, NO_EXPONENT, ROUND, SPAN, TOO_FAR
 from .double_double import divide, quick_two_sum, two_prod, two_sum
-from .exact_sum import MINUS_INFINITY, NOT_A_NUMBER, PLUS_INFINITY, UNIT, decode_sum, encode_sum
-from .record import LIMB_BITS, NO_BASE, RECORD, States, empty_states
+from .exact_sum import decode_sum, encode_sum
+from .record import FAULTS, RECORD, States, empty_states
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -22,20 +23,12 @@ Words = npt.NDArray[np.uint64]
 # A column of int128 as low and high words.
 Wide = tuple[Words, Words]
 
-ROUND = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer
-ROUND_BITS = np.uint64(0x4338000000000000)
-QUANTA = (1.0, 2.0**-50, 2.0**-100)
-LIMB_ROUND = tuple(ROUND * q for q in QUANTA)
-LIMB_PATTERN = tuple(int(np.float64(r).view(np.int64)) for r in LIMB_ROUND)
-FAR = 2.0**23  # from here on the argument needs a first reduction
-TOO_FAR = 2.0**60  # from here on only ties with the maximum count
-SPAN = 192.0  # a term this far below the maximum contributes nothing, also where max - SPAN is rounded
-FLUSH = 4096  # terms whose limbs may be summed in an int64
-BLOCK = 4 * FLUSH
+QUANTA = tuple(2.0 ** (-LIMB_BITS * i) for i in range(3))
+LIMB_ROUND = (c.LIMB_ROUND_0, c.LIMB_ROUND_1, c.LIMB_ROUND_2)
+LIMB_PATTERN = (c.LIMB_PATTERN_0, c.LIMB_PATTERN_1, c.LIMB_PATTERN_2)
+ROUND_BITS = np.uint64(c.ROUND_BITS)
+BLOCK = 4 * FLUSH  # values of one pass over the cache
 CHUNK = 2**20  # rows of one grouped pass: bounds the memory of the temporaries
-
-FAR_BASE = LIMB_BITS << 56  # added to the base of a sum of weights where the maximum is too far
-NO_EXPONENT = -(2**61)  # exponent of a product that contributes nothing
 
 # Subnormal numbers are no error, also for a caller who set NumPy to raise.
 tiny = np.errstate(under="ignore")
@@ -431,7 +424,8 @@ def check(states: States, scale: Floats, is_signed: bytes) -> tuple[int, int] | 
         expected = np.where(near, base, FAR_BASE)
         found = np.where(finite, states["base"], expected)
         off = (found - expected) % LIMB_BITS != 0
-        off |= (found < expected - 1100) | (found > np.where(near, FAR_BASE // 2 - 1, FAR_BASE + 1050))
+        off |= found < expected + c.LEAST_WEIGHT_BASE
+        off |= found > np.where(near, FAR_BASE // 2 - 1, FAR_BASE + c.MOST_WEIGHT_BASE)
         bad_base = np.where(finite, off, states["base"] != NO_BASE)
     else:
         bad_base = states["base"] != base
@@ -439,18 +433,15 @@ def check(states: States, scale: Floats, is_signed: bytes) -> tuple[int, int] | 
         rest = less_terms(get_limbs(states[rows]), limbs_of(high[rows], low[rows]))
         more = np.logical_or.reduce([(low != 0) | (high != 0) for low, high in rest])
         bad_limbs[rows] |= is_negative(rest) | ((count[rows] == 1) & more)  # of one term the max is all there is
-    faults = np.array(
-        [
-            states["version"] != 1,
-            states["kind"] != 0,
-            states["scale"] != 0,
-            states["reserved"] != 0,
-            count < 0,
-            bad_nan | (bits == np.uint64(1 << 63)) | ((count == 0) & (maximum != -np.inf)),
-            bad_base,
-            bad_limbs,
-        ]
-    )
+    faults = np.zeros((len(FAULTS), states.size), np.bool_)
+    faults[c.FAULT_VERSION] = states["version"] != c.VERSION
+    faults[c.FAULT_KIND] = states["kind"] != c.KIND
+    faults[c.FAULT_SCALE] = states["scale"] != c.SCALE
+    faults[c.FAULT_RESERVED] = states["reserved"] != 0
+    faults[c.FAULT_COUNT] = count < 0
+    faults[c.FAULT_MAX] = bad_nan | (bits == np.uint64(1 << 63)) | ((count == 0) & (maximum != -np.inf))
+    faults[c.FAULT_BASE] = bad_base
+    faults[c.FAULT_LIMBS] = bad_limbs
     rows = np.flatnonzero(faults.any(axis=0))
     return (int(rows[0]), int(faults[:, rows[0]].argmax())) if rows.size else None
 
@@ -523,7 +514,7 @@ def multiply_wide(a: Wide, n: Ints) -> Wide:
 
 
 def weigh(x: Floats, w: Floats, scale: Floats) -> tuple[Floats, Floats, Ints]:
-    """w e^(c x) = (high + low) 2^exponent, 1 <= abs(high) < 4; 0 and NO_EXPONENT where nothing is added or x is exceptional."""
+    """w e^(c x) = (high + low) 2^exponent, 1 <= abs(high) < 4; 0 and NO_EXPONENT for exceptional rows or w = 0."""
     none = (w == 0.0) | ~is_near_in(x, scale)
     y, below = scaled(np.where(none, 0.0, x), scale)
     high, low, steps, turns = terms(y, Workspace(y.size), below=below)
@@ -629,7 +620,7 @@ def quotients_of(states: States, counts: Ints, scale: Floats, out: Floats) -> No
     yl = np.where(same, sign * yl, np.ldexp(ql, 1 - exponent))
     apart = np.where(same, 0, states["base"] - base)
     power = np.where(same, 0, exponent - 1 + apart).astype(np.float64)
-    apart = np.clip(apart, -3000, 3000).astype(np.int32)
+    apart = np.clip(apart, -c.MOST_SHIFT, c.MOST_SHIFT).astype(np.int32)
     with np.errstate(over="ignore"):
         qh, ql = np.ldexp(qh, apart), np.ldexp(ql, apart)
     yh[none] = yl[none] = 0.0
@@ -672,8 +663,8 @@ def softmax_of(reciprocals: Floats, codes: npt.NDArray[np.int32], x: Floats, sca
         code, v = codes[i : i + CHUNK], x[i : i + CHUNK]
         high, low, power = weigh(v, np.ones(v.size), scale)
         fh, fl = rh[code], rl[code]
-        e = np.clip(power + shift[code], -2000, 2000)
-        half = ((e + 2000) >> 1) - 1000
+        e = np.clip(power + shift[code], -c.MOST_EXPONENT, c.MOST_EXPONENT)
+        half = e >> 1
         ph, pl = two_prod(high, fh)
         product = ph + (pl + (high * fl + low * fh))
         product = product * power_of(half) * power_of(e - half)
@@ -681,7 +672,8 @@ def softmax_of(reciprocals: Floats, codes: npt.NDArray[np.int32], x: Floats, sca
         infinite = np.copysign(np.inf, fh)
         product = np.where(~is_near_in(v, scale), np.where(v > 0, infinite, 0.0), product)
         product = np.where(far, np.where(v < maximum, 0.0, infinite), product)
-        product = np.where(far & (v == maximum), np.ldexp(fh, shift[code].clip(-9999, 9999).astype(np.int32)), product)
+        of_ties = np.ldexp(fh, shift[code].clip(-c.MOST_EXPONENT, c.MOST_EXPONENT).astype(np.int32))
+        product = np.where(far & (v == maximum), of_ties, product)
         out[i : i + CHUNK] = np.where(np.isnan(fh) | np.isnan(v), np.nan, product)
 
 
@@ -708,9 +700,11 @@ def sum_products(codes: npt.NDArray[np.int32], a: Floats, b: Floats, begins: Int
             (n1, d1), (n2, d2) = one.as_integer_ratio(), other.as_integer_ratio()
         except (OverflowError, ValueError):
             product = one * other
-            sums[code][1] |= NOT_A_NUMBER if product != product else PLUS_INFINITY if product > 0 else MINUS_INFINITY
+            sums[code][1] |= (
+                c.NOT_A_NUMBER if product != product else c.PLUS_INFINITY if product > 0 else c.MINUS_INFINITY
+            )
         else:
-            sums[code][0] += (n1 * n2 << -UNIT) // (d1 * d2)
+            sums[code][0] += (n1 * n2 << -c.UNIT) // (d1 * d2)
     return join_sums([(units, special) for units, special in sums], begins)
 
 

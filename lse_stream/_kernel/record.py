@@ -20,11 +20,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 1
-KIND = 0
-SCALE = 0
-LIMB_BITS = 50
-NO_BASE = -(2**63)
+from . import constants as c
+from .constants import KIND, NO_BASE, SCALE, VERSION
 
 RECORD = np.dtype(
     [
@@ -41,17 +38,20 @@ RECORD = np.dtype(
 
 States = npt.NDArray[np.void]
 
-# What a record that is not canonical violates: the kernels' check returns an index into this.
-FAULTS = (
-    (f"version {VERSION}", "version"),
-    (f"kind {KIND} (log-sum-exp)", "kind"),
-    (f"scale {SCALE} (natural)", "scale"),
-    ("reserved bytes 0", "reserved"),
-    ("a count of 0 or more", "count"),
-    ("a max that fits the count: -inf with no terms, else -inf, a number other than -0.0, +inf or the one NaN", "max"),
-    ("the base that belongs to the max", "base"),
-    ("limbs that fit the count and hold at least the term of the max", "limbs"),
-)
+# What a record that is not canonical violates, and the field: by what the kernels' check returns.
+FAULTS = {
+    c.FAULT_VERSION: (f"version {VERSION}", "version"),
+    c.FAULT_KIND: (f"kind {KIND} (log-sum-exp)", "kind"),
+    c.FAULT_SCALE: (f"scale {SCALE} (natural)", "scale"),
+    c.FAULT_RESERVED: ("reserved bytes 0", "reserved"),
+    c.FAULT_COUNT: ("a count of 0 or more", "count"),
+    c.FAULT_MAX: (
+        "a max that fits the count: -inf with no terms, else -inf, a number other than -0.0, +inf or the one NaN",
+        "max",
+    ),
+    c.FAULT_BASE: ("the base that belongs to the max", "base"),
+    c.FAULT_LIMBS: ("limbs that fit the count and hold at least the term of the max", "limbs"),
+}
 
 
 class StateError(ValueError):

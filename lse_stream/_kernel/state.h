@@ -26,7 +26,7 @@ static state load(const record *r) {
 }
 
 static void store(record *r, const state *s) {
-    record out = {1, 0, 0, 0, s->count, s->max, s->base, {s->limb[0], s->limb[1], s->limb[2]}};
+    record out = {VERSION, KIND, SCALE, 0, s->count, s->max, s->base, {s->limb[0], s->limb[1], s->limb[2]}};
     memcpy(r, &out, sizeof out);
 }
 

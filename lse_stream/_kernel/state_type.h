@@ -76,7 +76,7 @@ static PyObject *State_load(PyObject *self, PyObject *bytes) {
     }
     const record *r = (const record *)PyBytes_AsString(bytes);
     int fault = fault_of(r, NATURAL, 0);
-    if (fault >= 0) return PyLong_FromLong(fault);
+    if (fault != NO_FAULT) return PyLong_FromLong(fault);
     ((StateObject *)self)->s = load(r);
     Py_RETURN_NONE;
 }

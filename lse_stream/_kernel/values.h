@@ -142,7 +142,7 @@ static quotient quotient_of(const state *s, int64_t n, scale c) {
         frexp(q.high, &exponent);
         y = ldexp(q.high, 1 - exponent) - 1.0, y_low = ldexp(q.low, 1 - exponent);
         power = (double)(exponent - 1 + apart);
-        apart = apart < -3000 ? -3000 : apart > 3000 ? 3000 : apart;
+        apart = apart < -MOST_SHIFT ? -MOST_SHIFT : apart > MOST_SHIFT ? MOST_SHIFT : apart;
         q.high = ldexp(q.high, (int)apart), q.low = ldexp(q.low, (int)apart);
     }
     double high, low, error;

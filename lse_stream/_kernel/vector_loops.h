@@ -444,10 +444,9 @@ TARGET static void NAME(multiply)(const products *p, const factors *f, size_t n,
     for (size_t i = 0; i < n; i += LANES) {
         VD high = LOADD(p->high + i), low = LOADD(p->low + i), fh = LOADD(f->high + i), ph, pl;
         VU e = LOADU((const uint64_t *)p->exponent + i) + LOADU((const uint64_t *)f->exponent + i);
-        /* beyond 2000 it is 0 or infinite, and half of it is the exponent of a normal number */
-        VU under = MASK((VI)e < -2000), over = MASK((VI)e > 2000);
-        e = (e & ~under & ~over) | ((uint64_t)-2000 & under) | (2000 & over);
-        VU half = ((e + 2000) >> 1) - 1000;
+        VU under = MASK((VI)e < -MOST_EXPONENT), over = MASK((VI)e > MOST_EXPONENT);
+        e = (e & ~under & ~over) | ((uint64_t)-MOST_EXPONENT & under) | (MOST_EXPONENT & over);
+        VU half = ((e + MOST_EXPONENT) >> 1) - MOST_EXPONENT / 2; /* with its sign, as e + MOST_EXPONENT has none */
         PRODUCT(high, fh, &ph, &pl);
         VD product = ph + (pl + (high * LOADD(f->low + i) + low * fh));
         product = product * FLOAT((half + 1023) << 52) * FLOAT((e - half + 1023) << 52);

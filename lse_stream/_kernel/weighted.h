@@ -80,7 +80,7 @@ static int add_terms(state *states, const int32_t *codes, const double *x, const
             weigh_rows(x + i, weights, size, c, p);
             for (size_t j = 0; j < size; j++) {
                 state *s = states + codes[i + j];
-                __builtin_prefetch(states + codes[i + (j + 16 < size ? j + 16 : j)], 1);
+                __builtin_prefetch(states + codes[i + (j + PREFETCH_STATES < size ? j + PREFETCH_STATES : j)], 1);
                 if (p->exponent[j] != NO_EXPONENT) add_product(s, x[i + j], p->high[j], p->low[j], p->exponent[j]);
                 s->count++;
             }
