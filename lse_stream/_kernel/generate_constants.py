@@ -64,10 +64,11 @@ def double_double(value: mpf) -> tuple[float, float]:
 def expm1_coefficients() -> list[float]:
     """E1, E2, E3 of e^r - 1 = r + r^2 (1/2 + r (E1 + r (E2 + r E3))) for |r| <= a = ln2/256.
 
-    Steps of ln2/128 and a table of 2^(j/128): P. T. P. Tang, "Table-driven implementation of the exponential function in
-    IEEE floating-point arithmetic", ACM Trans. Math. Software 15 (1989). Then the Taylor series, with its first dropped term r^6/720 economised: c (a r^2)^2 r^4... in t = r/a, t^6 is replaced by
-    c t^4, which is best where both extremes of |t^6 - c t^4| on [0, 1] agree: 1 - c = 4 c^3 / 27. What is left is
-    below 2^-63; the odd part that comes next, r^7/5040, is below 2^-71.
+    Steps of ln2/128 and a table of 2^(j/128) are those of P. T. P. Tang, "Table-driven implementation of the
+    exponential function in IEEE floating-point arithmetic", ACM Trans. Math. Software 15 (1989). The polynomial is the
+    Taylor series, with its first dropped term r^6/720 economised: in t = r/a, t^6 is replaced by c t^4, which is best
+    where both extremes of |t^6 - c t^4| on [0, 1] agree: 1 - c = 4 c^3 / 27. What is left is below 2^-63; the odd part
+    that comes next, r^7/5040, is below 2^-71.
     """
     a = LN2 / (2 * TABLE_SIZE)
     c = findroot(lambda c: 1 - c - 4 * c**3 / 27, 0.9)
