@@ -138,7 +138,7 @@ class StateArray:
     @classmethod
     @lru_cache(maxsize=64)  # of one state: every new accumulator has it
     def empty(cls, kind: Kind, scale: Scale, n: int) -> "StateArray":
-        """n states of nothing."""
+        """n empty states."""
         return cls.group(kind, scale, np.empty(0, np.int32), [np.empty(0)] * len(kind.inputs), n)
 
     def __len__(self) -> int:

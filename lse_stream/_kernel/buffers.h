@@ -1,16 +1,18 @@
 /* Buffers of Python objects: opening and closing them, and the error or None that a call ends with. */
 
-/* Opens n contiguous buffers; '*' among the modes marks one to write. All or none are open after it. */
+/* Opens n contiguous buffers, to read or, where the mode is '*', to write. All or none are open after it. */
 static int open_each(PyObject *arrays, Py_ssize_t n, const char *modes, Py_buffer *views) {
-    for (Py_ssize_t i = 0; i < n; i++)
-        if (PyObject_GetBuffer(PyTuple_GetItem(arrays, i), views + i, modes && modes[i] == '*' ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) {
+    for (Py_ssize_t i = 0; i < n; i++) {
+        int flags = modes && modes[i] == '*' ? PyBUF_CONTIG : PyBUF_CONTIG_RO;
+        if (PyObject_GetBuffer(PyTuple_GetItem(arrays, i), views + i, flags)) {
             while (i--) PyBuffer_Release(views + i);
             return -1;
         }
+    }
     return 0;
 }
 
-/* Opens as many as there are modes. */
+/* Opens as many contiguous buffers as there are modes. */
 static int open_buffers(PyObject *arrays, const char *modes, Py_buffer *views) {
     Py_ssize_t n = (Py_ssize_t)strlen(modes);
     if (PyTuple_Size(arrays) == n) return open_each(arrays, n, modes, views);
@@ -22,7 +24,7 @@ static void close_buffers(Py_buffer *views, size_t n) {
     for (size_t i = 0; i < n; i++) PyBuffer_Release(views + i);
 }
 
-/* None, or the error that a result stands for. */
+/* None for DONE; else NULL, with the error of that result. */
 static PyObject *outcome(int result) {
     switch (result) {
     case DONE: Py_RETURN_NONE;
@@ -37,7 +39,7 @@ static PyObject *outcome(int result) {
 
 #define LENGTH(view, type) ((size_t)(view).len / sizeof(type))
 
-/* What work gives, done without the GIL where the lengths of the arrays fit; else MISMATCH. */
+/* The result of work, done without the GIL where the lengths of the arrays fit; else MISMATCH. */
 #define WITHOUT_GIL(fits, work)    \
     ({                             \
         int result_ = MISMATCH;    \
@@ -49,7 +51,7 @@ static PyObject *outcome(int result) {
         result_;                   \
     })
 
-/* The same while an object is in use; BUSY where another thread has it. */
+/* The result of work, done without the GIL on an object that it acquires; BUSY where another thread uses that. */
 #define WHILE_USED(object, exclusive, fits, work)                       \
     ({                                                                  \
         int used_ = (fits) ? acquire(object, exclusive) : MISMATCH;     \
@@ -67,7 +69,7 @@ static PyObject *finished(Py_buffer *views, size_t n, int result) {
 
 #define SCALE_OF(view) (*(const scale *)(view).buf)
 
-/* Whether a buffer has the offsets of n byte strings, of 4 or 8 bytes each. */
+/* Whether a buffer contains the offsets of n byte strings, of 4 or 8 bytes each. */
 static int are_offsets(const Py_buffer *view, size_t n) {
     size_t item = (size_t)view->itemsize;
     return (item == 4 || item == 8) && (size_t)view->len == (n + 1) * item;

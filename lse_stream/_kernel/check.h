@@ -2,7 +2,7 @@
 
 #define NO_FAULT (-1)
 
-/* Which of the faults that record.py describes a record has first. */
+/* The first fault of a record, of those that record.py describes. */
 static int fault_of(const record *r, scale c, int is_signed) {
     if (r->version != VERSION) return FAULT_VERSION;
     if (r->kind != KIND) return FAULT_KIND;
@@ -10,9 +10,9 @@ static int fault_of(const record *r, scale c, int is_signed) {
     if (r->reserved != 0) return FAULT_RESERVED;
     if (r->count < 0) return FAULT_COUNT;
     state s = load(r);
-    if (s.max != s.max && bits_of(s.max) != 0x7ff8000000000000ULL) return FAULT_MAX;
+    if (s.max != s.max && bits_of(s.max) != THE_NAN) return FAULT_MAX;
     if (bits_of(s.max) == 1ULL << 63 || (s.count == 0 && s.max != -INFINITY)) return FAULT_MAX;
-    int fits = 1;
+    int fits = 1; /* a limb of a term is at most 2^49, so those of n terms at most n 2^50 */
     for (int j = 0; j < 3; j++) fits &= s.limb[j] >> LIMB_BITS >= -s.count && s.limb[j] >> LIMB_BITS <= s.count;
     if (is_signed && isfinite(s.max)) {
         /* The base is that of a weight, or of a weight times a term. */
@@ -33,7 +33,7 @@ static int fault_of(const record *r, scale c, int is_signed) {
         if (!fits) return FAULT_LIMBS;
         for (int j = 0; j < 3; j++) s.limb[j] -= own[j];
         if (s.count == 1 && (s.limb[0] || s.limb[1] || s.limb[2])) return FAULT_LIMBS; /* the max is all there is */
-        return s.limb[0] + ((s.limb[1] + (s.limb[2] >> LIMB_BITS)) >> LIMB_BITS) < 0 ? FAULT_LIMBS : NO_FAULT;
+        return is_negative(s.limb) ? FAULT_LIMBS : NO_FAULT;
     }
     if (s.base != NO_BASE) return FAULT_BASE;
     int first = isfinite(s.max) ? s.limb[0] > 0 && s.limb[0] <= s.count

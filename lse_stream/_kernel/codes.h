@@ -1,11 +1,13 @@
 /* Codes: dense numbers of groups, one for each row. */
 
+/* Whether every code is one of the groups. Negative ones are too large when taken as unsigned. */
 static int codes_in_range(const int32_t *codes, size_t n, size_t groups) {
     uint32_t largest = 0;
     for (size_t i = 0; i < n; i++) largest = (uint32_t)codes[i] > largest ? (uint32_t)codes[i] : largest;
     return n == 0 || largest < groups;
 }
 
+/* Whether no code is below the one before it; looks at no more than it needs to, by blocks of ROWS. */
 static int codes_ascend(const int32_t *codes, size_t n) {
     for (size_t i = 0; i < n; i += ROWS) {
         int descents = 0;

@@ -58,7 +58,7 @@ INLINE uint64_t mantissa_of(double x, int *exponent) {
     return (bits & 0xfffffffffffffULL) | (uint64_t)(field != 0) << 52;
 }
 
-/* Adds a b; nothing where b is 0. */
+/* Adds a b. Where b is 0 that is 0, also for a NaN or infinite a. */
 INLINE void add_product_of(exact_sum *s, double a, double b) {
     if (b == 0.0) return;
     if (!isfinite(a) || !isfinite(b)) {
@@ -84,7 +84,7 @@ static void add_stored(exact_sum *s, const uint64_t *stored) {
     memcpy(&head, stored, sizeof head);
     s->special |= head.special;
     for (int i = 0; i < head.words; i++) {
-        int64_t upper = (int64_t)stored[1 + i] >> 32; /* the last word has the sign */
+        int64_t upper = (int64_t)stored[1 + i] >> 32; /* the last word contains the sign */
         int at = 2 * (head.low + i);
         s->chunk[at] += (int64_t)(stored[1 + i] & 0xffffffff);
         s->chunk[at + 1] += i + 1 < head.words ? (int64_t)(uint32_t)upper : upper;

@@ -1,4 +1,7 @@
-"""Exact sums as they are stored: integers in units of 2^UNIT, of as many words as they need."""
+"""Exact sums as they are stored: integers in units of 2^UNIT, of as many words as they need.
+
+After R. M. Neal, "Fast exact summation using small and large superaccumulators" (2015).
+"""
 
 import numpy as np
 import numpy.typing as npt

@@ -42,7 +42,7 @@ static PyObject *py_values_of(PyObject *module, PyObject *args) {
     return finished(v, 2, WITHOUT_GIL(n == LENGTH(v[1], double), (values_of(v[0].buf, n, v[1].buf), DONE)));
 }
 
-/* (x, out): x has a row for each of out */
+/* (x, out): one row of x for each of out */
 static PyObject *py_row_values(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[2];
@@ -52,7 +52,7 @@ static PyObject *py_row_values(PyObject *module, PyObject *args) {
     return finished(v, 2, WITHOUT_GIL(fits, (row_values(v[0].buf, n, n ? size / n : 0, v[1].buf), DONE)));
 }
 
-/* (states, counts, scale, out): out has 5 columns */
+/* (states, counts, scale, out): 5 columns of out */
 static PyObject *py_quotients_of(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[4];
@@ -62,7 +62,7 @@ static PyObject *py_quotients_of(PyObject *module, PyObject *args) {
     return finished(v, 4, WITHOUT_GIL(fits, (quotients_of(v[0].buf, v[1].buf, n, SCALE_OF(v[2]), v[3].buf), DONE)));
 }
 
-/* (states, out): out has 5 words for each */
+/* (states, out): 5 words of out for each state */
 static PyObject *py_reciprocals_of(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[2];
@@ -84,7 +84,8 @@ static PyObject *py_softmax_of(PyObject *module, PyObject *args) {
 /* The words of sums by group, which are freed; the buffers are closed. */
 static PyObject *finished_sums(Py_buffer views[4], int result, buffer *sums) {
     close_buffers(views, 4);
-    PyObject *words = result == DONE ? PyBytes_FromStringAndSize((const char *)sums->data, (Py_ssize_t)sums->size * 8) : outcome(result);
+    Py_ssize_t bytes = (Py_ssize_t)(sums->size * sizeof(uint64_t));
+    PyObject *words = result == DONE ? PyBytes_FromStringAndSize((const char *)sums->data, bytes) : outcome(result);
     free(sums->data);
     return words;
 }
@@ -156,7 +157,8 @@ static PyObject *py_rows_by_shard(PyObject *module, PyObject *args) {
     Py_buffer v[3];
     if (open_buffers(args, ".**", v)) return NULL;
     size_t n = LENGTH(v[0], int32_t), num_shards = LENGTH(v[2], int64_t);
-    return finished(v, 3, WITHOUT_GIL(n == LENGTH(v[1], int64_t), rows_by_shard(v[0].buf, n, num_shards, v[1].buf, v[2].buf)));
+    int fits = n == LENGTH(v[1], int64_t);
+    return finished(v, 3, WITHOUT_GIL(fits, rows_by_shard(v[0].buf, n, num_shards, v[1].buf, v[2].buf)));
 }
 
 static PyObject *py_instruction_sets(PyObject *module, PyObject *ignored) {

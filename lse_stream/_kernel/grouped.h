@@ -3,15 +3,15 @@
 /* The state of a group while rows are added: one cache line. */
 typedef struct __attribute__((aligned(64))) {
     int64_t low[3];  /* limb = high 2^62 + low */
-    double cap;      /* max, or NaN where a row needs the general path */
+    double cap;      /* max, or NaN where rows need the general path: max is infinite, NaN or beyond FAR */
     double max;
     int64_t count;
-    int32_t high[3]; /* enough for 2^43 rows of one group */
+    int32_t high[3]; /* enough for 2^43 rows of one group, as a limb is at most 2^49 */
     int32_t base;
 } group_slot;
 
 #define PREFETCH_ROWS 64   /* rows whose slots are fetched before they are visited */
-#define PREFETCH_STATES 16 /* the same where a row is a merge or a product, which takes longer */
+#define PREFETCH_STATES 16 /* rows ahead where each is a merge or a product, which takes longer */
 #define VANISHING_BASE 200 /* on the grid of this base every limb of e^0 is 0: half its last quantum is 2^99 */
 
 static void slot_from_state(group_slot *slot, const state *s) {
@@ -45,6 +45,7 @@ INLINE void count_rows(group_slot *slot, int64_t n) {
     slot->count = count;
 }
 
+/* Takes x as the maximum of its group if it is, whatever x and the maximum are. */
 static __attribute__((noinline)) void raise_any_slot(group_slot *slot, double x) {
     if (slot->max != slot->max || x <= slot->max) return;
     state s = state_from_slot(slot);
@@ -55,7 +56,7 @@ static __attribute__((noinline)) void raise_any_slot(group_slot *slot, double x)
     slot_from_state(slot, &s);
 }
 
-/* Takes x as the maximum of its group if it is. */
+/* Takes x as the maximum of its group if it is: at once where x stays on the grid or near it. */
 INLINE void raise_slot(group_slot *slot, double x) {
     if (__builtin_expect(x <= slot->cap, 1)) return;
     if (!(fabs(x) < FAR - SPAN) || (slot->cap != slot->cap && slot->max != -INFINITY)) {
@@ -75,14 +76,16 @@ INLINE void raise_slot(group_slot *slot, double x) {
     slot->max = slot->cap = x + 0.0;
 }
 
+/* Adds rows of one group, by way of its state. */
 static __attribute__((noinline)) void add_rows_to_slot(group_slot *slot, const double *x, size_t n) {
     state s = state_from_slot(slot);
     add_all(&s, x, n);
     slot_from_state(slot, &s);
 }
 
+/* The maximum of a run, or NaN. */
 INLINE double run_max(const double *x, size_t n) {
-    if (n >= 32) return loops->block_max(x, n);
+    if (n >= 32) return loops->block_max(x, n); /* which has 32 lanes */
     double max = -INFINITY;
     int bad = 0;
     for (size_t i = 0; i < n; i++) {
@@ -92,6 +95,7 @@ INLINE double run_max(const double *x, size_t n) {
     return bad ? NAN : max;
 }
 
+/* Rows that are added together: x, at least max - SPAN; the grid of its group; its limbs; where each run starts. */
 typedef struct {
     double x[ROWS];
     uint64_t bias[ROWS];
@@ -100,14 +104,15 @@ typedef struct {
 } grouped_batch;
 
 /* Adds n <= ROWS rows, of left that follow in memory. Rows of one code in a row are one run; with single, every row is. */
-INLINE void add_runs(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch, size_t runs, int single) {
+INLINE void add_runs(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch,
+                     size_t runs, int single) {
 #define START(r) (single ? (r) : batch->start[r])
     for (size_t r = 0; r < runs; r++) {
         size_t j = START(r);
         __builtin_prefetch(&slots[codes[j + PREFETCH_ROWS < left ? j + PREFETCH_ROWS : j]], 1);
         raise_slot(&slots[codes[j]], single ? x[j] : run_max(x + j, START(r + 1) - j));
     }
-    /* Only now has every slot its maximum, and with it the grid, of this batch. */
+    /* Only now is the maximum of every slot, and with it the grid, final for this batch. */
     for (size_t r = 0; r < runs; r++) {
         size_t j = START(r), end = START(r + 1);
         group_slot *slot = &slots[codes[j]];
@@ -122,7 +127,7 @@ INLINE void add_runs(group_slot *slots, const int32_t *codes, const double *x, s
         }
     }
     for (size_t j = n; j % 8; j++) batch->x[j] = 0.0, batch->bias[j] = 0;
-    loops->cut_each(batch->x, batch->bias, (n + 7) / 8 * 8, batch->limb[0], batch->limb[1], batch->limb[2]);
+    loops->cut_each(batch->x, batch->bias, LANES_FOR(n), batch->limb[0], batch->limb[1], batch->limb[2]);
     for (size_t r = 0; r < runs; r++) {
         size_t j = START(r), end = START(r + 1);
         __builtin_prefetch(x + ROWS + j);
@@ -136,11 +141,12 @@ INLINE void add_runs(group_slot *slots, const int32_t *codes, const double *x, s
 #undef START
 }
 
+/* Adds n <= ROWS rows, of left that follow in memory, to the slots of their codes. */
 static void add_rows(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch) {
     size_t runs = count_runs(codes, n);
     if (runs == 1) {
         add_rows_to_slot(&slots[codes[0]], x, n);
-    } else if (runs * 3 > n) {
+    } else if (runs * 3 > n) { /* runs so short that they do not pay */
         add_runs(slots, codes, x, n, left, batch, n, 1);
     } else {
         find_runs(codes, n, batch->start);
@@ -226,7 +232,8 @@ static int add_records(record *records, const int32_t *codes, const record *stat
     return DONE;
 }
 
-/* Merges states into the slots of their codes. The counts are those of rows that a slot would hold, up to 2^42. */
+/* Merges states into the slots of their codes. Counts are limited to 2^42, to what a slot can
+   contain. */
 static int add_records_to_slots(group_slot *slots, const int32_t *codes, const record *states, size_t n) {
     for (size_t i = 0; i < n; i++) {
         group_slot *slot = slots + codes[i];

@@ -2,7 +2,7 @@
 
 enum layout { SLOTS, STATES, RECORDS };
 
-/* Slots take values; states products w e^(c x); records take states. */
+/* The items of each: slots sum values, states sum products w e^(c x), records merge states. */
 typedef struct {
     shared base;
     enum layout layout;
@@ -85,7 +85,8 @@ static PyObject *WordIndex_encode(PyObject *object, PyObject *args) {
             int fits = 1;
             for (size_t j = 0; j < width; j++) words[j] = views[j].buf, fits &= LENGTH(views[j], int64_t) == n;
             int result = WHILE_USED(&self->base, add, fits,
-                                    width == 1 ? encode_words(self, words[0], n, out.buf, add) : encode_columns(self, words, n, out.buf, add));
+                                    width == 1 ? encode_words(self, words[0], n, out.buf, add)
+                                               : encode_columns(self, words, n, out.buf, add));
             size = size_or_error(&out, 1, result, self->size);
         }
         close_buffers(views, width);
@@ -190,7 +191,8 @@ static int groups_take(groups *g, const int32_t *codes, size_t n, Py_ssize_t siz
 }
 
 /* Adds items to the groups of their codes. */
-static int groups_update(groups *g, const int32_t *codes, const void *items, const double *weights, size_t n, scale c, Py_ssize_t size) {
+static int groups_update(groups *g, const int32_t *codes, const void *items, const double *weights, size_t n, scale c,
+                         Py_ssize_t size) {
     int result = groups_take(g, codes, n, size);
     if (result) return result;
     void *memory = g->memory.start;
@@ -260,7 +262,8 @@ static PyMethodDef WordIndex_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyMethodDef ByteIndex_methods[] = {
-    {"encode", ByteIndex_encode, METH_VARARGS, "((offsets, data, valid, codes), add): the same for byte strings and nulls."},
+    {"encode", ByteIndex_encode, METH_VARARGS,
+     "((offsets, data, valid, codes), add): writes the code of each byte string or null, -1 for none; how many there are."},
     {"keys", ByteIndex_keys, METH_NOARGS, "Where each key ends, and the bytes of all."},
     {NULL, NULL, 0, NULL},
 };
@@ -270,13 +273,19 @@ static PyMethodDef Groups_methods[] = {
     {"export", Groups_export, METH_VARARGS, "(out): writes the groups' states."},
     {NULL, NULL, 0, NULL},
 };
-static PyGetSetDef WordIndex_getset[] = {{"nbytes", WordIndex_nbytes, NULL, "What it takes of memory.", NULL}, {NULL, NULL, NULL, NULL, NULL}};
-static PyGetSetDef ByteIndex_getset[] = {
-    {"null_code", ByteIndex_null_code, NULL, "The code of null, or -1.", NULL},
-    {"nbytes", ByteIndex_nbytes, NULL, "What it takes of memory.", NULL},
+static PyGetSetDef WordIndex_getset[] = {
+    {"nbytes", WordIndex_nbytes, NULL, "Bytes of memory in use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
-static PyGetSetDef Groups_getset[] = {{"nbytes", Groups_nbytes, NULL, "What it takes of memory.", NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static PyGetSetDef ByteIndex_getset[] = {
+    {"null_code", ByteIndex_null_code, NULL, "The code of null, or -1.", NULL},
+    {"nbytes", ByteIndex_nbytes, NULL, "Bytes of memory in use.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyGetSetDef Groups_getset[] = {
+    {"nbytes", Groups_nbytes, NULL, "Bytes of memory in use.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 #define GROWING_TYPE(name, struct_of)                                                                                          \
     static PyType_Slot name##_slots[] = {                                                                                      \

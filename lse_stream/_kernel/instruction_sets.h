@@ -1,4 +1,5 @@
-/* The instruction sets: the loops of vector_loops.h, instantiated for each, what they take and give, and the choice of one. */
+/* The instruction sets: an instance of the loops of vector_loops.h for each, their inputs and outputs, and the choice of
+   one. */
 
 typedef __int128 wide;
 #define INLINE static inline __attribute__((always_inline))
@@ -21,7 +22,7 @@ INLINE double double_of(uint64_t b) {
     return d;
 }
 
-/* What a base adds to the exponent of a power: see power in vector_loops.h. */
+/* 2^-base as the function power of vector_loops.h takes it. */
 INLINE uint64_t bias_of(int64_t base) { return (uint64_t)(1023 - base) * 128; }
 
 /* What the values are multiplied by: ln b for a base b. The natural scale is 1. */
@@ -31,21 +32,23 @@ typedef struct {
 
 static const scale NATURAL = {1.0, 0.0};
 
-/* Rows as w e^(c x) = (high + low) 2^exponent. Where nothing is added (w = 0, x = -inf), or x is not
-   for the loop, high and low are 0 and the exponent is NO_EXPONENT. */
+/* Rows as w e^(c x) = (high + low) 2^exponent. Where nothing is added (w = 0, x = -inf) and for exceptional rows, high and
+   low are 0 and the exponent is NO_EXPONENT. */
 typedef struct {
     double high[ROWS], low[ROWS];
     int64_t exponent[ROWS];
-    double max;  /* largest x that counts */
-    int64_t top; /* exponent of the largest rounded product */
-    int exceptional; /* whether a row was not for the loop: x NaN, +inf, or too far from 0 */
+    double max;      /* largest x that counts */
+    int64_t top;     /* exponent of the largest rounded product */
+    int exceptional; /* whether there are rows not for the loop: x is NaN, +inf, or too far from 0 */
 } products;
 
+/* What each row's product is multiplied by: (high + low) 2^exponent. */
 typedef struct {
     double high[ROWS], low[ROWS];
     int64_t exponent[ROWS];
 } factors;
 
+/* The loops of vector_loops.h, where they are described. */
 typedef struct {
     const char *name;
     double (*block_max)(const double *x, size_t n);

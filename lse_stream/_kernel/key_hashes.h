@@ -27,7 +27,7 @@ INLINE uint64_t mix_hash(uint64_t word) {
     return word ^ word >> 31;
 }
 
-/* Takes one more key column into the hashes of rows. valid (may be NULL) has a byte for each row, 0 for null. */
+/* Adds one more key column to the hashes of rows. valid (may be NULL): a byte for each row, 0 for null. */
 static void hash_column(uint64_t *hashes, const uint64_t *words, const char *valid, size_t n) {
     if (valid)
         for (size_t i = 0; i < n; i++) hashes[i] = mix_hash(hashes[i] + (valid[i] ? mix_hash(words[i]) : 0));

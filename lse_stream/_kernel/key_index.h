@@ -6,13 +6,13 @@
 #define LEAST_BITS 6    /* of the number of slots */
 #define HASHED_ROWS 128 /* keys of several words are hashed this many at a time */
 
-/* Of keys of one word, which stand in the slot itself. */
+/* A slot of an index of keys of one word, which the slot itself contains. */
 typedef struct {
     int64_t key;
     int32_t code; /* -1: free */
 } word_slot;
 
-/* Of longer keys: 32 bits of the hash tell most of those apart that share a slot. */
+/* A slot of an index of longer keys: 32 bits of the hash distinguish most of those that meet in a slot. */
 typedef struct {
     uint32_t tag;
     int32_t code;
@@ -33,6 +33,7 @@ static void *new_slots(int bits, size_t size) {
     return slots;
 }
 
+/* Beyond 5/8 full, probing gets long. */
 static int is_full(size_t keys, int bits) { return keys >= ((size_t)5 << bits) / 8; }
 
 /* --- keys of words ---------------------------------------------------------------------------------------------- */
@@ -114,7 +115,7 @@ static int encode_words(word_index *index, const int64_t *keys, size_t n, int32_
     return DONE;
 }
 
-/* The same for keys of several words, which stand in columns. */
+/* Codes of keys of several words, given as columns; of one that is not there -1, or, with add, a new one. */
 static int encode_columns(word_index *index, const int64_t *const *columns, size_t n, int32_t *codes, int add) {
     size_t width = index->width;
     uint64_t hash[HASHED_ROWS];
@@ -214,7 +215,7 @@ INLINE int64_t offset_at(const void *offsets, size_t size, size_t i) {
     return size == 4 ? ((const int32_t *)offsets)[i] : ((const int64_t *)offsets)[i];
 }
 
-/* The codes of the byte strings between offsets of 4 or 8 bytes. valid (may be NULL) has a byte for each, 0 for null. */
+/* The codes of the byte strings between offsets of 4 or 8 bytes. valid (may be NULL): a byte for each, 0 for null. */
 static int encode_bytes(byte_index *index, const void *offsets, size_t offset_size, const char *data, const char *valid, size_t n,
                         int32_t *codes, int add) {
     for (size_t i = 0; i < n; i++) {

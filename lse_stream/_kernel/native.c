@@ -1,11 +1,14 @@
-/* The kernel in C: exact sums of e^x. numpy_kernel.py has the same operations and gives the same bits.
+/* The kernel in C: exact sums of e^x. numpy_kernel.py does the same operations and gives the same bits.
 
    A term e^x = 2^k (A + B), a pair with a relative error of about 2^-60, is cut into three limbs of 50 bits on an absolute
    grid of quanta 2^base, 2^(base-50), 2^(base-100), and the limbs are summed as integers, so the order cannot matter. The
    base is a function of the maximum: 50 floor((k_max + 1) / 50). When the maximum grows, limbs move down by whole
-   positions and the lowest fall off. A term never reaches half the next larger quantum (k - base is in [-1, 48]), so what
-   remains is what would have been added on the new grid from the start. Carries between limbs are never propagated in a
-   state: that would depend on the order.
+   positions and the lowest are dropped. A term never reaches half the next larger quantum (k - base is in [-1, 48]), so
+   what remains is what would have been added on the new grid from the start. Carries between limbs are never propagated
+   in a state: that would depend on the order.
+
+   Sums on an absolute grid of bins that follow the maximum are those of J. Demmel and H. D. Nguyen, "Parallel Reproducible
+   Summation", IEEE Trans. Computers 64 (2015), and of ReproBLAS; here the terms are exponentials, and the bins integers.
 
    One translation unit, so that the compiler inlines across its parts: each header builds on those before it. */
 
@@ -47,19 +50,28 @@
 
 static PyMethodDef methods[] = {
     {"group_values", py_group_values, METH_VARARGS, "(out, codes, values): writes the state of each code's values."},
-    {"merge_groups", py_merge_groups, METH_VARARGS, "(out, codes, states): writes the merged state of each code's states."},
+    {"merge_groups", py_merge_groups, METH_VARARGS,
+     "(out, codes, states): writes the merged state of each code's states."},
     {"values_of", py_values_of, METH_VARARGS, "(states, out): writes each log-sum-exp."},
-    {"group_terms", py_group_terms, METH_VARARGS, "(out, codes, x, weights, scale): the same for w e^(c x); no weights: 1."},
+    {"group_terms", py_group_terms, METH_VARARGS,
+     "(out, codes, x, weights, scale): writes the state of each code's w e^(c x); no weights: 1."},
     {"row_values", py_row_values, METH_VARARGS, "(x, out): writes the log-sum-exp of each row of x."},
-    {"quotients_of", py_quotients_of, METH_VARARGS, "(states, counts, scale, out): writes sign, log and value of sum / (count max)."},
+    {"quotients_of", py_quotients_of, METH_VARARGS,
+     "(states, counts, scale, out): writes sign, log and value of sum / (count max)."},
     {"reciprocals_of", py_reciprocals_of, METH_VARARGS, "(states, out): writes what softmax_of needs of each sum."},
-    {"softmax_of", py_softmax_of, METH_VARARGS, "(reciprocals, codes, x, scale, out): writes e^(c x) over the sum of its code."},
-    {"sum_products", py_sum_products, METH_VARARGS, "(codes, a, b, begins): the exact sums of a b as words; no b: 1."},
-    {"merge_sums", py_merge_sums, METH_VARARGS, "(codes, words, at, begins): the same of stored sums."},
-    {"check", py_check, METH_VARARGS, "(states, scale, signed): (row, fault) of the first record that is not canonical, or None."},
-    {"hash_column", py_hash_column, METH_VARARGS, "(hashes, words, valid): takes a key column into the hashes of rows."},
-    {"rows_by_shard", py_rows_by_shard, METH_VARARGS, "(shards, rows, ends): writes the rows of each shard, and where they end."},
-    {"checksum_bytes", py_checksum_bytes, METH_VARARGS, "(offsets, data, out): writes CRC-32 and length of each byte string."},
+    {"softmax_of", py_softmax_of, METH_VARARGS,
+     "(reciprocals, codes, x, scale, out): writes e^(c x) over the sum of its code."},
+    {"sum_products", py_sum_products, METH_VARARGS,
+     "(codes, a, b, begins): the exact sums of a b of each code, as words; no b: 1."},
+    {"merge_sums", py_merge_sums, METH_VARARGS,
+     "(codes, words, at, begins): the exact sums of the stored sums of each code, as words."},
+    {"check", py_check, METH_VARARGS,
+     "(states, scale, signed): (row, fault) of the first record that is not canonical, or None."},
+    {"hash_column", py_hash_column, METH_VARARGS, "(hashes, words, valid): adds a key column to the hashes of rows."},
+    {"rows_by_shard", py_rows_by_shard, METH_VARARGS,
+     "(shards, rows, ends): writes the rows of each shard, and where they end."},
+    {"checksum_bytes", py_checksum_bytes, METH_VARARGS,
+     "(offsets, data, out): writes CRC-32 and length of each byte string."},
     {"instruction_sets", py_instruction_sets, METH_NOARGS, "What this machine can run, fastest first."},
     {"select", py_select, METH_O, "Uses an instruction set from now on."},
     {NULL, NULL, 0, NULL},

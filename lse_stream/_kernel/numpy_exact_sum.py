@@ -20,7 +20,7 @@ def join_sums(sums: list[tuple[int, int]], begins: Ints) -> bytes:
 
 
 def sum_products(codes: npt.NDArray[np.int32], a: Floats, b: Floats, begins: Ints) -> bytes:
-    """The words of each code's exact sum of a b, nothing where b is 0; without b it is 1. Writes where each begins."""
+    """The words of each code's exact sum of a b; without b it is 1. A b of 0 adds 0. Writes where each begins."""
     groups = begins.size - 1
     check_codes(codes, groups)
     sums = [[0, 0] for _ in range(groups)]

@@ -60,7 +60,7 @@ def reduce_states(states: States, starts: Ints) -> States:
     merged["count"] = count
     maxima = np.maximum.reduceat(states["max"], starts)
     merged["max"] = np.where(np.isnan(maxima), np.nan, maxima)
-    # What has a base is summed unless something too far above is there; of that, what ties with the maximum.
+    # States with a base are summed, unless the maximum is too far above: then those that tie with it are.
     is_max = states["max"] == np.repeat(maxima, lengths)
     largest = np.where(is_max, states["base"], NO_BASE)
     near = np.repeat(is_near_base(np.maximum.reduceat(largest, starts)), lengths)

@@ -1,4 +1,4 @@
-"""What lives from batch to batch, in NumPy: the twins of key_index.h and growing.h."""
+"""What lives from batch to batch, in NumPy: the twin of key_index.h, key_hashes.h and growing.h."""
 
 import zlib
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class WordIndex:
 
 
 class ByteIndex:
-    """The same for byte strings and null."""
+    """Dense codes of byte strings and null, in order of first appearance."""
 
     def __init__(self) -> None:
         self._codes: dict[bytes | None, int] = {}
@@ -159,7 +159,7 @@ def _mix(words: Words) -> Words:
 
 
 def hash_column(hashes: Words, words: Words, valid: Bytes) -> None:
-    """Takes one more key column into the hashes of rows."""
+    """Adds one more key column to the hashes of rows."""
     if words.size != hashes.size or valid.size not in (0, hashes.size):
         raise ValueError("arrays of different lengths")
     mixed = _mix(words)

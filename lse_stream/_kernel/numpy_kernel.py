@@ -116,7 +116,7 @@ class State:
         return self._settled().tobytes()
 
     def _load(self, record: bytes) -> int | None:
-        """Takes a record over, or returns which of FAULTS it has."""
+        """Becomes the state of a record, or returns its fault, a key of FAULTS."""
         states = np.frombuffer(record, RECORD)
         fault = check(states, np.array([1.0, 0.0]), b"\0")
         if fault:

@@ -41,7 +41,7 @@ def terms(
 ) -> tuple[Floats, Floats, Words, Words]:
     """(high, low, steps, turns) with e^(x + below) = 2^(steps >> 7) 2^(turns << 22) (high + low); views into ``work``.
 
-    abs(x) < 2^60, or, without ``far``, < 2^23: then the first reduction, which changes nothing there, is left out.
+    abs(x) < 2^60, or, without ``far``, < 2^23: then the first reduction, which would change no bit, is left out.
     """
     high, low, u, k, r, p, q = work.floats[:, : x.size]
     index = work.index[: x.size]
@@ -96,7 +96,7 @@ def scale_by(high: Floats, low: Floats, steps: Words, turns: Words, base: Ints) 
 
 
 def limbs(high: Floats, low: Floats, work: Workspace) -> list[Ints]:
-    """The pair, which is eaten, cut into the three limbs, as bit patterns: subtract LIMB_PATTERN."""
+    """The pair, which is overwritten, cut into the three limbs, as bit patterns: subtract LIMB_PATTERN."""
     _, _, u, a, v, b, w = work.floats[:, : high.size]
     for magic, cut, spare in ((LIMB_ROUND[0], a, v), (LIMB_ROUND[1], v, b)):
         np.add(high, magic, out=u)

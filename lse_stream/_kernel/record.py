@@ -8,8 +8,8 @@ kind          1  0: log-sum-exp
 scale         2  0: natural (e)
 reserved      4  0
 count         8  int64, terms added: NaN and infinities included
-max           8  float64: -inf when nothing or only -inf was added; never -0.0; NaN is 0x7ff8000000000000
-base          8  int64, exponent of the first limb's quantum, a function of ``max``; ``NO_BASE`` where that has none
+max           8  float64: -inf where no value but -inf was added; never -0.0; NaN is 0x7ff8000000000000
+base          8  int64, exponent of the first limb's quantum, a function of ``max``; ``NO_BASE`` where there is none
 limbs        48  3 x int128: the sum in units of 2^base, 2^(base-50), 2^(base-100), carries not propagated; with
                  2^60 <= abs(max) < inf the number of terms equal to ``max`` in the first; else 0
 ========  =====  ==================================================================================================
@@ -55,7 +55,7 @@ FAULTS = {
 
 
 class StateError(ValueError):
-    """A state is not canonical, of a version, kind or scale that this release does not read, or has no such result.
+    """A state is not canonical, of a version, kind or scale that this release does not read, or without such a result.
 
     Attributes:
       row: index of the first bad state.
@@ -76,7 +76,7 @@ EMPTY["base"] = NO_BASE
 
 
 def empty_states(n: int) -> States:
-    """``n`` states of nothing."""
+    """``n`` empty states."""
     return np.repeat(EMPTY, n)
 
 

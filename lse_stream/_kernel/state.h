@@ -18,6 +18,8 @@ typedef struct __attribute__((packed)) {
     wide limb[3];
 } record;
 
+#define THE_NAN 0x7ff8000000000000ULL /* of the many, the one that records contain */
+
 static const state EMPTY = {0, -INFINITY, NO_BASE, {0, 0, 0}};
 
 static state load(const record *r) {
@@ -30,25 +32,30 @@ static void store(record *r, const state *s) {
     memcpy(r, &out, sizeof out);
 }
 
+/* Whether a sum with this maximum is on a grid; else only ties with the maximum count. */
 INLINE int is_near(double max) { return fabs(max) < TOO_FAR; }
 
 static void set_nan(state *s) {
     int64_t count = s->count;
     *s = EMPTY;
     s->count = count;
-    s->max = double_of(0x7ff8000000000000ULL);
+    s->max = double_of(THE_NAN);
 }
 
+/* The base of a sum whose largest term has exponent k: 50 floor((k + 1) / 50). */
 INLINE int64_t base_of_exponent(int64_t k) {
     int64_t q = (k + 1) / LIMB_BITS;
     return (q - ((k + 1) % LIMB_BITS < 0)) * LIMB_BITS;
 }
 
+/* The exponent of a term. */
+INLINE int64_t exponent_of(uint64_t steps, uint64_t turns) { return ((int64_t)steps >> 7) + (int64_t)(turns << 22); }
+
 static int64_t base_of(double x) {
     double high, low;
     uint64_t steps, turns;
     term_portable(x, 0.0, 1, &high, &low, &steps, &turns);
-    return base_of_exponent(((int64_t)steps >> 7) + (int64_t)(turns << 22));
+    return base_of_exponent(exponent_of(steps, turns));
 }
 
 /* Puts the limbs on the grid of a larger base. */
@@ -135,9 +142,10 @@ static void add_all_float(state *s, const float *x, size_t n) {
     }
 }
 
+/* Whether a base is of terms, and neither of weights alone nor NO_BASE. */
 INLINE int is_near_base(int64_t base) { return base != NO_BASE && base < FAR_BASE / 2; }
 
-/* DONE, or COUNT_OVERFLOW: s is as before then. */
+/* Adds all that other contains to s; on COUNT_OVERFLOW s is unchanged. */
 static int merge(state *s, state other) {
     int64_t count;
     if (__builtin_add_overflow(s->count, other.count, &count)) return COUNT_OVERFLOW;
@@ -171,12 +179,14 @@ static void own_term(double x, scale c, int64_t *base, double *term, double *ter
     uint64_t steps, turns;
     two_prod_portable(x, c.high, &y, &below);
     term_portable(y, below + x * c.low, 1, &high, &low, &steps, &turns);
-    *base = base_of_exponent(((int64_t)steps >> 7) + (int64_t)(turns << 22));
+    *base = base_of_exponent(exponent_of(steps, turns));
     double power = power_portable(steps, turns, bias_of(*base));
     *term = high * power, *term_low = low * power;
     limbs_of_pair(*term, *term_low, limb);
 }
 
+/* Whether c x is near enough for a grid. NaN is not. */
 INLINE int is_near_in(double x, scale c) { return fabs(x * c.high) < TOO_FAR; }
 
+/* Whether the sum that limbs represent is below 0. */
 static int is_negative(const wide limb[3]) { return limb[0] + ((limb[1] + (limb[2] >> LIMB_BITS)) >> LIMB_BITS) < 0; }

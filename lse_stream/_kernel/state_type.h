@@ -39,7 +39,8 @@ static PyObject *State_update(PyObject *self, PyObject *values) {
         return NULL;
     }
     state part = EMPTY; /* not the object's own: other threads may run meanwhile */
-    WITHOUT_GIL(1, (is_float ? add_all_float(&part, view.buf, LENGTH(view, float)) : add_all(&part, view.buf, LENGTH(view, double)), DONE));
+    WITHOUT_GIL(1, (is_float ? add_all_float(&part, view.buf, LENGTH(view, float))
+                             : add_all(&part, view.buf, LENGTH(view, double)), DONE));
     PyBuffer_Release(&view);
     return outcome(merge(&((StateObject *)self)->s, part));
 }
@@ -68,7 +69,7 @@ static PyObject *State_to_bytes(PyObject *self, PyObject *ignored) {
     return PyBytes_FromStringAndSize((const char *)&r, sizeof r);
 }
 
-/* Takes a record over, or returns which of FAULTS it has. */
+/* Becomes the state of a record, or returns its fault, a key of FAULTS. */
 static PyObject *State_load(PyObject *self, PyObject *bytes) {
     if (!PyBytes_Check(bytes) || PyBytes_Size(bytes) != sizeof(record)) {
         PyErr_SetString(PyExc_ValueError, "expected the bytes of one record");
@@ -93,7 +94,7 @@ static PyObject *State_max(PyObject *self, void *closure) {
 
 static PyMethodDef State_methods[] = {
     {"add", State_add, METH_O, "Adds one number."},
-    {"merge", State_merge, METH_O, "Adds all that another state holds; the other is left as it is."},
+    {"merge", State_merge, METH_O, "Adds all that another state contains; the other is left as it is."},
     {"value", State_value, METH_NOARGS, "The log-sum-exp, rounded once."},
     {"to_bytes", State_to_bytes, METH_NOARGS, "The canonical record."},
     {"_update", State_update, METH_O, NULL},

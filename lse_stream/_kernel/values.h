@@ -15,10 +15,12 @@ INLINE void digits_of(const wide limb[3], double digits[5]) {
     digits[4] = (double)(int64_t)(part >> LIMB_BITS) * 0x1p100;
 }
 
+/* Rounded up to the widest vector of doubles. */
 #define LANES_FOR(n) (((n) + 7) / 8 * 8)
 
 /* The terms of the maxima of n <= BATCH states, and each state's limbs less those. The last lanes are filled up. */
-static void own_terms(const state *s, size_t n, double max[BATCH], double term[BATCH], double term_low[BATCH], wide rest[BATCH][3]) {
+static void own_terms(const state *s, size_t n, double max[BATCH], double term[BATCH], double term_low[BATCH],
+                      wide rest[BATCH][3]) {
     double x[BATCH];
     uint64_t bias[BATCH];
     int64_t own[3][BATCH];
@@ -62,7 +64,7 @@ static void values_of(const record *records, size_t n, double *out) {
     }
 }
 
-/* The log-sum-exp of each of n rows. */
+/* The log-sum-exp of each of n rows: by vectors where these can, else by way of states. */
 static void row_values(const double *x, size_t n, size_t columns, double *out) {
     record records[BATCH];
     int done = columns > 0 && columns <= FLUSH;
@@ -82,6 +84,13 @@ static void row_values(const double *x, size_t n, size_t columns, double *out) {
     }
 }
 
+/* Writes the limbs of the absolute value; returns whether the sum is negative. */
+static int magnitude(const wide limb[3], wide out[3]) {
+    int negative = is_negative(limb);
+    for (int j = 0; j < 3; j++) out[j] = negative ? -limb[j] : limb[j];
+    return negative;
+}
+
 /* limb[0] + limb[1] 2^-50 + limb[2] 2^-100 >= 0, as a double-double. */
 static void pair_of(const wide limb[3], double *high, double *low) {
     double digits[5], error;
@@ -93,13 +102,14 @@ static void pair_of(const wide limb[3], double *high, double *low) {
     }
 }
 
+/* The quotient of two double-doubles. */
 static void divide(double ah, double al, double bh, double bl, double *qh, double *ql) {
     double q = ah / bh, ph, pl;
     two_prod_portable(q, bh, &ph, &pl);
     quick_two_sum_portable(q, ((((ah - ph) - pl) + al) - q * bl) / bh, qh, ql);
 }
 
-/* What a state says of its sum S beside its max: with T the term of the max, or 1 where that is too far, q = |S| / (n T). */
+/* The sum S of a state in terms of its max: with T the term of the max, or 1 where that is too far, q = |S| / (n T). */
 typedef struct {
     double sign;              /* of S; 0 where S is 0 */
     double log_high, log_low; /* ln q */
@@ -116,8 +126,7 @@ static quotient quotient_of(const state *s, int64_t n, scale c) {
     int64_t own[3] = {1, 0, 0}, base = s->base == NO_BASE ? NO_BASE : FAR_BASE;
     double term = 1.0, term_low = 0.0, sum_high, sum_low, rest_high, rest_low, ph, pl, y, y_low;
     if (is_near_base(s->base)) own_term(s->max, c, &base, &term, &term_low, own);
-    int negative = is_negative(s->limb);
-    for (int j = 0; j < 3; j++) sum[j] = negative ? -s->limb[j] : s->limb[j];
+    int negative = magnitude(s->limb, sum);
     pair_of(sum, &sum_high, &sum_low);
     if (sum_high == 0.0) return (quotient){0.0, -INFINITY, 0.0, 0.0, 0.0};
     /* n T */
@@ -129,10 +138,9 @@ static quotient quotient_of(const state *s, int64_t n, scale c) {
     divide(sum_high, sum_low, term, term_low, &q.high, &q.low);
     double power = 0.0;
     if (s->base == base && q.high >= 0.5) {
-        /* S - n T is exact in integers: ties cancel, and what little is left has its full accuracy. */
+        /* S - n T is exact in integers: ties cancel, and even a tiny rest is fully accurate. */
         for (int j = 0; j < 3; j++) rest[j] = sum[j] - (wide)n * own[j];
-        int below = is_negative(rest);
-        for (int j = 0; below && j < 3; j++) rest[j] = -rest[j];
+        int below = magnitude(rest, rest);
         pair_of(rest, &rest_high, &rest_low);
         divide(rest_high, rest_low, term, term_low, &y, &y_low);
         if (below) y = -y, y_low = -y_low;

@@ -1,6 +1,9 @@
 /* The loops over values, written once over LANES doubles and included once per instruction set by native.c, which sets
    NAME(f), TARGET, LANES and, for more than one lane, MAX, FNMA and LOOKUP. Plain vector types do the rest: gcc and clang
-   lower them to the target's instructions. Every lane computes the same IEEE operations, so all sets give the same bits. */
+   lower them to the target's instructions. Every lane computes the same IEEE operations, so all sets give the same bits.
+
+   The exponential is that of P. T. P. Tang, "Table-driven implementation of the exponential function in IEEE floating-point
+   arithmetic", ACM Trans. Math. Software 15 (1989), with a table of pairs and a reduction that is exact but for its tail. */
 
 #if LANES == 1
 #define VD double
@@ -59,8 +62,8 @@ TARGET INLINE void NAME(two_prod)(VD a, VD b, VD *p, VD *e) {
     *p = q;
 }
 
-/* e^(x + below) = 2^(steps >> 7) 2^(turns << 22) (high + low) for |x| < 2^60, or, without far, |x| < 2^23, turns = 0 and
-   nothing below. */
+/* e^(x + below) = 2^(steps >> 7) 2^(turns << 22) (high + low) for |x| < 2^60; or, without far, for |x| < 2^23 and below = 0,
+   with turns = 0. */
 TARGET INLINE void NAME(term)(VD x, VD below, int far, VD *high, VD *low, VU *steps, VU *turns) {
     VD tail = x;
     *turns = (VU){0};
@@ -92,7 +95,7 @@ TARGET INLINE VD NAME(power)(VU steps, VU turns, VU bias) {
     return FLOAT(((steps + (turns << 29) + bias) << 45) & 0x7ff0000000000000ULL);
 }
 
-/* Cuts high + low into the three limbs, left as bit patterns of biased doubles: subtract LIMB_PATTERN_i. */
+/* Cuts high + low into the three limbs, left as bit patterns of doubles: subtract LIMB_PATTERN_i. */
 TARGET INLINE void NAME(cut)(VD high, VD low, VU *v0, VU *v1, VU *v2) {
     VD u = high + LIMB_ROUND_0, v = low + u;
     *v0 = BITS(v);
@@ -111,7 +114,7 @@ TARGET INLINE void NAME(limbs)(VD high, VD low, VU limb[3]) {
     limb[0] = v0 - LIMB_PATTERN_0, limb[1] = v1 - LIMB_PATTERN_1, limb[2] = v2 - LIMB_PATTERN_2;
 }
 
-/* The sums of n limbs each, from those of the lanes, which still have the bias. */
+/* The sums of n limbs each, from those of the lanes, which still include the patterns. */
 TARGET INLINE void NAME(total)(VU a0, VU a1, VU a2, size_t n, int64_t out[3]) {
     uint64_t lanes[3][LANES], s[3] = {0, 0, 0};
     STOREU(lanes[0], a0), STOREU(lanes[1], a1), STOREU(lanes[2], a2);

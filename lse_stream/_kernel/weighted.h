@@ -20,7 +20,8 @@ static void add_product(state *s, double x, double high, double low, int64_t exp
     for (int j = 0; j < 3; j++) s->limb[j] += limb[j];
 }
 
-/* Adds w e^(c x) where x is NaN, +inf or |c x| >= 2^60: of those that far x alone decides, and weights are summed. */
+/* Adds w e^(c x) where x is NaN, +inf or |c x| >= 2^60. So far out the largest x alone counts, and the weights of its ties
+   are summed. Does nothing for other rows. */
 static void add_exceptional(state *s, double x, double w, scale c, int is_signed) {
     if (w == 0.0 || x == -INFINITY || is_near_in(x, c) || s->max != s->max || x < s->max) return;
     if (x != x) {
@@ -46,6 +47,7 @@ static void add_exceptional(state *s, double x, double w, scale c, int is_signed
 
 INLINE int is_natural(scale c) { return c.high == 1.0 && c.low == 0.0; }
 
+/* The products of n <= ROWS rows, in the faster way where x, w and c allow it. */
 static void weigh_rows(const double *x, const double *w, size_t n, scale c, products *p) {
     if (is_natural(c)) loops->weigh_near(x, w, n, c, p);
     if (!is_natural(c) || p->exceptional) loops->weigh_any(x, w, n, c, p);
@@ -59,7 +61,7 @@ static void add_weighed(state *s, const double *x, const double *w, size_t n, sc
         int64_t sums[3];
         part.max = p->max + 0.0;
         part.base = base_of_exponent(p->top);
-        loops->sum_products(p, (n + 7) / 8 * 8, part.base, sums);
+        loops->sum_products(p, LANES_FOR(n), part.base, sums);
         for (int j = 0; j < 3; j++) part.limb[j] = sums[j];
     }
     merge(s, part);
@@ -85,13 +87,15 @@ static int add_terms(state *states, const int32_t *codes, const double *x, const
                 s->count++;
             }
         }
-        for (size_t j = 0; p->exceptional && j < size; j++) add_exceptional(states + codes[i + j], x[i + j], weights[j], c, w != NULL);
+        for (size_t j = 0; p->exceptional && j < size; j++)
+            add_exceptional(states + codes[i + j], x[i + j], weights[j], c, w != NULL);
     }
     free(p);
     return DONE;
 }
 
-static int group_terms(record *records, size_t groups, const int32_t *codes, const double *x, const double *w, size_t n, scale c) {
+static int group_terms(record *records, size_t groups, const int32_t *codes, const double *x, const double *w, size_t n,
+                       scale c) {
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
     state *states = allocate(groups * sizeof(state));
     if (!states) return NO_MEMORY;
@@ -113,8 +117,7 @@ static reciprocal reciprocal_of(const state *s) {
     if (!isfinite(s->max)) return r;
     wide sum[3];
     double high, low;
-    int exponent, negative = is_negative(s->limb);
-    for (int j = 0; j < 3; j++) sum[j] = negative ? -s->limb[j] : s->limb[j];
+    int exponent, negative = magnitude(s->limb, sum);
     pair_of(sum, &high, &low);
     if (high == 0.0) return r;
     frexp(high, &exponent);
@@ -133,7 +136,8 @@ static void reciprocals_of(const record *records, size_t n, reciprocal *out) {
 }
 
 /* e^(c x) / S, with S the sum whose reciprocal the code of each row names. */
-static int softmax_of(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c, double *out) {
+static int softmax_of(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c,
+                      double *out) {
     double ones[ROWS];
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
     products *p = malloc(sizeof *p);
