@@ -87,7 +87,8 @@ static void row_values(const double *x, size_t n, size_t columns, double *out) {
 /* Writes the limbs of the absolute value; returns whether the sum is negative. */
 static int magnitude(const wide limb[3], wide out[3]) {
     int negative = is_negative(limb);
-    for (int j = 0; j < 3; j++) out[j] = negative ? -limb[j] : limb[j];
+    for (int j = 0; j < 3; j++) out[j] = limb[j];
+    for (int j = 0; negative && j < 3; j++) out[j] = -out[j]; /* a branch: quicker than a choice for each limb */
     return negative;
 }
 
