@@ -223,9 +223,9 @@ def _softmax(x: object, axis: Axis, log: bool) -> Any:
                 if totals is not None:
                     into[:] = totals.log_softmax(of_some, some)
                 elif dtype == np.float64:
-                    _kernel.weights_of(states.sums[0], of_some, some, out=into)
+                    _kernel.softmax_of(states.sums[0], of_some, some, out=into)
                 else:
-                    into[:] = _kernel.weights_of(states.sums[0], of_some, some)
+                    into[:] = _kernel.softmax_of(states.sums[0], of_some, some)
     kept = [i for i in range(array.ndim) if i not in axes]
     order = [*kept, *axes]
     result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))
@@ -293,5 +293,5 @@ def softmax_from_state(x: object, state: Accumulator) -> Any:
     states = state.states()
     if states.scale.descends:
         values = -values
-    shares = _kernel.weights_of(states.sums[0], np.zeros(values.size, np.int32), values, states.scale.factor)
+    shares = _kernel.softmax_of(states.sums[0], np.zeros(values.size, np.int32), values, states.scale.factor)
     return shares.reshape(array.shape)[()]

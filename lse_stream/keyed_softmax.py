@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from ._kernel import reciprocals_of, weights_by
+from ._kernel import reciprocals_of, softmax_by
 from .buffers import array_of, nulls_of_column
 from .columns import column_of, columns_of, numeric_column
 from .look_up import LookUp
@@ -56,6 +56,6 @@ class KeyedSoftmax:
             values[~of_value] = valid
         nulls = [null for null in (of_state, of_value) if null is not None]
         null = np.logical_or.reduce(nulls) if nulls else None
-        logs, shares = self._totals.log_softmax(codes, values), weights_by(self._reciprocals, codes, values)
+        logs, shares = self._totals.log_softmax(codes, values), softmax_by(self._reciprocals, codes, values)
         columns = [*table.columns, array_of(logs, null=null), array_of(shares, null=null)]
         return pa.Table.from_arrays(columns, names=[*table.column_names, "log_softmax", "softmax"])

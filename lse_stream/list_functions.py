@@ -91,7 +91,7 @@ def _softmax(lists: Column, log: bool) -> Column:
     for chunk in _chunks(lists, "lists"):
         items, rows, values = _items(chunk, "lists")
         states = StateArray.group(LOGSUMEXP, NATURAL, rows, [values], len(chunk))
-        found = LogTotals(states).log_softmax(rows, values) if log else _kernel.weights_of(states.sums[0], rows, values)
+        found = LogTotals(states).log_softmax(rows, values) if log else _kernel.softmax_of(states.sums[0], rows, values)
         null, valid = ~_valid(chunk), _valid(items)
         if fixed:
             size = chunk.type.list_size

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from ._kernel import StateError
-from ._kernel.record import VERSION
+from ._kernel.constants import VERSION
 from .buffers import Mask, nulls_of, validity
 from .scales import NATURAL, Scale
 from .states.aggregations import AGGREGATIONS, LOGSUMEXP, Aggregation

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lse_stream._kernel import StateError
-from lse_stream._kernel.record import VERSION
+from lse_stream._kernel.constants import VERSION
 from lse_stream.errors import InputError, one_line
 from lse_stream.state_column import STATE, StateType, states_from_arrow
 from lse_stream.states.results import result_of

@@ -133,29 +133,29 @@ def quotients_of(states: States, counts: Ints, scale: Floats = NATURAL) -> Float
 
 
 def reciprocals_of(states: States) -> Floats:
-    """What ``weights_by`` needs of each state (n,): (n, 5)."""
+    """What ``softmax_by`` needs of each state (n,): (n, 5)."""
     out = np.empty((states.size, 5))
     _kernel().reciprocals_of(np.ascontiguousarray(states), out)
     return out
 
 
-def weights_by(
+def softmax_by(
     reciprocals: Floats, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None
 ) -> Floats:
     """e^(c x) over the sum that each row's code (n,) names, written to ``out`` if there is one."""
     out = np.empty(codes.size) if out is None else out
     rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(x, np.float64))
-    _kernel().weights_of(reciprocals, *rows, scale, out)
+    _kernel().softmax_of(reciprocals, *rows, scale, out)
     return out
 
 
-def weights_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None) -> Floats:
-    """The same by the states (n,) themselves."""
-    return weights_by(reciprocals_of(states), codes, x, scale, out)
+def softmax_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None) -> Floats:
+    """e^(c x) over the sum of the state (n,) that each row's code names, written to ``out`` if there is one."""
+    return softmax_by(reciprocals_of(states), codes, x, scale, out)
 
 
 def sum_products(codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> Sums:
-    """The exact sum of a b of each code, and where each begins (n_groups + 1,). None for b is 1; 0 adds nothing."""
+    """The exact sum of a b of each code, and where each begins (n_groups + 1,). None for b is 1; a b of 0 adds 0."""
     begins = np.empty(n_groups + 1, np.int64)
     arrays = (np.ascontiguousarray(v, np.float64) for v in (a, np.empty(0) if b is None else b))
     words = _kernel().sum_products(np.ascontiguousarray(codes, np.int32), *arrays, begins)
@@ -184,13 +184,13 @@ class WordIndex:
         self.width, self.size = width, 0
 
     def encode(self, columns: Sequence[Ints]) -> Codes:
-        """The codes (n,) of keys whose words stand in contiguous columns (n,); new ones are added."""
+        """The codes (n,) of keys, given by their words in contiguous columns (n,); new keys are added."""
         codes = np.empty(columns[0].size, np.int32)
         self.size = self._index.encode(tuple(columns), codes, True)
         return codes
 
     def find(self, columns: Sequence[Ints]) -> Codes:
-        """The same, with -1 for a key that is not there."""
+        """The codes (n,) of keys, given by their words in contiguous columns (n,); -1 for a key that is not there."""
         codes = np.empty(columns[0].size, np.int32)
         self._index.encode(tuple(columns), codes, False)
         return codes
@@ -201,12 +201,14 @@ class WordIndex:
 
     @property
     def nbytes(self) -> int:
-        """About what it takes of memory."""
+        """About how many bytes of memory it uses."""
         return int(self._index.nbytes)
 
 
 class ByteIndex:
-    """The same for byte strings and null.
+    """Dense codes of byte strings and null, in order of first appearance: they stay as long as it lives.
+
+    Some threads may ``find`` at once, and one ``encode`` while none does.
 
     Offsets (n + 1,) are int32 or int64; ``valid`` (n,) is 0 for null, or empty where there is none.
     """
@@ -222,7 +224,7 @@ class ByteIndex:
         return codes
 
     def find(self, offsets: Offsets, data: Bytes, valid: Bytes) -> Codes:
-        """The same, with -1 for one that is not there."""
+        """The codes (n,) of byte strings; -1 for one that is not there."""
         codes = np.empty(offsets.size - 1, np.int32)
         self._index.encode((offsets, data, valid, codes), False)
         return codes
@@ -239,7 +241,7 @@ class ByteIndex:
 
     @property
     def nbytes(self) -> int:
-        """About what it takes of memory."""
+        """About how many bytes of memory it uses."""
         return int(self._index.nbytes)
 
 
@@ -289,12 +291,12 @@ class Groups:
 
     @property
     def nbytes(self) -> int:
-        """About what it takes of memory."""
+        """About how many bytes of memory it uses."""
         return int(self._groups.nbytes)
 
 
 def hash_column(hashes: Words, words: Words, valid: Bytes) -> None:
-    """Takes one more key column, as words (n,), into the hashes of rows (n,); ``valid`` (n,) or empty: 0 is null."""
+    """Adds one more key column, as words (n,), to the hashes of rows (n,); ``valid`` (n,) or empty: 0 is null."""
     _growing().hash_column(hashes, np.ascontiguousarray(words), valid)
 
 
@@ -313,7 +315,7 @@ def checksum_bytes(offsets: Offsets, data: Bytes) -> Words:
 
 
 def known_answers() -> str:
-    """A digest of what the selected kernel makes of values that exercise every path of it."""
+    """A digest of what the selected kernel gives for values that exercise every path of it."""
     ramp = np.arange(96.0)
     rows = [
         -ramp * ramp / 64,
@@ -335,7 +337,7 @@ def known_answers() -> str:
     for weights, scale in ((w, NATURAL), (w[::-1], np.array([1.75, 2.0**-54])), (None, np.array([0.375, -(2.0**-56)]))):
         products = group_terms(codes, x, weights, len(rows), scale)
         digest.update(products.tobytes() + quotients_of(products, products["count"], scale).tobytes())
-        digest.update(weights_of(products, codes, x, scale).tobytes())
+        digest.update(softmax_of(products, codes, x, scale).tobytes())
     words, begins = sum_products(codes, x, w, len(rows))
     digest.update(words.tobytes() + merge_sums(np.zeros(len(rows), np.int32), words, begins[:-1], 1)[0].tobytes())
     return digest.hexdigest()

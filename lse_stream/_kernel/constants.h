@@ -1,24 +1,113 @@
 /* Written by generate_constants.py: do not edit. */
+
+/* Of a record. A change of any number in this file is a new version. */
+#define VERSION (1)
+
+/* In a record: log-sum-exp. */
+#define KIND (0)
+
+/* In a record: the natural scale. */
+#define SCALE (0)
+
+/* Bits of a limb, of the 53 of a double: a term has at most 2^49 of a quantum, and rounding by ROUND bears 2^51. Three
+   limbs reach 2^-100, where a term is known to about 2^-60. */
+#define LIMB_BITS (50)
+
+/* 1.5 2^52: adding and subtracting it rounds to an integer, of either sign, which is in the low bits between. */
+#define ROUND (0x1.8p+52)
+#define ROUND_BITS 0x4338000000000000ULL
+
+/* The same for the quantum of each limb, 2^(-50 i): what is found beyond these bits is the limb. */
+#define LIMB_ROUND_0 (0x1.8p+52)
+#define LIMB_PATTERN_0 0x4338000000000000ULL
+#define LIMB_ROUND_1 (6.0)
+#define LIMB_PATTERN_1 0x4018000000000000ULL
+#define LIMB_ROUND_2 (0x1.8p-48)
+#define LIMB_PATTERN_2 0x3CF8000000000000ULL
+
+/* From this abs(x) on, x takes a first reduction: below, k = x 128 / ln2 has at most 31 bits, and its products with
+   pieces of 22 bits are exact. */
+#define FAR (0x1p+23)
+
+/* From this abs(c x) on, only ties with the maximum count: neighbours are 2^7 apart or more, and e^-128 adds nothing.
+   Below, the first reduction's multiple of 2^22 ln2 has at most 38 bits. */
+#define TOO_FAR (0x1p+60)
+
+/* A value this far below the maximum adds nothing: 102 powers of 2, which are 71, would do. Where values are 2^7 apart,
+   max - SPAN is rounded to max - 128 or less. A span of 128 would not do: above -2^59, max - 128 may be rounded to max
+   - 64. */
+#define SPAN (192.0)
+
+/* Terms whose limbs may be summed in an int64: limbs are below 2^50, and 2^12 of them below 2^62. */
+#define FLUSH (4096)
+
+/* The base in a record whose max has none: below every base. */
+#define NO_BASE (INT64_MIN)
+
+/* Added to the base of a sum of weights where abs(c max) >= TOO_FAR, a multiple of LIMB_BITS. A base from half of it on
+   is such a one: other bases are at most 2^60 / ln2 and 1100, or 2^60.53, and half of this is 2^60.64. */
+#define FAR_BASE (INT64_C(25) * (INT64_C(1) << 57))
+
+/* Exponent of a product that adds nothing: below those of all others, which are above -2^60.6, and so far from the ends
+   of an int64 that a base may be subtracted from it. */
+#define NO_EXPONENT (INT64_C(-1) * (INT64_C(1) << 61))
+
+/* What weights may add to the base of a term. They are from 2^-1074 to below 2^1024, and bases are multiples of 50: of
+   22 and 21 of these. */
+#define LEAST_WEIGHT_BASE (-1100)
+#define MOST_WEIGHT_BASE (1050)
+
+/* Clips the power of 2 that a quotient of sums is scaled by. Unscaled, it is within 2^-214 and 2^116, as counts are
+   below 2^63 and limbs have 2^-100: at either end all is 0 or infinite. */
+#define MOST_SHIFT (3000)
+
+/* Clips the exponent of a product of pairs within 1/4 and 8: beyond +-1100 it is 0 or infinite. Half of it is the
+   exponent of a normal number. */
+#define MOST_EXPONENT (2000)
+
+/* Exponent of the unit of exact sums: a multiple of 64 below that of the least product, 2^-1074 2^-1074. */
+#define UNIT (-2176)
+
+/* Chunks of 32 bits in an exact sum: they reach to 2^2304, for 2^255 of the largest products and a sign. */
+#define CHUNKS (140)
+
+/* The same in words of 64 bits: as many as a stored exact sum may have. */
+#define MOST_WORDS (70)
+
+/* What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or. */
+#define PLUS_INFINITY (1)
+#define MINUS_INFINITY (2)
+#define NOT_A_NUMBER (3)
+
+/* What a record that is not canonical violates, in the order in which this is looked for. */
+#define FAULT_VERSION (0)
+#define FAULT_KIND (1)
+#define FAULT_SCALE (2)
+#define FAULT_RESERVED (3)
+#define FAULT_COUNT (4)
+#define FAULT_MAX (5)
+#define FAULT_BASE (6)
+#define FAULT_LIMBS (7)
 #define STEPS_PER_UNIT (0x1.71547652b82fep+7)
-#define STEP_1 (0x1.62e4300000000p-8)
-#define STEP_2 (-0x1.05c6000000000p-36)
-#define STEP_3 (-0x1.0ca86c3898d00p-56)
+#define STEP_1 (0x1.62e43p-8)
+#define STEP_2 (-0x1.05c6p-36)
+#define STEP_3 (-0x1.0ca86c3898dp-56)
 #define FAR_PER_UNIT (0x1.71547652b82fep-22)
-#define FAR_1 (0x1.62e8000000000p-1)
-#define FAR_2 (-0x1.e810000000000p-16)
-#define FAR_3 (0x1.f470000000000p-30)
-#define FAR_4 (0x1.ef35793c76730p-45)
-#define LN2_HIGH (0x1.62e42fefa3800p-1)
-#define LN2_LOW (0x1.ef35793c76730p-45)
+#define FAR_1 (0x1.62e8p-1)
+#define FAR_2 (-0x1.e81p-16)
+#define FAR_3 (0x1.f47p-30)
+#define FAR_4 (0x1.ef35793c7673p-45)
+#define LN2_HIGH (0x1.62e42fefa38p-1)
+#define LN2_LOW (0x1.ef35793c7673p-45)
 #define E1 (0x1.5555555555555p-3)
 #define E2 (0x1.55555a3890e12p-5)
 #define E3 (0x1.1111111111111p-7)
 #define L3 (0x1.5555555555555p-2)
-#define L4 (-0x1.0000000000000p-2)
+#define L4 (-0x1p-2)
 #define L5 (0x1.999999999999ap-3)
 #define L6 (-0x1.5555555555555p-3)
 #define L7 (0x1.2492492492492p-3)
-#define L8 (-0x1.0000000000000p-3)
+#define L8 (-0x1p-3)
 #define L9 (0x1.c71c71c71c71cp-4)
 #define L10 (-0x1.999999999999ap-4)
 #define L11 (0x1.745d1745d1746p-4)

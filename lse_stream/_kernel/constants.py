@@ -2,26 +2,114 @@
 
 _f = float.fromhex
 
+# Of a record. A change of any number in this file is a new version.
+VERSION = 1
+
+# In a record: log-sum-exp.
+KIND = 0
+
+# In a record: the natural scale.
+SCALE = 0
+
+# Bits of a limb, of the 53 of a double: a term has at most 2^49 of a quantum, and rounding by ROUND bears 2^51. Three
+# limbs reach 2^-100, where a term is known to about 2^-60.
+LIMB_BITS = 50
+
+# 1.5 2^52: adding and subtracting it rounds to an integer, of either sign, which is in the low bits between.
+ROUND = _f("0x1.8p+52")
+ROUND_BITS = 0x4338000000000000
+
+# The same for the quantum of each limb, 2^(-50 i): what is found beyond these bits is the limb.
+LIMB_ROUND_0 = _f("0x1.8p+52")
+LIMB_PATTERN_0 = 0x4338000000000000
+LIMB_ROUND_1 = 6.0
+LIMB_PATTERN_1 = 0x4018000000000000
+LIMB_ROUND_2 = _f("0x1.8p-48")
+LIMB_PATTERN_2 = 0x3CF8000000000000
+
+# From this abs(x) on, x takes a first reduction: below, k = x 128 / ln2 has at most 31 bits, and its products with
+# pieces of 22 bits are exact.
+FAR = _f("0x1p+23")
+
+# From this abs(c x) on, only ties with the maximum count: neighbours are 2^7 apart or more, and e^-128 adds nothing.
+# Below, the first reduction's multiple of 2^22 ln2 has at most 38 bits.
+TOO_FAR = _f("0x1p+60")
+
+# A value this far below the maximum adds nothing: 102 powers of 2, which are 71, would do. Where values are 2^7 apart,
+# max - SPAN is rounded to max - 128 or less. A span of 128 would not do: above -2^59, max - 128 may be rounded to max -
+# 64.
+SPAN = 192.0
+
+# Terms whose limbs may be summed in an int64: limbs are below 2^50, and 2^12 of them below 2^62.
+FLUSH = 4096
+
+# The base in a record whose max has none: below every base.
+NO_BASE = -1 << 63
+
+# Added to the base of a sum of weights where abs(c max) >= TOO_FAR, a multiple of LIMB_BITS. A base from half of it on
+# is such a one: other bases are at most 2^60 / ln2 and 1100, or 2^60.53, and half of this is 2^60.64.
+FAR_BASE = 25 << 57
+
+# Exponent of a product that adds nothing: below those of all others, which are above -2^60.6, and so far from the ends
+# of an int64 that a base may be subtracted from it.
+NO_EXPONENT = -1 << 61
+
+# What weights may add to the base of a term. They are from 2^-1074 to below 2^1024, and bases are multiples of 50: of
+# 22 and 21 of these.
+LEAST_WEIGHT_BASE = -1100
+MOST_WEIGHT_BASE = 1050
+
+# Clips the power of 2 that a quotient of sums is scaled by. Unscaled, it is within 2^-214 and 2^116, as counts are
+# below 2^63 and limbs have 2^-100: at either end all is 0 or infinite.
+MOST_SHIFT = 3000
+
+# Clips the exponent of a product of pairs within 1/4 and 8: beyond +-1100 it is 0 or infinite. Half of it is the
+# exponent of a normal number.
+MOST_EXPONENT = 2000
+
+# Exponent of the unit of exact sums: a multiple of 64 below that of the least product, 2^-1074 2^-1074.
+UNIT = -2176
+
+# Chunks of 32 bits in an exact sum: they reach to 2^2304, for 2^255 of the largest products and a sign.
+CHUNKS = 140
+
+# The same in words of 64 bits: as many as a stored exact sum may have.
+MOST_WORDS = 70
+
+# What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or.
+PLUS_INFINITY = 1
+MINUS_INFINITY = 2
+NOT_A_NUMBER = 3
+
+# What a record that is not canonical violates, in the order in which this is looked for.
+FAULT_VERSION = 0
+FAULT_KIND = 1
+FAULT_SCALE = 2
+FAULT_RESERVED = 3
+FAULT_COUNT = 4
+FAULT_MAX = 5
+FAULT_BASE = 6
+FAULT_LIMBS = 7
 STEPS_PER_UNIT = _f("0x1.71547652b82fep+7")
-STEP_1 = _f("0x1.62e4300000000p-8")
-STEP_2 = _f("-0x1.05c6000000000p-36")
-STEP_3 = _f("-0x1.0ca86c3898d00p-56")
+STEP_1 = _f("0x1.62e43p-8")
+STEP_2 = _f("-0x1.05c6p-36")
+STEP_3 = _f("-0x1.0ca86c3898dp-56")
 FAR_PER_UNIT = _f("0x1.71547652b82fep-22")
-FAR_1 = _f("0x1.62e8000000000p-1")
-FAR_2 = _f("-0x1.e810000000000p-16")
-FAR_3 = _f("0x1.f470000000000p-30")
-FAR_4 = _f("0x1.ef35793c76730p-45")
-LN2_HIGH = _f("0x1.62e42fefa3800p-1")
-LN2_LOW = _f("0x1.ef35793c76730p-45")
+FAR_1 = _f("0x1.62e8p-1")
+FAR_2 = _f("-0x1.e81p-16")
+FAR_3 = _f("0x1.f47p-30")
+FAR_4 = _f("0x1.ef35793c7673p-45")
+LN2_HIGH = _f("0x1.62e42fefa38p-1")
+LN2_LOW = _f("0x1.ef35793c7673p-45")
 E1 = _f("0x1.5555555555555p-3")
 E2 = _f("0x1.55555a3890e12p-5")
 E3 = _f("0x1.1111111111111p-7")
 L3 = _f("0x1.5555555555555p-2")
-L4 = _f("-0x1.0000000000000p-2")
+L4 = _f("-0x1p-2")
 L5 = _f("0x1.999999999999ap-3")
 L6 = _f("-0x1.5555555555555p-3")
 L7 = _f("0x1.2492492492492p-3")
-L8 = _f("-0x1.0000000000000p-3")
+L8 = _f("-0x1p-3")
 L9 = _f("0x1.c71c71c71c71cp-4")
 L10 = _f("-0x1.999999999999ap-4")
 L11 = _f("0x1.745d1745d1746p-4")

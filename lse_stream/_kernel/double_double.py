@@ -14,13 +14,13 @@ def two_sum(a: Floats, b: Floats | float) -> tuple[Floats, Floats]:
 
 
 def quick_two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """The same for abs(a) >= abs(b) (Dekker 1971)."""
+    """Sum and its rounding error for abs(a) >= abs(b) (Dekker, Numer. Math. 18, 1971)."""
     s = a + b
     return s, b - (s - a)
 
 
 def two_prod(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Product and its rounding error (Dekker 1971, Veltkamp's split)."""
+    """Product and its rounding error (Dekker, Numer. Math. 18, 1971, with Veltkamp's split by 2^27 + 1)."""
     ca = 134217729.0 * a
     ah = ca - (ca - a)
     al = a - ah

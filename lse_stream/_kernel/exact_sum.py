@@ -1,15 +1,12 @@
-"""Exact sums as they are stored: integers in units of 2^UNIT, of as many words as they need."""
+"""Exact sums as they are stored: integers in units of 2^UNIT, of as many words as they need.
+
+After R. M. Neal, "Fast exact summation using small and large superaccumulators" (2015).
+"""
 
 import numpy as np
 import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
-
-# Exponent of the unit: below the product of the two smallest numbers.
-UNIT = -2176
-
-# The infinities of both signs make NaN.
-PLUS_INFINITY, MINUS_INFINITY, NOT_A_NUMBER = 1, 2, 3
 
 
 def encode_sum(units: int, special: int) -> Words:

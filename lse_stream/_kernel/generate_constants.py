@@ -4,6 +4,10 @@ Run ``python lse_stream/_kernel/generate_constants.py`` (needs mpmath). The comm
 checks. Changing any number changes bits: it takes a new record version (see ``record.py``).
 """
 
+import math
+import re
+import struct
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +17,18 @@ mp.prec = 300
 
 TABLE_SIZE = 128
 LN2 = log(2)
+
+LIMB_BITS = 50
+ROUND = 1.5 * 2.0**52
+FAULTS = ("version", "kind", "scale", "reserved", "count", "max", "base", "limbs")
+
+
+class Pattern(int):
+    """The bits of a double."""
+
+    @classmethod
+    def of(cls, value: float) -> "Pattern":
+        return cls(struct.unpack("<Q", struct.pack("<d", value))[0])
 
 
 def on_grid(value: mpf, bits: int) -> mpf:
@@ -48,13 +64,111 @@ def double_double(value: mpf) -> tuple[float, float]:
 def expm1_coefficients() -> list[float]:
     """E1, E2, E3 of e^r - 1 = r + r^2 (1/2 + r (E1 + r (E2 + r E3))) for |r| <= a = ln2/256.
 
-    The Taylor series, with its first dropped term r^6/720 economised: c (a r^2)^2 r^4... in t = r/a, t^6 is replaced by
-    c t^4, which is best where both extremes of |t^6 - c t^4| on [0, 1] agree: 1 - c = 4 c^3 / 27. What is left is
-    below 2^-63; the odd part that comes next, r^7/5040, is below 2^-71.
+    Steps of ln2/128 and a table of 2^(j/128) are those of P. T. P. Tang, "Table-driven implementation of the
+    exponential function in IEEE floating-point arithmetic", ACM Trans. Math. Software 15 (1989). The polynomial is the
+    Taylor series, with its first dropped term r^6/720 economised: in t = r/a, t^6 is replaced by c t^4, which is best
+    where both extremes of |t^6 - c t^4| on [0, 1] agree: 1 - c = 4 c^3 / 27. What is left is below 2^-63; the odd part
+    that comes next, r^7/5040, is below 2^-71.
     """
     a = LN2 / (2 * TABLE_SIZE)
     c = findroot(lambda c: 1 - c - 4 * c**3 / 27, 0.9)
     return [float(mpf(1) / 6), float(mpf(1) / 24 + c * a**2 / 720), float(mpf(1) / 120)]
+
+
+def weight_base(exponent: int) -> int:
+    """The multiple of LIMB_BITS that is next to an exponent, away from 0."""
+    return int(math.copysign(LIMB_BITS * math.ceil(abs(exponent) / LIMB_BITS), exponent))
+
+
+def numbers() -> dict[str, tuple[int | float, str]]:
+    """Limits, formats and codes that C and Python share, each with its reason; "" where the reason is the one above."""
+    values: dict[str, tuple[int | float, str]] = {
+        "VERSION": (1, "Of a record. A change of any number in this file is a new version."),
+        "KIND": (0, "In a record: log-sum-exp."),
+        "SCALE": (0, "In a record: the natural scale."),
+        "LIMB_BITS": (
+            LIMB_BITS,
+            "Bits of a limb, of the 53 of a double: a term has at most 2^49 of a quantum, and rounding by ROUND"
+            " bears 2^51. Three limbs reach 2^-100, where a term is known to about 2^-60.",
+        ),
+        "ROUND": (
+            ROUND,
+            "1.5 2^52: adding and subtracting it rounds to an integer, of either sign, which is in the low bits"
+            " between.",
+        ),
+        "ROUND_BITS": (Pattern.of(ROUND), ""),
+    }
+    for i in range(3):
+        magic = ROUND * 2.0 ** (-LIMB_BITS * i)
+        reason = "The same for the quantum of each limb, 2^(-50 i): what is found beyond these bits is the limb."
+        values[f"LIMB_ROUND_{i}"] = (magic, "" if i else reason)
+        values[f"LIMB_PATTERN_{i}"] = (Pattern.of(magic), "")
+    values |= {
+        "FAR": (
+            2.0**23,
+            "From this abs(x) on, x takes a first reduction: below, k = x 128 / ln2 has at most 31 bits, and "
+            "its products with pieces of 22 bits are exact.",
+        ),
+        "TOO_FAR": (
+            2.0**60,
+            "From this abs(c x) on, only ties with the maximum count: neighbours are 2^7 apart or more, and "
+            "e^-128 adds nothing. Below, the first reduction's multiple of 2^22 ln2 has at most 38 bits.",
+        ),
+        "SPAN": (
+            192.0,
+            "A value this far below the maximum adds nothing: 102 powers of 2, which are 71, would do. Where "
+            "values are 2^7 apart, max - SPAN is rounded to max - 128 or less. A span of 128 would not do: above "
+            "-2^59, max - 128 may be rounded to max - 64.",
+        ),
+        "FLUSH": (
+            4096,
+            "Terms whose limbs may be summed in an int64: limbs are below 2^50, and 2^12 of them below 2^62.",
+        ),
+        "NO_BASE": (-(2**63), "The base in a record whose max has none: below every base."),
+        "FAR_BASE": (
+            LIMB_BITS << 56,
+            "Added to the base of a sum of weights where abs(c max) >= TOO_FAR, a multiple of LIMB_BITS. A base"
+            " from half of it on is such a one: other bases are at most 2^60 / ln2 and 1100, or 2^60.53, and "
+            "half of this is 2^60.64.",
+        ),
+        "NO_EXPONENT": (
+            -(2**61),
+            "Exponent of a product that adds nothing: below those of all others, which are above -2^60.6, and "
+            "so far from the ends of an int64 that a base may be subtracted from it.",
+        ),
+        "LEAST_WEIGHT_BASE": (
+            weight_base(-1074),
+            "What weights may add to the base of a term. They are from 2^-1074 to below 2^1024, and bases are "
+            "multiples of 50: of 22 and 21 of these.",
+        ),
+        "MOST_WEIGHT_BASE": (weight_base(1024), ""),
+        "MOST_SHIFT": (
+            3000,
+            "Clips the power of 2 that a quotient of sums is scaled by. Unscaled, it is within 2^-214 and "
+            "2^116, as counts are below 2^63 and limbs have 2^-100: at either end all is 0 or infinite.",
+        ),
+        "MOST_EXPONENT": (
+            2000,
+            "Clips the exponent of a product of pairs within 1/4 and 8: beyond +-1100 it is 0 or infinite. Half"
+            " of it is the exponent of a normal number.",
+        ),
+        "UNIT": (
+            -2176,
+            "Exponent of the unit of exact sums: a multiple of 64 below that of the least product, 2^-1074 2^-1074.",
+        ),
+        "CHUNKS": (
+            140,
+            "Chunks of 32 bits in an exact sum: they reach to 2^2304, for 2^255 of the largest products and a sign.",
+        ),
+        "MOST_WORDS": (140 // 2, "The same in words of 64 bits: as many as a stored exact sum may have."),
+        "PLUS_INFINITY": (1, "What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or."),
+        "MINUS_INFINITY": (2, ""),
+        "NOT_A_NUMBER": (3, ""),
+    }
+    for i, field in enumerate(FAULTS):
+        reason = "" if i else "What a record that is not canonical violates, in the order in which this is looked for."
+        values[f"FAULT_{field.upper()}"] = (i, reason)
+    return values
 
 
 def constants() -> dict[str, float | list[tuple[float, float]]]:
@@ -87,15 +201,50 @@ def constants() -> dict[str, float | list[tuple[float, float]]]:
     return values
 
 
-def render(scalar: Callable[[str, float], str], table: Callable[[str, list[tuple[float, float]]], str]) -> str:
-    return "".join(
+def literal(value: int | float) -> str:
+    """The number in hexadecimal where it is not short."""
+    if isinstance(value, Pattern):
+        return f"0x{value:016X}"
+    if isinstance(value, int):
+        shift = (value & -value).bit_length() - 1
+        return str(value) if abs(value) < 2**31 else f"{value >> shift} << {shift}"
+    return repr(value) if value.is_integer() and abs(value) < 1e6 else re.sub(r"\.?0*p", "p", value.hex())
+
+
+def c_literal(value: int | float) -> str:
+    if isinstance(value, Pattern):
+        return f"{literal(value)}ULL"
+    if isinstance(value, int):
+        odd, _, shift = literal(value).partition(" << ")
+        # Neither a shift of a negative number nor the least int64 has a literal.
+        whole = (
+            f"INT64_C({odd}) * (INT64_C(1) << {shift})" if shift and shift != "63" else "INT64_MIN" if shift else odd
+        )
+        return f"({whole})"
+    return f"({literal(value)})"
+
+
+def python_literal(value: int | float) -> str:
+    return f'_f("{literal(value)}")' if "x" in literal(value) and not isinstance(value, int) else literal(value)
+
+
+def render(
+    note: Callable[[str], str],
+    scalar: Callable[[str, int | float], str],
+    table: Callable[[str, list[tuple[float, float]]], str],
+) -> str:
+    shared = "".join(
+        (note(reason) if reason else "") + scalar(name, value) for name, (value, reason) in numbers().items()
+    )
+    return shared + "".join(
         table(name, value) if isinstance(value, list) else scalar(name, value) for name, value in constants().items()
     )
 
 
 def c_header() -> str:
     return "/* Written by generate_constants.py: do not edit. */\n" + render(
-        lambda name, value: f"#define {name} ({value.hex()})\n",
+        lambda reason: "\n" + textwrap.fill(f"/* {reason} */", 120, subsequent_indent="   ") + "\n",
+        lambda name, value: f"#define {name} {c_literal(value)}\n",
         lambda name, rows: (
             f"static const double {name}[{len(rows)}][2] __attribute__((aligned(64))) = {{\n"
             + "".join(f"    {{{high.hex()}, {low.hex()}}},\n" for high, low in rows)
@@ -105,8 +254,9 @@ def c_header() -> str:
 
 
 def python_module() -> str:
-    return '"""Written by generate_constants.py: do not edit."""\n\n_f = float.fromhex\n\n' + render(
-        lambda name, value: f'{name} = _f("{value.hex()}")\n',
+    return '"""Written by generate_constants.py: do not edit."""\n\n_f = float.fromhex\n' + render(
+        lambda reason: "\n" + textwrap.fill(reason, 120, initial_indent="# ", subsequent_indent="# ") + "\n",
+        lambda name, value: f"{name} = {python_literal(value)}\n",
         lambda name, rows: (
             f"{name} = (\n" + "".join(f'    (_f("{high.hex()}"), _f("{low.hex()}")),\n' for high, low in rows) + ")\n"
         ),

@@ -1,9 +1,8 @@
-/* The Python types of what lives from batch to batch: indexes of keys, and the states of groups whose number grows.
-   Included by native.c. */
+/* The Python types of what lives from batch to batch: indexes of keys, and the states of groups whose number grows. */
 
-enum layout { LINES, STATES, RECORDS };
+enum layout { SLOTS, STATES, RECORDS };
 
-/* Lines take values; states products w e^(c x); records take states. */
+/* The items of each: slots sum values, states sum products w e^(c x), records merge states. */
 typedef struct {
     shared base;
     enum layout layout;
@@ -11,17 +10,17 @@ typedef struct {
     block memory;
 } groups;
 
-static const size_t SIZE_OF[] = {sizeof(line), sizeof(state), sizeof(record)};
+static const size_t SIZE_OF[] = {sizeof(group_slot), sizeof(state), sizeof(record)};
 
 /* Makes room for n groups; new ones are empty. */
 static int groups_grow(groups *g, size_t n) {
     size_t item = SIZE_OF[g->layout];
     if (n <= g->size) return DONE;
     if (n * item > g->memory.bytes && block_grow(&g->memory, (n + n / 2 + 64) * item)) return NO_MEMORY;
-    line empty;
-    line_from_state(&empty, &EMPTY);
+    group_slot empty;
+    slot_from_state(&empty, &EMPTY);
     for (size_t i = g->size; i < n; i++) {
-        if (g->layout == LINES) ((line *)g->memory.start)[i] = empty;
+        if (g->layout == SLOTS) ((group_slot *)g->memory.start)[i] = empty;
         if (g->layout == STATES) ((state *)g->memory.start)[i] = EMPTY;
         if (g->layout == RECORDS) store((record *)g->memory.start + i, &EMPTY);
     }
@@ -31,25 +30,13 @@ static int groups_grow(groups *g, size_t n) {
 
 static void groups_export(const groups *g, record *out) {
     for (size_t i = 0; i < g->size; i++) {
-        if (g->layout == LINES) store_line(out + i, (const line *)g->memory.start + i);
+        if (g->layout == SLOTS) store_slot(out + i, (const group_slot *)g->memory.start + i);
         if (g->layout == STATES) store(out + i, (const state *)g->memory.start + i);
     }
     if (g->layout == RECORDS && g->size) memcpy(out, g->memory.start, g->size * sizeof(record));
 }
 
 /* --- Python types ----------------------------------------------------------------------------------------------- */
-
-static PyObject *allocate_object(PyTypeObject *type) {
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    return alloc(type, 0); /* all zero */
-}
-
-static void free_object(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release_memory = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release_memory(self);
-    Py_DECREF(type);
-}
 
 static PyObject *WordIndex_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
@@ -72,54 +59,46 @@ static void WordIndex_dealloc(PyObject *object) {
     free_object(object);
 }
 
+/* Closes the buffers; how many keys there are, or the error. */
+static PyObject *size_or_error(Py_buffer *views, size_t n, int result, size_t size) {
+    close_buffers(views, n);
+    return result == DONE ? PyLong_FromSize_t(size) : outcome(result);
+}
+
 /* (columns, codes, add): writes codes; how many keys there are. */
 static PyObject *WordIndex_encode(PyObject *object, PyObject *args) {
     word_index *self = (word_index *)object;
     PyObject *columns, *codes;
-    int add, result = DONE;
+    int add;
     if (!PyArg_ParseTuple(args, "O!Op", &PyTuple_Type, &columns, &codes, &add)) return NULL;
-    size_t width = self->width, opened = 0, n;
+    size_t width = self->width;
     if ((size_t)PyTuple_Size(columns) != width)
         return PyErr_Format(PyExc_ValueError, "expected %zu columns, found %zd", width, PyTuple_Size(columns));
     Py_buffer out, *views = calloc(width, sizeof *views);
     const int64_t **words = calloc(width, sizeof *words);
-    PyObject *outcome_of = NULL;
+    PyObject *size = NULL;
     if (!views || !words) {
         PyErr_NoMemory();
-        goto close;
-    }
-    if (PyObject_GetBuffer(codes, &out, PyBUF_CONTIG)) goto close;
-    n = LENGTH(out, int32_t);
-    for (; opened < width; opened++) {
-        if (PyObject_GetBuffer(PyTuple_GetItem(columns, (Py_ssize_t)opened), views + opened, PyBUF_CONTIG_RO)) goto close_codes;
-        words[opened] = views[opened].buf;
-        if (LENGTH(views[opened], int64_t) != n) {
-            opened++;
-            PyErr_SetString(PyExc_ValueError, "arrays of different lengths");
-            goto close_codes;
+    } else if (!open_each(columns, (Py_ssize_t)width, NULL, views)) {
+        if (!PyObject_GetBuffer(codes, &out, PyBUF_CONTIG)) {
+            size_t n = LENGTH(out, int32_t);
+            int fits = 1;
+            for (size_t j = 0; j < width; j++) words[j] = views[j].buf, fits &= LENGTH(views[j], int64_t) == n;
+            int result = WHILE_USED(&self->base, add, fits,
+                                    width == 1 ? encode_words(self, words[0], n, out.buf, add)
+                                               : encode_columns(self, words, n, out.buf, add));
+            size = size_or_error(&out, 1, result, self->size);
         }
+        close_buffers(views, width);
     }
-    if (acquire(&self->base, add)) goto close_codes;
-    Py_BEGIN_ALLOW_THREADS
-    result = width == 1 ? encode_words(self, words[0], n, out.buf, add) : encode_columns(self, words, n, out.buf, add);
-    Py_END_ALLOW_THREADS
-    release(&self->base, add);
-    if (result == DONE)
-        outcome_of = PyLong_FromSize_t(self->size);
-    else
-        outcome(result);
-close_codes:
-    PyBuffer_Release(&out);
-close:
-    while (opened--) PyBuffer_Release(views + opened);
     free(views), free(words);
-    return outcome_of;
+    return size;
 }
 
 static PyObject *WordIndex_keys(PyObject *object, PyObject *ignored) {
     (void)ignored;
     word_index *self = (word_index *)object;
-    if (acquire(&self->base, 0)) return NULL;
+    if (acquire(&self->base, 0)) return outcome(BUSY);
     PyObject *keys = PyBytes_FromStringAndSize(self->words.start, (Py_ssize_t)(self->size * self->width * 8));
     release(&self->base, 0);
     return keys;
@@ -153,29 +132,22 @@ static void ByteIndex_dealloc(PyObject *object) {
 static PyObject *ByteIndex_encode(PyObject *object, PyObject *args) {
     byte_index *self = (byte_index *)object;
     PyObject *arrays;
-    int add, result;
+    int add;
     if (!PyArg_ParseTuple(args, "O!p", &PyTuple_Type, &arrays, &add)) return NULL;
     Py_buffer v[4];
     if (open_buffers(arrays, "...*", v)) return NULL;
     size_t n = LENGTH(v[3], int32_t), item = (size_t)v[0].itemsize;
-    if ((item != 4 && item != 8) || (size_t)v[0].len != (n + 1) * item || (v[2].len && (size_t)v[2].len != n)) return mismatch(v, 4);
-    if (acquire(&self->base, add)) {
-        close_buffers(v, 4);
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    result = encode_bytes(self, v[0].buf, item, v[1].buf, v[2].len ? v[2].buf : NULL, n, v[3].buf, add);
-    Py_END_ALLOW_THREADS
-    release(&self->base, add);
-    close_buffers(v, 4);
-    return result == DONE ? PyLong_FromSize_t(self->size) : outcome(result);
+    int fits = are_offsets(&v[0], n) && (!v[2].len || (size_t)v[2].len == n);
+    const char *valid = v[2].len ? v[2].buf : NULL;
+    int result = WHILE_USED(&self->base, add, fits, encode_bytes(self, v[0].buf, item, v[1].buf, valid, n, v[3].buf, add));
+    return size_or_error(v, 4, result, self->size);
 }
 
 /* The ends and the bytes of the keys. */
 static PyObject *ByteIndex_keys(PyObject *object, PyObject *ignored) {
     (void)ignored;
     byte_index *self = (byte_index *)object;
-    if (acquire(&self->base, 0)) return NULL;
+    if (acquire(&self->base, 0)) return outcome(BUSY);
     const char *ends = self->ends.start ? self->ends.start : "", *bytes = self->bytes.start ? self->bytes.start : "";
     PyObject *keys = Py_BuildValue("y#y#", ends, (Py_ssize_t)(self->size * 8), bytes, (Py_ssize_t)self->used);
     release(&self->base, 0);
@@ -198,7 +170,7 @@ static PyObject *Groups_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     const char *items;
     if (!PyArg_ParseTuple(args, "s", &items)) return NULL;
     static const char *const names[] = {"values", "terms", "states"};
-    for (enum layout layout = LINES; layout <= RECORDS; layout++) {
+    for (enum layout layout = SLOTS; layout <= RECORDS; layout++) {
         if (strcmp(items, names[layout])) continue;
         groups *self = (groups *)allocate_object(type);
         if (self) self->layout = layout;
@@ -218,6 +190,18 @@ static int groups_take(groups *g, const int32_t *codes, size_t n, Py_ssize_t siz
     return codes_in_range(codes, n, wanted) ? groups_grow(g, wanted) : BAD_CODE;
 }
 
+/* Adds items to the groups of their codes. */
+static int groups_update(groups *g, const int32_t *codes, const void *items, const double *weights, size_t n, scale c,
+                         Py_ssize_t size) {
+    int result = groups_take(g, codes, n, size);
+    if (result) return result;
+    void *memory = g->memory.start;
+    if (g->layout == STATES) return add_terms(memory, codes, items, weights, n, c);
+    if (g->layout == RECORDS) return add_records(memory, codes, items, n);
+    add_values(memory, codes, items, n);
+    return DONE;
+}
+
 /* (codes, items, weights or none, scale, number of groups) */
 static PyObject *Groups_update(PyObject *object, PyObject *args) {
     groups *self = (groups *)object;
@@ -228,25 +212,21 @@ static PyObject *Groups_update(PyObject *object, PyObject *args) {
     if (open_buffers(arrays, "....", v)) return NULL;
     size_t n = LENGTH(v[0], int32_t), weights = LENGTH(v[2], double);
     size_t item = self->layout == RECORDS ? sizeof(record) : sizeof(double);
-    if ((size_t)v[1].len != n * item || (weights && weights != n) || v[3].len != sizeof(scale)) return mismatch(v, 4);
-    if (acquire(&self->base, 1)) {
-        close_buffers(v, 4);
-        return NULL;
-    }
-    int result;
-    Py_BEGIN_ALLOW_THREADS
-    result = groups_take(self, v[0].buf, n, size);
-    if (result == DONE) {
-        void *memory = self->memory.start;
-        switch (self->layout) {
-        case LINES: add_values(memory, v[0].buf, v[1].buf, n); break;
-        case STATES: result = add_terms(memory, v[0].buf, v[1].buf, weights ? v[2].buf : NULL, n, SCALE_OF(v[3])); break;
-        case RECORDS: result = add_records(memory, v[0].buf, v[1].buf, n); break;
-        }
-    }
-    Py_END_ALLOW_THREADS
-    release(&self->base, 1);
-    return finished(v, 4, result);
+    int fits = (size_t)v[1].len == n * item && (!weights || weights == n) && v[3].len == sizeof(scale);
+    const double *w = weights ? v[2].buf : NULL;
+    return finished(
+        v, 4, WHILE_USED(&self->base, 1, fits, groups_update(self, v[0].buf, v[1].buf, w, n, SCALE_OF(v[3]), size)));
+}
+
+/* Merges states into the groups of their codes. */
+static int groups_merge(groups *g, const int32_t *codes, const record *states, size_t n, Py_ssize_t size) {
+    int result = groups_take(g, codes, n, size);
+    if (result) return result;
+    void *memory = g->memory.start;
+    if (g->layout == SLOTS) return add_records_to_slots(memory, codes, states, n);
+    if (g->layout == RECORDS) return add_records(memory, codes, states, n);
+    for (size_t i = 0; i < n && result == DONE; i++) result = merge((state *)memory + codes[i], load(states + i));
+    return result;
 }
 
 /* (codes, states, number of groups): merges states in, whatever the items are. */
@@ -258,23 +238,8 @@ static PyObject *Groups_merge(PyObject *object, PyObject *args) {
     Py_buffer v[2];
     if (open_buffers(arrays, "..", v)) return NULL;
     size_t n = LENGTH(v[0], int32_t);
-    if (LENGTH(v[1], record) != n) return mismatch(v, 2);
-    if (acquire(&self->base, 1)) {
-        close_buffers(v, 2);
-        return NULL;
-    }
-    int result;
-    Py_BEGIN_ALLOW_THREADS
-    result = groups_take(self, v[0].buf, n, size);
-    const int32_t *codes = v[0].buf;
-    const record *states = v[1].buf;
-    if (result == DONE && self->layout == LINES) result = add_records_to_lines((line *)self->memory.start, codes, states, n);
-    if (result == DONE && self->layout == RECORDS) result = add_records((record *)self->memory.start, codes, states, n);
-    for (size_t i = 0; result == DONE && self->layout == STATES && i < n; i++)
-        if (merge((state *)self->memory.start + codes[i], load(states + i))) result = COUNT_OVERFLOW;
-    Py_END_ALLOW_THREADS
-    release(&self->base, 1);
-    return finished(v, 2, result);
+    int fits = n == LENGTH(v[1], record);
+    return finished(v, 2, WHILE_USED(&self->base, 1, fits, groups_merge(self, v[0].buf, v[1].buf, n, size)));
 }
 
 /* (out): writes the states of the groups. */
@@ -282,16 +247,8 @@ static PyObject *Groups_export(PyObject *object, PyObject *args) {
     groups *self = (groups *)object;
     Py_buffer v[1];
     if (open_buffers(args, "*", v)) return NULL;
-    if (LENGTH(v[0], record) != self->size) return mismatch(v, 1);
-    if (acquire(&self->base, 0)) {
-        close_buffers(v, 1);
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    groups_export(self, v[0].buf);
-    Py_END_ALLOW_THREADS
-    release(&self->base, 0);
-    return finished(v, 1, DONE);
+    int fits = LENGTH(v[0], record) == self->size;
+    return finished(v, 1, WHILE_USED(&self->base, 0, fits, (groups_export(self, v[0].buf), DONE)));
 }
 
 static PyObject *Groups_nbytes(PyObject *object, void *closure) {
@@ -305,7 +262,8 @@ static PyMethodDef WordIndex_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyMethodDef ByteIndex_methods[] = {
-    {"encode", ByteIndex_encode, METH_VARARGS, "((offsets, data, valid, codes), add): the same for byte strings and nulls."},
+    {"encode", ByteIndex_encode, METH_VARARGS,
+     "((offsets, data, valid, codes), add): writes the code of each byte string or null, -1 for none; how many there are."},
     {"keys", ByteIndex_keys, METH_NOARGS, "Where each key ends, and the bytes of all."},
     {NULL, NULL, 0, NULL},
 };
@@ -315,13 +273,19 @@ static PyMethodDef Groups_methods[] = {
     {"export", Groups_export, METH_VARARGS, "(out): writes the groups' states."},
     {NULL, NULL, 0, NULL},
 };
-static PyGetSetDef WordIndex_getset[] = {{"nbytes", WordIndex_nbytes, NULL, "What it takes of memory.", NULL}, {NULL, NULL, NULL, NULL, NULL}};
-static PyGetSetDef ByteIndex_getset[] = {
-    {"null_code", ByteIndex_null_code, NULL, "The code of null, or -1.", NULL},
-    {"nbytes", ByteIndex_nbytes, NULL, "What it takes of memory.", NULL},
+static PyGetSetDef WordIndex_getset[] = {
+    {"nbytes", WordIndex_nbytes, NULL, "Bytes of memory in use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
-static PyGetSetDef Groups_getset[] = {{"nbytes", Groups_nbytes, NULL, "What it takes of memory.", NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static PyGetSetDef ByteIndex_getset[] = {
+    {"null_code", ByteIndex_null_code, NULL, "The code of null, or -1.", NULL},
+    {"nbytes", ByteIndex_nbytes, NULL, "Bytes of memory in use.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyGetSetDef Groups_getset[] = {
+    {"nbytes", Groups_nbytes, NULL, "Bytes of memory in use.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 #define GROWING_TYPE(name, struct_of)                                                                                          \
     static PyType_Slot name##_slots[] = {                                                                                      \

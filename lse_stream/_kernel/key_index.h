@@ -1,51 +1,18 @@
 /* Growing indexes of keys: dense codes in order of first appearance, which stay the same as long as the index lives.
 
-   A word index has keys of some 64-bit words each, a byte index byte strings and null. Included by native.c. */
+   A word index has keys of some 64-bit words each, a byte index byte strings and null. */
 
 #define LOOK_AHEAD 16   /* rows whose slots are fetched before they are probed */
 #define LEAST_BITS 6    /* of the number of slots */
 #define HASHED_ROWS 128 /* keys of several words are hashed this many at a time */
 
-/* More than one thread may look keys up, and only one may add some. */
-typedef struct {
-    PyObject_HEAD
-    int users; /* how many look keys up; -1 while some are added */
-} shared;
-
-static int acquire(shared *s, int exclusive) {
-    if (s->users < 0 || (exclusive && s->users)) {
-        PyErr_SetString(PyExc_RuntimeError, "used by two threads at once");
-        return -1;
-    }
-    s->users = exclusive ? -1 : s->users + 1;
-    return 0;
-}
-
-static void release(shared *s, int exclusive) { s->users = exclusive ? 0 : s->users - 1; }
-
-/* Memory that keeps its start at a multiple of 64 when it grows; realloc moves large blocks without a copy. */
-typedef struct {
-    char *memory, *start;
-    size_t bytes;
-} block;
-
-static int block_grow(block *b, size_t bytes) {
-    char *memory = realloc(b->memory, bytes + 64);
-    if (!memory) return NO_MEMORY;
-    char *start = (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
-    size_t before = b->memory ? (size_t)(b->start - b->memory) : 0;
-    if (b->memory && memory + before != start) memmove(start, memory + before, b->bytes);
-    b->memory = memory, b->start = start, b->bytes = bytes;
-    return DONE;
-}
-
-/* Of keys of one word, which stand in the slot itself. */
+/* A slot of an index of keys of one word, which the slot itself contains. */
 typedef struct {
     int64_t key;
     int32_t code; /* -1: free */
 } word_slot;
 
-/* Of longer keys: 32 bits of the hash tell most of those apart that share a slot. */
+/* A slot of an index of longer keys: 32 bits of the hash distinguish most of those that meet in a slot. */
 typedef struct {
     uint32_t tag;
     int32_t code;
@@ -66,6 +33,7 @@ static void *new_slots(int bits, size_t size) {
     return slots;
 }
 
+/* Beyond 5/8 full, probing gets long. */
 static int is_full(size_t keys, int bits) { return keys >= ((size_t)5 << bits) / 8; }
 
 /* --- keys of words ---------------------------------------------------------------------------------------------- */
@@ -147,7 +115,7 @@ static int encode_words(word_index *index, const int64_t *keys, size_t n, int32_
     return DONE;
 }
 
-/* The same for keys of several words, which stand in columns. */
+/* Codes of keys of several words, given as columns; of one that is not there -1, or, with add, a new one. */
 static int encode_columns(word_index *index, const int64_t *const *columns, size_t n, int32_t *codes, int add) {
     size_t width = index->width;
     uint64_t hash[HASHED_ROWS];
@@ -242,9 +210,12 @@ static int append_bytes(byte_index *index, const char *bytes, size_t n) {
     return DONE;
 }
 
-#define OFFSET(i) (offset_size == 4 ? (int64_t)((const int32_t *)offsets)[i] : ((const int64_t *)offsets)[i])
+/* The i-th of offsets of 4 or 8 bytes. */
+INLINE int64_t offset_at(const void *offsets, size_t size, size_t i) {
+    return size == 4 ? ((const int32_t *)offsets)[i] : ((const int64_t *)offsets)[i];
+}
 
-/* The codes of the byte strings between offsets of 4 or 8 bytes. valid (may be NULL) has a byte for each, 0 for null. */
+/* The codes of the byte strings between offsets of 4 or 8 bytes. valid (may be NULL): a byte for each, 0 for null. */
 static int encode_bytes(byte_index *index, const void *offsets, size_t offset_size, const char *data, const char *valid, size_t n,
                         int32_t *codes, int add) {
     for (size_t i = 0; i < n; i++) {
@@ -257,8 +228,9 @@ static int encode_bytes(byte_index *index, const void *offsets, size_t offset_si
             codes[i] = index->null_code;
             continue;
         }
-        const char *bytes = data + OFFSET(i);
-        size_t length = (size_t)(OFFSET(i + 1) - OFFSET(i)), mask = ((size_t)1 << index->bits) - 1;
+        const char *bytes = data + offset_at(offsets, offset_size, i);
+        size_t length = (size_t)(offset_at(offsets, offset_size, i + 1) - offset_at(offsets, offset_size, i));
+        size_t mask = ((size_t)1 << index->bits) - 1;
         uint64_t hash = hash_bytes(bytes, length);
         size_t at = slot_of(hash, 64 - index->bits);
         for (; index->slots[at].code >= 0; at = (at + 1) & mask) {
@@ -276,54 +248,4 @@ static int encode_bytes(byte_index *index, const void *offsets, size_t offset_si
         codes[i] = index->slots[at].code;
     }
     return DONE;
-}
-
-static uint32_t crc_table[256];
-
-static void make_crc_table(void) {
-    for (uint32_t i = 0; i < 256; i++) {
-        crc_table[i] = i;
-        for (int k = 0; k < 8; k++) crc_table[i] = crc_table[i] & 1 ? 0xEDB88320U ^ crc_table[i] >> 1 : crc_table[i] >> 1;
-    }
-}
-
-/* CRC-32 as of zlib, and the length above it: what a byte string contributes to the hash of a key, on every machine. */
-static void checksum_bytes(const void *offsets, size_t offset_size, const char *data, size_t n, uint64_t *out) {
-    for (size_t i = 0; i < n; i++) {
-        int64_t begin = OFFSET(i), end = OFFSET(i + 1);
-        uint32_t crc = 0xFFFFFFFFU;
-        for (int64_t j = begin; j < end; j++) crc = crc_table[(crc ^ (unsigned char)data[j]) & 0xff] ^ crc >> 8;
-        out[i] = (uint64_t)(crc ^ 0xFFFFFFFFU) | (uint64_t)(end - begin) << 32;
-    }
-}
-#undef OFFSET
-
-/* --- shards ----------------------------------------------------------------------------------------------------- */
-
-/* SplitMix64's step and finaliser (Steele, Lea, Flood, OOPSLA 2014). */
-INLINE uint64_t mix_hash(uint64_t word) {
-    word += GOLDEN;
-    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9ULL;
-    word = (word ^ word >> 27) * 0x94D049BB133111EBULL;
-    return word ^ word >> 31;
-}
-
-/* Takes one more key column into the hashes of rows. valid (may be NULL) has a byte for each row, 0 for null. */
-static void hash_column(uint64_t *hashes, const uint64_t *words, const char *valid, size_t n) {
-    if (valid)
-        for (size_t i = 0; i < n; i++) hashes[i] = mix_hash(hashes[i] + (valid[i] ? mix_hash(words[i]) : 0));
-    else
-        for (size_t i = 0; i < n; i++) hashes[i] = mix_hash(hashes[i] + mix_hash(words[i]));
-}
-
-/* The rows of each shard, one shard after another, in their order; ends are where the shards end. */
-static void rows_by_shard(const int32_t *shards, size_t n, size_t num_shards, int64_t *rows, int64_t *ends) {
-    memset(ends, 0, num_shards * sizeof *ends);
-    for (size_t i = 0; i < n; i++) ends[shards[i]]++;
-    int64_t start = 0;
-    for (size_t s = 0; s < num_shards; s++) {
-        int64_t count = ends[s];
-        ends[s] = start, start += count;
-    }
-    for (size_t i = 0; i < n; i++) rows[ends[shards[i]]++] = (int64_t)i;
 }

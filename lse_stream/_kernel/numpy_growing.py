@@ -1,4 +1,4 @@
-"""What lives from batch to batch, in NumPy: the twins of key_index.h and growing.h."""
+"""What lives from batch to batch, in NumPy: the twin of key_index.h, key_hashes.h and growing.h."""
 
 import zlib
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import numpy_kernel
+from .numpy_grouped import check_codes, group_values, merge_groups, reduce_states
+from .numpy_weighted import group_terms
 from .record import States, concat_states, empty_states
 
 Codes = npt.NDArray[np.int32]
@@ -61,7 +62,7 @@ class WordIndex:
 
 
 class ByteIndex:
-    """The same for byte strings and null."""
+    """Dense codes of byte strings and null, in order of first appearance."""
 
     def __init__(self) -> None:
         self._codes: dict[bytes | None, int] = {}
@@ -109,13 +110,13 @@ class Groups:
         if self._items == "states":
             self.merge((codes, items), n_groups)
             return
-        numpy_kernel.check_codes(codes, max(n_groups, self._states.size))
+        check_codes(codes, max(n_groups, self._states.size))
         present, number = np.unique(codes, return_inverse=True)
         part, local = empty_states(present.size), number.astype(np.int32)
         if self._items == "terms":
-            numpy_kernel.group_terms(part, local, items, weights, scale)
+            group_terms(part, local, items, weights, scale)
         else:
-            numpy_kernel.group_values(part, local, items)
+            group_values(part, local, items)
         self.merge((present, part), n_groups)
 
     def merge(self, arrays: tuple[Codes, States], n_groups: int) -> None:
@@ -123,14 +124,14 @@ class Groups:
         codes, states = arrays
         if states.size != codes.size:
             raise ValueError("arrays of different lengths")
-        numpy_kernel.check_codes(codes, max(n_groups, self._states.size))
+        check_codes(codes, max(n_groups, self._states.size))
         merged = concat_states([self._states, empty_states(max(n_groups - self._states.size, 0))])
         present, number = np.unique(codes, return_inverse=True)
         part = empty_states(present.size)
-        numpy_kernel.merge_groups(part, number.astype(np.int32), states)
+        merge_groups(part, number.astype(np.int32), states)
         if present.size:
             pairs = np.stack([merged[present], part], axis=1).ravel()
-            merged[present] = numpy_kernel.reduce_states(pairs, np.arange(0, pairs.size, 2))
+            merged[present] = reduce_states(pairs, np.arange(0, pairs.size, 2))
         self._states = merged
 
     def export(self, out: States) -> None:
@@ -158,7 +159,7 @@ def _mix(words: Words) -> Words:
 
 
 def hash_column(hashes: Words, words: Words, valid: Bytes) -> None:
-    """Takes one more key column into the hashes of rows."""
+    """Adds one more key column to the hashes of rows."""
     if words.size != hashes.size or valid.size not in (0, hashes.size):
         raise ValueError("arrays of different lengths")
     mixed = _mix(words)
@@ -167,6 +168,6 @@ def hash_column(hashes: Words, words: Words, valid: Bytes) -> None:
 
 def rows_by_shard(shards: Codes, rows: Ints, ends: Ints) -> None:
     """Writes the rows of each shard, one shard after another, in their order, and where each ends."""
-    numpy_kernel.check_codes(shards, ends.size)
+    check_codes(shards, ends.size)
     rows[:] = np.argsort(shards, kind="stable")
     ends[:] = np.cumsum(np.bincount(shards, minlength=ends.size))

@@ -8,8 +8,8 @@ kind          1  0: log-sum-exp
 scale         2  0: natural (e)
 reserved      4  0
 count         8  int64, terms added: NaN and infinities included
-max           8  float64: -inf when nothing or only -inf was added; never -0.0; NaN is 0x7ff8000000000000
-base          8  int64, exponent of the first limb's quantum, a function of ``max``; ``NO_BASE`` where that has none
+max           8  float64: -inf where no value but -inf was added; never -0.0; NaN is 0x7ff8000000000000
+base          8  int64, exponent of the first limb's quantum, a function of ``max``; ``NO_BASE`` where there is none
 limbs        48  3 x int128: the sum in units of 2^base, 2^(base-50), 2^(base-100), carries not propagated; with
                  2^60 <= abs(max) < inf the number of terms equal to ``max`` in the first; else 0
 ========  =====  ==================================================================================================
@@ -20,11 +20,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 1
-KIND = 0
-SCALE = 0
-LIMB_BITS = 50
-NO_BASE = -(2**63)
+from . import constants as c
+from .constants import KIND, NO_BASE, SCALE, VERSION
 
 RECORD = np.dtype(
     [
@@ -41,21 +38,24 @@ RECORD = np.dtype(
 
 States = npt.NDArray[np.void]
 
-# What a record that is not canonical violates: the kernels' check returns an index into this.
-FAULTS = (
-    (f"version {VERSION}", "version"),
-    (f"kind {KIND} (log-sum-exp)", "kind"),
-    (f"scale {SCALE} (natural)", "scale"),
-    ("reserved bytes 0", "reserved"),
-    ("a count of 0 or more", "count"),
-    ("a max that fits the count: -inf with no terms, else -inf, a number other than -0.0, +inf or the one NaN", "max"),
-    ("the base that belongs to the max", "base"),
-    ("limbs that fit the count and hold at least the term of the max", "limbs"),
-)
+# What a record that is not canonical violates, and the field: by what the kernels' check returns.
+FAULTS = {
+    c.FAULT_VERSION: (f"version {VERSION}", "version"),
+    c.FAULT_KIND: (f"kind {KIND} (log-sum-exp)", "kind"),
+    c.FAULT_SCALE: (f"scale {SCALE} (natural)", "scale"),
+    c.FAULT_RESERVED: ("reserved bytes 0", "reserved"),
+    c.FAULT_COUNT: ("a count of 0 or more", "count"),
+    c.FAULT_MAX: (
+        "a max that fits the count: -inf with no terms, else -inf, a number other than -0.0, +inf or the one NaN",
+        "max",
+    ),
+    c.FAULT_BASE: ("the base that belongs to the max", "base"),
+    c.FAULT_LIMBS: ("limbs that fit the count and hold at least the term of the max", "limbs"),
+}
 
 
 class StateError(ValueError):
-    """A state is not canonical, of a version, kind or scale that this release does not read, or has no such result.
+    """A state is not canonical, of a version, kind or scale that this release does not read, or without such a result.
 
     Attributes:
       row: index of the first bad state.
@@ -76,7 +76,7 @@ EMPTY["base"] = NO_BASE
 
 
 def empty_states(n: int) -> States:
-    """``n`` states of nothing."""
+    """``n`` empty states."""
     return np.repeat(EMPTY, n)
 
 

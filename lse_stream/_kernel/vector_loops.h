@@ -1,6 +1,9 @@
 /* The loops over values, written once over LANES doubles and included once per instruction set by native.c, which sets
    NAME(f), TARGET, LANES and, for more than one lane, MAX, FNMA and LOOKUP. Plain vector types do the rest: gcc and clang
-   lower them to the target's instructions. Every lane computes the same IEEE operations, so all sets give the same bits. */
+   lower them to the target's instructions. Every lane computes the same IEEE operations, so all sets give the same bits.
+
+   The exponential is that of P. T. P. Tang, "Table-driven implementation of the exponential function in IEEE floating-point
+   arithmetic", ACM Trans. Math. Software 15 (1989), with a table of pairs and a reduction that is exact but for its tail. */
 
 #if LANES == 1
 #define VD double
@@ -59,8 +62,8 @@ TARGET INLINE void NAME(two_prod)(VD a, VD b, VD *p, VD *e) {
     *p = q;
 }
 
-/* e^(x + below) = 2^(steps >> 7) 2^(turns << 22) (high + low) for |x| < 2^60, or, without far, |x| < 2^23, turns = 0 and
-   nothing below. */
+/* e^(x + below) = 2^(steps >> 7) 2^(turns << 22) (high + low) for |x| < 2^60; or, without far, for |x| < 2^23 and below = 0,
+   with turns = 0. */
 TARGET INLINE void NAME(term)(VD x, VD below, int far, VD *high, VD *low, VU *steps, VU *turns) {
     VD tail = x;
     *turns = (VU){0};
@@ -92,7 +95,7 @@ TARGET INLINE VD NAME(power)(VU steps, VU turns, VU bias) {
     return FLOAT(((steps + (turns << 29) + bias) << 45) & 0x7ff0000000000000ULL);
 }
 
-/* Cuts high + low into the three limbs, left as bit patterns of biased doubles: subtract LIMB_BITS_i. */
+/* Cuts high + low into the three limbs, left as bit patterns of doubles: subtract LIMB_PATTERN_i. */
 TARGET INLINE void NAME(cut)(VD high, VD low, VU *v0, VU *v1, VU *v2) {
     VD u = high + LIMB_ROUND_0, v = low + u;
     *v0 = BITS(v);
@@ -104,15 +107,22 @@ TARGET INLINE void NAME(cut)(VD high, VD low, VU *v0, VU *v1, VU *v2) {
     *v2 = BITS(v);
 }
 
-/* The sums of n limbs each, from those of the lanes, which still have the bias. */
+/* The three limbs of high + low as integers. */
+TARGET INLINE void NAME(limbs)(VD high, VD low, VU limb[3]) {
+    VU v0, v1, v2;
+    NAME(cut)(high, low, &v0, &v1, &v2);
+    limb[0] = v0 - LIMB_PATTERN_0, limb[1] = v1 - LIMB_PATTERN_1, limb[2] = v2 - LIMB_PATTERN_2;
+}
+
+/* The sums of n limbs each, from those of the lanes, which still include the patterns. */
 TARGET INLINE void NAME(total)(VU a0, VU a1, VU a2, size_t n, int64_t out[3]) {
     uint64_t lanes[3][LANES], s[3] = {0, 0, 0};
     STOREU(lanes[0], a0), STOREU(lanes[1], a1), STOREU(lanes[2], a2);
     for (size_t j = 0; j < LANES; j++)
         for (int limb = 0; limb < 3; limb++) s[limb] += lanes[limb][j];
-    out[0] = (int64_t)(s[0] - n * LIMB_BITS_0);
-    out[1] = (int64_t)(s[1] - n * LIMB_BITS_1);
-    out[2] = (int64_t)(s[2] - n * LIMB_BITS_2);
+    out[0] = (int64_t)(s[0] - n * LIMB_PATTERN_0);
+    out[1] = (int64_t)(s[1] - n * LIMB_PATTERN_1);
+    out[2] = (int64_t)(s[2] - n * LIMB_PATTERN_2);
 }
 
 /* Adds the limbs of n <= FLUSH values. Values below the floor count as the floor, whose limbs are 0. */
@@ -150,13 +160,13 @@ TARGET static void NAME(sum_far)(const double *x, size_t n, double floor, int64_
 TARGET static void NAME(cut_each)(const double *x, const uint64_t *bias, size_t n, int64_t *h0, int64_t *h1, int64_t *h2) {
     for (size_t i = 0; i < n; i += LANES) {
         VD high, low;
-        VU steps, turns, v0, v1, v2;
+        VU steps, turns, limb[3];
         NAME(term)(LOADD(x + i), SPLAT(0.0), 0, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, LOADU(bias + i));
-        NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
-        STOREU((uint64_t *)h0 + i, v0 - LIMB_BITS_0);
-        STOREU((uint64_t *)h1 + i, v1 - LIMB_BITS_1);
-        STOREU((uint64_t *)h2 + i, v2 - LIMB_BITS_2);
+        NAME(limbs)(high * scale, low * scale, limb);
+        STOREU((uint64_t *)h0 + i, limb[0]);
+        STOREU((uint64_t *)h1 + i, limb[1]);
+        STOREU((uint64_t *)h2 + i, limb[2]);
     }
 }
 
@@ -164,15 +174,13 @@ TARGET static void NAME(cut_each)(const double *x, const uint64_t *bias, size_t 
 TARGET static void NAME(own_terms)(const double *x, const uint64_t *bias, size_t n, double *term, double *term_low, int64_t own[3][BATCH]) {
     for (size_t i = 0; i < n; i += LANES) {
         VD high, low;
-        VU steps, turns, v0, v1, v2;
+        VU steps, turns, limb[3];
         NAME(term)(LOADD(x + i), SPLAT(0.0), 1, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, LOADU(bias + i));
         high = high * scale, low = low * scale;
         STORED(term + i, high), STORED(term_low + i, low);
-        NAME(cut)(high, low, &v0, &v1, &v2);
-        STOREU((uint64_t *)own[0] + i, v0 - LIMB_BITS_0);
-        STOREU((uint64_t *)own[1] + i, v1 - LIMB_BITS_1);
-        STOREU((uint64_t *)own[2] + i, v2 - LIMB_BITS_2);
+        NAME(limbs)(high, low, limb);
+        for (int j = 0; j < 3; j++) STOREU((uint64_t *)own[j] + i, limb[j]);
     }
 }
 
@@ -253,8 +261,8 @@ TARGET static void NAME(finish)(const double *max, const double *term, const dou
 #endif
 
 /* The low 50 bits of an integer as a double, and the integer shifted right by as many, with its sign. */
-#define DIGIT(u) (FLOAT(((u) & ((1ULL << LIMB_WIDTH) - 1)) | 0x4330000000000000ULL) - 0x1p52)
-#define CARRY(u) ((((u) + (1ULL << 63)) >> LIMB_WIDTH) - (1ULL << (63 - LIMB_WIDTH)))
+#define DIGIT(u) (FLOAT(((u) & ((1ULL << LIMB_BITS) - 1)) | 0x4330000000000000ULL) - 0x1p52)
+#define CARRY(u) ((((u) + (1ULL << 63)) >> LIMB_BITS) - (1ULL << (63 - LIMB_BITS)))
 
 /* The maximum of a row, or NaN; that of LANES rows. */
 TARGET INLINE double NAME(max_along)(const double *x, size_t columns) {
@@ -289,15 +297,15 @@ TARGET INLINE VD NAME(max_across)(const double *const *row, size_t columns) {
    for a few rows at a time. Short rows have a lane each. Where a maximum is not within FAR - SPAN, it is NaN: for the
    caller to do over. */
 TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double *out) {
-    double max[FEW], term[FEW], term_low[FEW], values[FEW];
-    uint64_t bias[FEW], sums[3][FEW];
+    double max[ROWS_TOGETHER], term[ROWS_TOGETHER], term_low[ROWS_TOGETHER], values[ROWS_TOGETHER];
+    uint64_t bias[ROWS_TOGETHER], sums[3][ROWS_TOGETHER];
     /* So many rows at a time that they stay in the first-level cache, or nearly. */
-    size_t few = columns <= 64 ? FEW : columns >= 512 ? 8 : 4096 / columns / 8 * 8;
+    size_t few = columns <= 64 ? ROWS_TOGETHER : columns >= 512 ? 8 : 4096 / columns / 8 * 8;
     for (size_t i = 0; i < n; i += few) {
         size_t size = n - i < few ? n - i : few;
-        const double *row[FEW];
+        const double *row[ROWS_TOGETHER];
         for (size_t r = 0; r < few; r++) row[r] = x + (r < size ? i + r : n - 1) * columns;
-        int across = columns < LONG;
+        int across = columns < LONG_ROW;
         for (size_t r = 0; !across && r < size; r++) max[r] = NAME(max_along)(row[r], columns);
         for (size_t r = across ? 0 : size; r < few; r++) max[r] = 0.0;
         for (size_t r = 0; r < few; r += LANES) {
@@ -308,15 +316,15 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
             NAME(term)(top, SPLAT(0.0), 0, &high, &low, &steps, &turns);
             /* floor((k + 1) / 50), as the nearest integer to (k + 1 - 24.5) / 50 */
             VU k = ((steps + (1ULL << 50)) >> 7) - (1ULL << 43);
-            VD quotient = ((FLOAT(k + ROUND_BITS) - ROUND) - 23.5) * (1.0 / LIMB_WIDTH) + ROUND;
-            VU of_base = (1023 - (BITS(quotient) - ROUND_BITS) * LIMB_WIDTH) << 7;
+            VD quotient = ((FLOAT(k + ROUND_BITS) - ROUND) - 23.5) * (1.0 / LIMB_BITS) + ROUND;
+            VU of_base = (1023 - (BITS(quotient) - ROUND_BITS) * LIMB_BITS) << 7;
             VD scale = NAME(power)(steps, turns, of_base);
             high = high * scale, low = low * scale;
             NAME(cut)(high, low, &v0, &v1, &v2);
             STORED(max + r, FLOAT(BITS(top) | bad));
             STORED(term + r, high), STORED(term_low + r, low);
             STOREU(bias + r, of_base);
-            VU a0 = LIMB_BITS_0 - v0, a1 = LIMB_BITS_1 - v1, a2 = LIMB_BITS_2 - v2;
+            VU a0 = LIMB_PATTERN_0 - v0, a1 = LIMB_PATTERN_1 - v1, a2 = LIMB_PATTERN_2 - v2;
             if (across) {
                 VD least = top - SPAN;
                 for (size_t j = 0; j < columns; j++) {
@@ -325,7 +333,7 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
                     NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
                     a0 += v0, a1 += v1, a2 += v2;
                 }
-                a0 -= columns * LIMB_BITS_0, a1 -= columns * LIMB_BITS_1, a2 -= columns * LIMB_BITS_2;
+                a0 -= columns * LIMB_PATTERN_0, a1 -= columns * LIMB_PATTERN_1, a2 -= columns * LIMB_PATTERN_2;
             }
             STOREU(sums[0] + r, a0), STOREU(sums[1] + r, a1), STOREU(sums[2] + r, a2);
         }
@@ -360,7 +368,7 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
    weights are within 2^-400 and 2^400, so that they need not be taken apart. */
 TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale c, int general, products *p) {
     VD max = SPLAT(-INFINITY);
-    VU top = (VU){0} + (uint64_t)NOTHING, odd = (VU){0};
+    VU top = (VU){0} + (uint64_t)NO_EXPONENT, exceptional = (VU){0};
     double rest[2][LANES];
     for (size_t i = 0; i < (n + 7) / 8 * 8; i += LANES) {
         const double *xs = x + i, *ws = w + i;
@@ -381,7 +389,7 @@ TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale
         }
         VU fits = MASK(ABS(y) < (general ? TOO_FAR : FAR));
         if (!general) fits &= MASK(ABS(weight) > 0x1p-400) & MASK(ABS(weight) < 0x1p400);
-        odd |= ~fits & ~none, none |= ~fits;
+        exceptional |= ~fits & ~none, none |= ~fits;
         max = MAX(SELECT(none, SPLAT(-INFINITY), v), max);
         NAME(term)(FLOAT(BITS(y) & ~none), FLOAT(BITS(below) & ~none), general, &high, &low, &steps, &turns);
         if (general) { /* The weight is a number in [1, 2) times a power of 2: no product of it underflows. */
@@ -399,16 +407,16 @@ TARGET INLINE void NAME(weigh)(const double *x, const double *w, size_t n, scale
         top = (upper & raised) | (top & ~raised);
         STORED(p->high + i, ph);
         STORED(p->low + i, low);
-        STOREU((uint64_t *)p->exponent + i, (exponent & ~none) | ((uint64_t)NOTHING & none));
+        STOREU((uint64_t *)p->exponent + i, (exponent & ~none) | ((uint64_t)NO_EXPONENT & none));
     }
     double maxima[LANES];
-    uint64_t tops[LANES], odds[LANES];
-    STORED(maxima, max), STOREU(tops, top), STOREU(odds, odd);
-    p->max = -INFINITY, p->top = NOTHING, p->odd = 0;
+    uint64_t tops[LANES], exceptions[LANES];
+    STORED(maxima, max), STOREU(tops, top), STOREU(exceptions, exceptional);
+    p->max = -INFINITY, p->top = NO_EXPONENT, p->exceptional = 0;
     for (size_t j = 0; j < LANES; j++) {
         p->max = maxima[j] > p->max ? maxima[j] : p->max;
         p->top = (int64_t)tops[j] > p->top ? (int64_t)tops[j] : p->top;
-        p->odd |= odds[j] != 0;
+        p->exceptional |= exceptions[j] != 0;
     }
 }
 
@@ -439,10 +447,9 @@ TARGET static void NAME(multiply)(const products *p, const factors *f, size_t n,
     for (size_t i = 0; i < n; i += LANES) {
         VD high = LOADD(p->high + i), low = LOADD(p->low + i), fh = LOADD(f->high + i), ph, pl;
         VU e = LOADU((const uint64_t *)p->exponent + i) + LOADU((const uint64_t *)f->exponent + i);
-        /* beyond 2000 it is 0 or infinite, and half of it is the exponent of a normal number */
-        VU under = MASK((VI)e < -2000), over = MASK((VI)e > 2000);
-        e = (e & ~under & ~over) | ((uint64_t)-2000 & under) | (2000 & over);
-        VU half = ((e + 2000) >> 1) - 1000;
+        VU under = MASK((VI)e < -MOST_EXPONENT), over = MASK((VI)e > MOST_EXPONENT);
+        e = (e & ~under & ~over) | ((uint64_t)-MOST_EXPONENT & under) | (MOST_EXPONENT & over);
+        VU half = ((e + MOST_EXPONENT) >> 1) - MOST_EXPONENT / 2; /* with its sign, as e + MOST_EXPONENT has none */
         PRODUCT(high, fh, &ph, &pl);
         VD product = ph + (pl + (high * LOADD(f->low + i) + low * fh));
         product = product * FLOAT((half + 1023) << 52) * FLOAT((e - half + 1023) << 52);

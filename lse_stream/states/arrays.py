@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from .. import _kernel
 from .._kernel import StateError, States
-from .._kernel.exact_sum import UNIT, decode_sum
+from .._kernel.constants import UNIT
+from .._kernel.exact_sum import decode_sum
 from ..scales import Scale
 from .aggregations import Aggregation, ExactSum, ScaledSum
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from .. import _kernel
 from .._kernel import RECORD, StateError
+from .._kernel.constants import MOST_WORDS, NOT_A_NUMBER, VERSION
 from .._kernel.exact_sum import decode_sum, encode_sum
-from .._kernel.record import VERSION
 from ..scales import NATURAL, Scale
 from .aggregations import AGGREGATIONS, LOGSUMEXP, Aggregation
 from .arrays import StateArray, require
@@ -30,9 +30,6 @@ _BY_CODE = {aggregation.code: aggregation for aggregation in AGGREGATIONS.values
 
 # Words of a scaled sum: a kernel's record without its header and count.
 _TERM_WORDS = RECORD.itemsize // 8 - 2
-# The largest product is 2^2048, which is 2^4224 units, and a sum has up to 2^63 of them: 68 words with the sign. The
-# kernel has room for 70.
-_MOST_WORDS = 70
 
 
 def encode_states(states: StateArray) -> tuple[Words, Ints]:
@@ -179,9 +176,9 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     expected = "expected an exact sum in its one form"
     if place.size == 1:  # most often so, and quicker than the general way
         at, held = int(place[0]), int(end[0] - place[0])
-        units, low_word, special_sum = decode_sum(words, at) if held > 0 else (0, 0, 4)
-        one = encode_sum(units << 64 * low_word, special_sum) if special_sum <= 3 else words[:0]
-        fits_one = 0 < one.size <= min(held, _MOST_WORDS + 1 - low_word) and np.array_equal(
+        units, low_word, special_sum = decode_sum(words, at) if held > 0 else (0, 0, NOT_A_NUMBER + 1)
+        one = encode_sum(units << 64 * low_word, special_sum) if special_sum <= NOT_A_NUMBER else words[:0]
+        fits_one = 0 < one.size <= min(held, MOST_WORDS + 1 - low_word) and np.array_equal(
             one, words[at : at + one.size]
         )
         require(np.array([fits_one]), lambda _: f"{expected}, found another in {held} words")
@@ -190,7 +187,7 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     head = words[place]
     low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
     special = head >> np.uint64(32)
-    fits = (special <= 3) & (low + n <= _MOST_WORDS) & (place + n < end)
+    fits = (special <= NOT_A_NUMBER) & (low + n <= MOST_WORDS) & (place + n < end)
     fits &= np.where(n > 0, special == 0, low == 0)
     require(fits, lambda i: f"{expected}, found low {low[i]}, words {n[i]}, special {special[i]} in {(end - place)[i]}")
     some = np.flatnonzero(n > 0)

@@ -1,0 +1,36 @@
+/* Codes: dense numbers of groups, one for each row. */
+
+/* Whether every code is one of the groups. Negative ones are too large when taken as unsigned. */
+static int codes_in_range(const int32_t *codes, size_t n, size_t groups) {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < n; i++) largest = (uint32_t)codes[i] > largest ? (uint32_t)codes[i] : largest;
+    return n == 0 || largest < groups;
+}
+
+/* Whether no code is below the one before it; looks at no more than it needs to, by blocks of ROWS. */
+static int codes_ascend(const int32_t *codes, size_t n) {
+    for (size_t i = 0; i < n; i += ROWS) {
+        int descents = 0;
+        for (size_t j = i + 1; j < n && j <= i + ROWS; j++) descents += codes[j] < codes[j - 1];
+        if (descents) return 0;
+    }
+    return 1;
+}
+
+/* How many runs of one code n >= 1 rows have. */
+INLINE size_t count_runs(const int32_t *codes, size_t n) {
+    size_t runs = 1;
+    for (size_t j = 1; j < n; j++) runs += codes[j] != codes[j - 1];
+    return runs;
+}
+
+/* Writes where each run begins, and where the last one ends. */
+static void find_runs(const int32_t *codes, size_t n, uint16_t *start) {
+    size_t runs = 1;
+    start[0] = 0;
+    for (size_t j = 1; j < n; j++) {
+        start[runs] = (uint16_t)j; /* overwritten unless a run begins here */
+        runs += codes[j] != codes[j - 1];
+    }
+    start[runs] = (uint16_t)n;
+}

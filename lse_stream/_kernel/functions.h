@@ -1,0 +1,186 @@
+/* The module's functions over arrays. */
+
+typedef int by_group(record *out, size_t groups, const int32_t *codes, const void *items, size_t n);
+
+/* (out, codes, items) */
+static PyObject *run_by_group(PyObject *args, by_group *work, size_t item_size) {
+    Py_buffer v[3];
+    if (open_buffers(args, "*..", v)) return NULL;
+    size_t n = LENGTH(v[1], int32_t);
+    int fits = n == (size_t)v[2].len / item_size;
+    return finished(v, 3, WITHOUT_GIL(fits, work(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n)));
+}
+
+static PyObject *py_group_values(PyObject *module, PyObject *args) {
+    (void)module;
+    return run_by_group(args, group_values, sizeof(double));
+}
+
+static PyObject *py_merge_groups(PyObject *module, PyObject *args) {
+    (void)module;
+    return run_by_group(args, merge_groups, sizeof(record));
+}
+
+/* (out, codes, x, weights or none, scale) */
+static PyObject *py_group_terms(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[5];
+    if (open_buffers(args, "*....", v)) return NULL;
+    size_t n = LENGTH(v[1], int32_t), weights = LENGTH(v[3], double);
+    int fits = n == LENGTH(v[2], double) && (!weights || weights == n) && v[4].len == sizeof(scale);
+    const double *w = weights ? v[3].buf : NULL;
+    return finished(
+        v, 5, WITHOUT_GIL(fits, group_terms(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, w, n, SCALE_OF(v[4]))));
+}
+
+/* (states, out) */
+static PyObject *py_values_of(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[2];
+    if (open_buffers(args, ".*", v)) return NULL;
+    size_t n = LENGTH(v[0], record);
+    return finished(v, 2, WITHOUT_GIL(n == LENGTH(v[1], double), (values_of(v[0].buf, n, v[1].buf), DONE)));
+}
+
+/* (x, out): one row of x for each of out */
+static PyObject *py_row_values(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[2];
+    if (open_buffers(args, ".*", v)) return NULL;
+    size_t n = LENGTH(v[1], double), size = LENGTH(v[0], double);
+    int fits = n == 0 ? size == 0 : size % n == 0;
+    return finished(v, 2, WITHOUT_GIL(fits, (row_values(v[0].buf, n, n ? size / n : 0, v[1].buf), DONE)));
+}
+
+/* (states, counts, scale, out): 5 columns of out */
+static PyObject *py_quotients_of(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[4];
+    if (open_buffers(args, "...*", v)) return NULL;
+    size_t n = LENGTH(v[0], record);
+    int fits = n == LENGTH(v[1], int64_t) && n == LENGTH(v[3], quotient) && v[2].len == sizeof(scale);
+    return finished(v, 4, WITHOUT_GIL(fits, (quotients_of(v[0].buf, v[1].buf, n, SCALE_OF(v[2]), v[3].buf), DONE)));
+}
+
+/* (states, out): 5 words of out for each state */
+static PyObject *py_reciprocals_of(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[2];
+    if (open_buffers(args, ".*", v)) return NULL;
+    size_t n = LENGTH(v[0], record);
+    return finished(v, 2, WITHOUT_GIL(n == LENGTH(v[1], reciprocal), (reciprocals_of(v[0].buf, n, v[1].buf), DONE)));
+}
+
+/* (reciprocals, codes, x, scale, out) */
+static PyObject *py_softmax_of(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[5];
+    if (open_buffers(args, "....*", v)) return NULL;
+    size_t n = LENGTH(v[1], int32_t), groups = LENGTH(v[0], reciprocal);
+    int fits = n == LENGTH(v[2], double) && n == LENGTH(v[4], double) && v[3].len == sizeof(scale);
+    return finished(v, 5, WITHOUT_GIL(fits, softmax_of(v[0].buf, groups, v[1].buf, v[2].buf, n, SCALE_OF(v[3]), v[4].buf)));
+}
+
+/* The words of sums by group, which are freed; the buffers are closed. */
+static PyObject *finished_sums(Py_buffer views[4], int result, buffer *sums) {
+    close_buffers(views, 4);
+    Py_ssize_t bytes = (Py_ssize_t)(sums->size * sizeof(uint64_t));
+    PyObject *words = result == DONE ? PyBytes_FromStringAndSize((const char *)sums->data, bytes) : outcome(result);
+    free(sums->data);
+    return words;
+}
+
+/* (codes, a, b or none, begins): the words */
+static PyObject *py_sum_products(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[4];
+    if (open_buffers(args, "...*", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t), factors_b = LENGTH(v[2], double), begins = LENGTH(v[3], int64_t);
+    int fits = begins && n == LENGTH(v[1], double) && (!factors_b || factors_b == n);
+    const double *b = factors_b ? v[2].buf : NULL;
+    buffer sums = {NULL, 0, 0};
+    int result = WITHOUT_GIL(fits, sum_groups(v[0].buf, v[1].buf, b, NULL, n, begins - 1, v[3].buf, &sums));
+    return finished_sums(v, result, &sums);
+}
+
+/* (codes, words, at, begins): the words */
+static PyObject *py_merge_sums(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[4];
+    if (open_buffers(args, "...*", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t), begins = LENGTH(v[3], int64_t);
+    int fits = begins && n == LENGTH(v[2], int64_t);
+    buffer sums = {NULL, 0, 0};
+    int result = WITHOUT_GIL(fits, sum_groups(v[0].buf, v[2].buf, NULL, v[1].buf, n, begins - 1, v[3].buf, &sums));
+    return finished_sums(v, result, &sums);
+}
+
+/* (states, scale, signed) */
+static PyObject *py_check(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[3];
+    if (open_buffers(args, "...", v)) return NULL;
+    int fits = v[1].len == sizeof(scale) && v[2].len == 1, fault = NO_FAULT;
+    size_t row = 0;
+    int result = WITHOUT_GIL(
+        fits, (fault = find_fault(v[0].buf, LENGTH(v[0], record), SCALE_OF(v[1]), *(const char *)v[2].buf, &row), DONE));
+    PyObject *none = finished(v, 3, result);
+    if (fault == NO_FAULT) return none;
+    Py_DECREF(none);
+    return Py_BuildValue("ni", (Py_ssize_t)row, fault);
+}
+
+/* (offsets, data, out) */
+static PyObject *py_checksum_bytes(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[3];
+    if (open_buffers(args, "..*", v)) return NULL;
+    size_t n = LENGTH(v[2], uint64_t), item = (size_t)v[0].itemsize;
+    int fits = are_offsets(&v[0], n);
+    return finished(v, 3, WITHOUT_GIL(fits, (checksum_bytes(v[0].buf, item, v[1].buf, n, v[2].buf), DONE)));
+}
+
+/* (hashes, words, valid or none) */
+static PyObject *py_hash_column(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[3];
+    if (open_buffers(args, "*..", v)) return NULL;
+    size_t n = LENGTH(v[0], uint64_t);
+    int fits = n == LENGTH(v[1], uint64_t) && (!v[2].len || (size_t)v[2].len == n);
+    const char *valid = v[2].len ? v[2].buf : NULL;
+    return finished(v, 3, WITHOUT_GIL(fits, (hash_column(v[0].buf, v[1].buf, valid, n), DONE)));
+}
+
+/* (shards, rows, ends) */
+static PyObject *py_rows_by_shard(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[3];
+    if (open_buffers(args, ".**", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t), num_shards = LENGTH(v[2], int64_t);
+    int fits = n == LENGTH(v[1], int64_t);
+    return finished(v, 3, WITHOUT_GIL(fits, rows_by_shard(v[0].buf, n, num_shards, v[1].buf, v[2].buf)));
+}
+
+static PyObject *py_instruction_sets(PyObject *module, PyObject *ignored) {
+    (void)module, (void)ignored;
+    PyObject *names = PyTuple_New(n_supported);
+    for (int i = 0; names && i < n_supported; i++) {
+        PyObject *name = PyUnicode_FromString(supported[i]->name);
+        if (!name || PyTuple_SetItem(names, i, name)) {
+            Py_DECREF(names);
+            return NULL;
+        }
+    }
+    return names;
+}
+
+static PyObject *py_select(PyObject *module, PyObject *name) {
+    (void)module;
+    for (int i = 0; i < n_supported; i++)
+        if (PyUnicode_CompareWithASCIIString(name, supported[i]->name) == 0) {
+            loops = supported[i];
+            Py_RETURN_NONE;
+        }
+    PyErr_Format(PyExc_ValueError, "no instruction set %R on this machine", name);
+    return NULL;
+}

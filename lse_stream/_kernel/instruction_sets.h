@@ -1,0 +1,144 @@
+/* The instruction sets: an instance of the loops of vector_loops.h for each, their inputs and outputs, and the choice of
+   one. */
+
+typedef __int128 wide;
+#define INLINE static inline __attribute__((always_inline))
+
+#define BLOCK 2048       /* values of one pass over the cache, at most FLUSH */
+#define BATCH 64         /* states finished together, a multiple of 8 */
+#define ROWS_TOGETHER 64 /* most rows of a matrix finished together, a multiple of 8 */
+#define LONG_ROW 24      /* columns from which on the values of one row share a vector, or rows have a lane each */
+#define ROWS 512         /* rows of one pass by group: their limbs stay in the first-level cache */
+
+INLINE uint64_t bits_of(double d) {
+    uint64_t b;
+    memcpy(&b, &d, 8);
+    return b;
+}
+
+INLINE double double_of(uint64_t b) {
+    double d;
+    memcpy(&d, &b, 8);
+    return d;
+}
+
+/* 2^-base as the function power of vector_loops.h takes it. */
+INLINE uint64_t bias_of(int64_t base) { return (uint64_t)(1023 - base) * 128; }
+
+/* What the values are multiplied by: ln b for a base b. The natural scale is 1. */
+typedef struct {
+    double high, low;
+} scale;
+
+static const scale NATURAL = {1.0, 0.0};
+
+/* Rows as w e^(c x) = (high + low) 2^exponent. Where nothing is added (w = 0, x = -inf) and for exceptional rows, high and
+   low are 0 and the exponent is NO_EXPONENT. */
+typedef struct {
+    double high[ROWS], low[ROWS];
+    int64_t exponent[ROWS];
+    double max;      /* largest x that counts */
+    int64_t top;     /* exponent of the largest rounded product */
+    int exceptional; /* whether there are rows not for the loop: x is NaN, +inf, or too far from 0 */
+} products;
+
+/* What each row's product is multiplied by: (high + low) 2^exponent. */
+typedef struct {
+    double high[ROWS], low[ROWS];
+    int64_t exponent[ROWS];
+} factors;
+
+/* The loops of vector_loops.h, where they are described. */
+typedef struct {
+    const char *name;
+    double (*block_max)(const double *x, size_t n);
+    void (*sum_near)(const double *x, size_t n, double floor, int64_t base, int64_t out[3]);
+    void (*sum_far)(const double *x, size_t n, double floor, int64_t base, int64_t out[3]);
+    void (*cut_each)(const double *x, const uint64_t *bias, size_t n, int64_t *h0, int64_t *h1, int64_t *h2);
+    void (*own_terms)(const double *x, const uint64_t *bias, size_t n, double *term, double *term_low, int64_t own[3][BATCH]);
+    void (*finish)(const double *max, const double *term, const double *term_low, double digits[5][BATCH], size_t n, double *out);
+    void (*widen)(const float *x, size_t n, double *out);
+    void (*weigh_near)(const double *x, const double *w, size_t n, scale c, products *p);
+    void (*weigh_any)(const double *x, const double *w, size_t n, scale c, products *p);
+    void (*sum_products)(const products *p, size_t n, int64_t base, int64_t out[3]);
+    void (*multiply)(const products *p, const factors *f, size_t n, double *out);
+    void (*rows)(const double *x, size_t n, size_t columns, double *out);
+} instruction_set;
+
+#define STRING_(s) #s
+#define STRING(s) STRING_(s)
+
+#define NAME(f) f##_portable
+#define SET portable
+#define TARGET
+#define LANES 1
+#include "vector_loops.h"
+#undef NAME
+
+#if defined(__x86_64__)
+#define NAME(f) f##_sse2
+#define SET sse2
+#define TARGET
+#define LANES 2
+#define MAX(x, y) ((VD)_mm_max_pd(x, y))
+#define FNMA(a, b, c) ((c) - (a) * (b))
+/* One load a row of the table, and a transposition: on AMD a gather costs more, and so little less on Intel. */
+#define LOOKUP(table, index, a, b)                            \
+    do {                                                      \
+        __m128d row0 = _mm_load_pd((table)[(index)[0]]);      \
+        __m128d row1 = _mm_load_pd((table)[(index)[1]]);      \
+        *(a) = (VD)_mm_unpacklo_pd(row0, row1);               \
+        *(b) = (VD)_mm_unpackhi_pd(row0, row1);               \
+    } while (0)
+#include "vector_loops.h"
+#undef NAME
+
+#define NAME(f) f##_avx2
+#define SET avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#define LANES 4
+#define MAX(x, y) ((VD)_mm256_max_pd(x, y))
+#define FNMA(a, b, c) ((VD)_mm256_fnmadd_pd(a, SPLAT(b), c))
+/* As two_prod, where nothing underflows: the error of a product is exact either way. */
+#define PRODUCT(a, b, p, e) (*(p) = (a) * (b), *(e) = (VD)_mm256_fmsub_pd(a, b, *(p)))
+#define LOOKUP(table, index, a, b)                                                                               \
+    do {                                                                                                          \
+        __m256d even = _mm256_loadu2_m128d((table)[(index)[2]], (table)[(index)[0]]);                             \
+        __m256d odd = _mm256_loadu2_m128d((table)[(index)[3]], (table)[(index)[1]]);                              \
+        *(a) = (VD)_mm256_unpacklo_pd(even, odd);                                                                 \
+        *(b) = (VD)_mm256_unpackhi_pd(even, odd);                                                                 \
+    } while (0)
+#include "vector_loops.h"
+#undef NAME
+
+#define NAME(f) f##_avx512
+#define SET avx512
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl")))
+#define LANES 8
+#define MAX(x, y) ((VD)_mm512_max_pd(x, y))
+#define FNMA(a, b, c) ((VD)_mm512_fnmadd_pd(a, SPLAT(b), c))
+#define PRODUCT(a, b, p, e) (*(p) = (a) * (b), *(e) = (VD)_mm512_fmsub_pd(a, b, *(p)))
+#define LOOKUP(table, index, a, b)                                                                  \
+    (*(a) = (VD)_mm512_i64gather_pd((__m512i)((index) << 1), &(table)[0][0], 8),                      \
+     *(b) = (VD)_mm512_i64gather_pd((__m512i)((index) << 1), &(table)[0][1], 8))
+#include "vector_loops.h"
+#undef NAME
+#endif
+
+/* The sets this machine can run, fastest first, and the one in use. */
+static const instruction_set *supported[4];
+static int n_supported;
+static const instruction_set *loops;
+
+static void find_supported(void) {
+    n_supported = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        supported[n_supported++] = &set_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) supported[n_supported++] = &set_avx2;
+    supported[n_supported++] = &set_sse2;
+#endif
+    supported[n_supported++] = &set_portable;
+    loops = supported[0];
+}
