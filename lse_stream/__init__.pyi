@@ -25,4 +25,5 @@ from .table_functions import log_softmax_of_keys as log_softmax_of_keys
 from .table_functions import merge_states as merge_states
 from .table_functions import sort_by_keys as sort_by_keys
 
+__all__: list[str]
 __version__: str

@@ -3,8 +3,8 @@
 import re
 from urllib.parse import quote, unquote
 
-# Runners return the text of an exception that a worker has printed: somewhere among tracebacks, cut and escaped in their
-# own ways. The message is found again by this marker, whose characters none of them changes.
+# Runners return the text of an exception that a worker has printed: somewhere among tracebacks, cut and escaped in
+# their own ways. The message is found again by this marker, whose characters none of them changes.
 _MARKER = re.compile(r"\[lse_stream error: ([\w.~%/-]*)\]")
 # What Beam appends to the message of an exception.
 _STEP = re.compile(r" \[while running .*", re.DOTALL)

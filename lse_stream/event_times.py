@@ -8,8 +8,8 @@ from .buffers import numbers_of
 
 Micros = npt.NDArray[np.int64]
 
-# Microseconds since 1970. Beam has whole milliseconds whose microseconds fit 64 bits; less a century on both sides, which
-# leaves room for the windows around a time.
+# Microseconds since 1970. Beam has whole milliseconds whose microseconds fit 64 bits; less a century on both sides,
+# which leaves room for the windows around a time.
 _OF_BEAM = (2**63 - 1) // 1000 * 1000
 _CENTURY = 100 * 366 * 86_400_000_000
 EARLIEST, LATEST = _CENTURY - _OF_BEAM, _OF_BEAM - _CENTURY

@@ -28,7 +28,10 @@ _LONG = 1 << 16
 
 
 def _real(a: object, name: str, *, drop_nulls: bool = False) -> Array:
-    """An array of any shape, of a dtype that ``to_float64_exact`` takes; masked values are -inf, nulls left out if they may be."""
+    """An array of any shape, of a dtype that ``to_float64_exact`` takes. Masked values are -inf.
+
+    Nulls are left out with ``drop_nulls``, and raise ValueError otherwise.
+    """
     if isinstance(a, np.ma.MaskedArray):
         data = a.filled(0)
         data = data if data.dtype.kind == "f" else to_float64_exact(data, name)

@@ -1,4 +1,4 @@
-"""Messages of a stream: rows from JSON or Arrow, the reason where there are none, and results to JSON. Needs no Beam."""
+"""Messages of a stream: rows from JSON or Arrow, the reason where there are none, and results to JSON."""
 
 import base64
 import json

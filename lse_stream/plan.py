@@ -23,8 +23,8 @@ from .parquet.source import Prepare
 from .reduction import Reduction
 from .state_table import StateTable
 
-# What to allow for a key of memory, in bytes: in an accumulator (measured: 60 to 125, up to twice that while it grows), and
-# with the copies on its way to a file or another worker (230 in this process, 510 with Beam's embedded runner).
+# What to allow for a key of memory, in bytes: in an accumulator (measured: 60 to 125, up to twice that while it grows),
+# and with the copies on its way to a file or another worker (230 in this process, 510 with Beam's embedded runner).
 KEY_BYTES_HELD, KEY_BYTES = 280, 700
 
 # How many keys a worker holds at once, of those that every row may look up: 0.7 GB.

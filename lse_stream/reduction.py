@@ -41,14 +41,14 @@ class ColumnAggregation:
         """
         if aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation: expected {', '.join(AGGREGATIONS)}, found {aggregation!r}")
-        found, of_name = AGGREGATIONS[aggregation], Scale(scale)
-        found.check_scale(of_name)
-        names = [value] if isinstance(value, str) else list(value)
-        if len(names) != len(found.inputs):
+        found, on_scale = AGGREGATIONS[aggregation], Scale(scale)
+        found.check_scale(on_scale)
+        names, inputs = [value] if isinstance(value, str) else list(value), found.inputs
+        if len(names) != len(inputs):
             raise ValueError(
-                f"value: expected {len(found.inputs)} names for {aggregation} ({', '.join(found.inputs)}), found {names}"
+                f"value: expected {len(inputs)} names for {aggregation} ({', '.join(inputs)}), found {names}"
             )
-        return cls(found, of_name, tuple(names))
+        return cls(found, on_scale, tuple(names))
 
     def inputs(self, table: pa.Table, codes: Codes) -> tuple[Codes, list[Floats], Codes | None]:
         """Codes and values of the rows in which no value is null; and the codes of the others, if there are any.

@@ -24,8 +24,8 @@ class StateType(pa.ExtensionType):
     """Arrow type of a column of states: binary, one record of an accumulator's ``to_bytes`` each.
 
     It survives IPC and Parquet, and loads as plain binary where this package is not imported. The metadata contains the
-    records' version, aggregation (as "kind") and scale. A column of a version that this release does not know loads, and
-    is refused in use.
+    records' version, aggregation (as "kind") and scale. A column of a version that this release does not know loads,
+    and is refused in use.
 
     >>> str(StateType(scale="decibel"))
     'lse_stream.state of version 1, aggregation logsumexp, scale decibel'
@@ -158,7 +158,8 @@ def aggregation_of(data_type: pa.DataType, name: str) -> tuple[Aggregation, Scal
     if data_type.version != VERSION or data_type.aggregation not in AGGREGATIONS:
         raise StateError(
             0,
-            f"column {name!r}: expected states of version {VERSION}, of aggregation {' or '.join(AGGREGATIONS)}, found {found}",
+            f"column {name!r}: expected states of version {VERSION}, of aggregation {' or '.join(AGGREGATIONS)}, "
+            f"found {found}",
         )
     try:
         scale = Scale(data_type.scale)

@@ -1,4 +1,4 @@
-"""Tables of keys and states: grouped from rows, merged, split by shard, sorted and finalized; to and from Arrow and IPC."""
+"""Tables of keys and states: grouped, merged, split by shard, sorted and finalized; to and from Arrow and IPC."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

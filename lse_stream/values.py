@@ -94,7 +94,8 @@ def _as_chunked(values: Any) -> Any:
 def valid_numbers(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
     """The values that are not null, of a pyarrow column or an object with the Arrow C data interface, as NumPy arrays.
 
-    They come out in their own type, for ``to_float64_exact``, without a copy where no null is among them; dictionaries decoded.
+    They come out in their own type, for ``to_float64_exact``, without a copy where no null is among them; dictionaries
+    by their values.
 
     Raises:
       TypeError: neither numbers nor nulls, the type named.

@@ -96,8 +96,8 @@ def _run(argv: Sequence[str]) -> None:
         columns = dataset.schema.names if len(dataset.schema.names) <= SHOWN else [*options.key, options.value]
         files = read_totals(options.output).files
         lines = [
-            f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')} to {pluralize(files, 'file')}, "
-            f"{seconds:.1f} s",
+            f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')} "
+            f"to {pluralize(files, 'file')}, {seconds:.1f} s",
             f"results in {options.output}",
             *preview(head(options.output, [*columns, *RESULTS]), dataset.num_rows),
         ]

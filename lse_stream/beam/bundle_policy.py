@@ -4,8 +4,8 @@
 # key than that, rows are the shorter way to send them.
 ROWS_PER_STATE = 4
 
-# How many rows go as they are, in multiples of the states that a bundle may hold, before grouping is tried again: a trial
-# costs about as much as the grouping of one such multiple, which this makes some 6 % of the work.
+# How many rows go as they are, in multiples of the states that a bundle may hold, before grouping is tried again: a
+# trial costs about as much as the grouping of one such multiple, which this makes some 6 % of the work.
 MULTIPLES_AS_THEY_ARE = 16
 
 
@@ -30,7 +30,7 @@ class BundlePolicy:
         return True
 
     def is_full(self, num_rows: int, num_states: int) -> bool:
-        """Whether the states are to be sent on, now that a table of so many rows is grouped and so many states are held.
+        """Whether the states are to be sent on, after a table of ``num_rows``, when there are ``num_states`` of them.
 
         Where grouping has made too little of the rows, the next tables are sent as they are.
         """

@@ -1,4 +1,4 @@
-"""How accumulators and tables travel between workers: an accumulator as its record, tables as Arrow IPC, and no pickles.
+"""How accumulators and tables travel between workers: as records and as Arrow IPC, never as pickles.
 
 Imported for its effect: Beam uses these coders wherever the type of the elements is known.
 """

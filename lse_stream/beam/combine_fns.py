@@ -72,8 +72,9 @@ class ToStateCombineFn(_AccumulatorCombineFn):
     Args:
       combine_fn: what creates the accumulator, and adds to it.
 
+    >>> to_state = ToStateCombineFn(LogSumExpCombineFn())
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
-    ...     _ = pipeline | beam.Create([60, 60]) | beam.CombineGlobally(ToStateCombineFn(LogSumExpCombineFn())) | beam.Map(print)
+    ...     _ = pipeline | beam.Create([60, 60]) | beam.CombineGlobally(to_state) | beam.Map(print)
     LogSumExpAccumulator(value=60.693147180559945, count=2, max=60.0)
     """
 
@@ -105,8 +106,9 @@ class MergeStatesCombineFn(_AccumulatorCombineFn):
       StateError: when the pipeline runs: a state of another aggregation or scale.
 
     >>> states = [LogSumExpAccumulator([1, 2]), LogSumExpAccumulator([3, 4, 5])]
+    >>> merge = MergeStatesCombineFn(LogSumExpCombineFn())
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
-    ...     _ = pipeline | beam.Create(states) | beam.CombineGlobally(MergeStatesCombineFn(LogSumExpCombineFn())) | beam.Map(print)
+    ...     _ = pipeline | beam.Create(states) | beam.CombineGlobally(merge) | beam.Map(print)
     5.451914395937593
     """
 
@@ -190,7 +192,8 @@ class WeightedLogSumExpCombineFn(_PairCombineFn):
       return_sign: combine to (log of the magnitude, sign) instead.
 
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
-    ...     _ = pipeline | beam.Create([(0.0, 3.0), (0.0, -2.0)]) | beam.CombineGlobally(WeightedLogSumExpCombineFn()) | beam.Map(print)
+    ...     pairs = pipeline | beam.Create([(0.0, 3.0), (0.0, -2.0)])
+    ...     _ = pairs | beam.CombineGlobally(WeightedLogSumExpCombineFn()) | beam.Map(print)
     0.0
     """
 
@@ -233,7 +236,8 @@ class EffectiveSampleSizeCombineFn(_AccumulatorCombineFn):
     """Combines log-weights to Kish's effective sample size, a float; 0 for none.
 
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
-    ...     _ = pipeline | beam.Create([-9.0, -9.0, -9.0]) | beam.CombineGlobally(EffectiveSampleSizeCombineFn()) | beam.Map(print)
+    ...     log_weights = pipeline | beam.Create([-9.0, -9.0, -9.0])
+    ...     _ = log_weights | beam.CombineGlobally(EffectiveSampleSizeCombineFn()) | beam.Map(print)
     3.0
     """
 
@@ -248,7 +252,8 @@ class CrossEntropyCombineFn(_PairCombineFn):
       ValueError: when the pipeline runs: the targets of an example do not sum to 1.
 
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
-    ...     _ = pipeline | beam.Create([(0.0, 1), (0.0, 0)]) | beam.CombineGlobally(CrossEntropyCombineFn()) | beam.Map(print)
+    ...     classes = pipeline | beam.Create([(0.0, 1), (0.0, 0)])
+    ...     _ = classes | beam.CombineGlobally(CrossEntropyCombineFn()) | beam.Map(print)
     0.6931471805599453
     """
 

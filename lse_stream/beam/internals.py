@@ -50,9 +50,9 @@ _NEVER = 10**12
 def threaded_runner() -> PipelineRunner:
     """The embedded runner with workers in threads, of which none loses elements.
 
-    In its mode "multi_threading" Beam has a thread that empties the workers' output buffers every second, without a lock
-    against the worker that writes to them: between reading a buffer and clearing it, elements are lost, the more so the
-    larger they are. With a limit of 30 years in place of the second the same workers lose none.
+    In its mode "multi_threading" Beam has a thread that empties the workers' output buffers every second, without a
+    lock against the worker that writes to them: between reading a buffer and clearing it, elements are lost, the more
+    so the larger they are. With a limit of 30 years in place of the second the same workers lose none.
     """
     return FnApiRunner(
         EmbeddedPythonGrpcEnvironment(data_buffer_time_limit_ms=_NEVER, capabilities=python_sdk_capabilities())

@@ -81,8 +81,9 @@ class _MergeParts(beam.DoFn):
 class PreCombinePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, Any]]]):
     """PCollection of (key, element) to (key, accumulator), some per key, for ``MergeStates.PerKey`` to finish.
 
-    The two together give what ``beam.CombinePerKey(combine_fn)`` gives, pane by pane, in any windows. Where a runner does
-    not combine ahead of a stream's shuffle, as Flink, it keeps the elements until the window ends; with this ahead it keeps states.
+    The two together give what ``beam.CombinePerKey(combine_fn)`` gives, pane by pane, in any windows. Where a runner
+    does not combine ahead of a stream's shuffle, as Flink, it keeps the elements until the window ends; with this ahead
+    it keeps states.
 
     Args:
       combine_fn: such as ``LogSumExpCombineFn()``.

@@ -67,15 +67,16 @@ class _PerKeyFromTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple
     """PCollection of ``pa.Table`` to (shard, ``pa.Table``), exactly one per window and shard.
 
     Each table that comes out holds the key columns and "state", one row per key, sorted by key, and is the same
-    whatever the order, size and bundling of the tables that went in. ``lse_stream.table_functions.finalize`` turns it into
-    results. A window that no table reached has no shards, as nothing tells their schema; one empty table does.
+    whatever the order, size and bundling of the tables that went in. ``lse_stream.finalize`` turns it into results. A
+    window that no table reached has no shards, as nothing says what their schema is; one empty table does.
 
     Rows are reduced to states per table, then per bundle, and only then shuffled, as Arrow batches. Where nearly every
     row of large tables has a key of its own, the rows are shuffled as they are, which are shorter.
 
     Args:
       keys: names of the key columns; none for one global row.
-      value: name of the column of numbers; of values and weights, or of logits and targets, where the aggregation has both.
+      value: name of the column of numbers; of values and weights, or of logits and targets, where the aggregation has
+        both.
       scale: a ``Scale`` or its name, where the aggregation knows others than the natural one.
       num_shards: into how many tables the keys are spread, by a hash that is the same on every machine. One worker
         holds all keys of a shard: allow 700 bytes per key.
@@ -265,7 +266,8 @@ class WeightedLogSumExp(
     A negative sum gives NaN, or, with ``return_sign``, (log of the magnitude, sign). Nothing gives ``-inf``.
 
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
-    ...     _ = pipeline | beam.Create([(0.0, 1.0), (0.0, -2.0)]) | WeightedLogSumExp.Globally(return_sign=True) | beam.Map(print)
+    ...     pairs = pipeline | beam.Create([(0.0, 1.0), (0.0, -2.0)])
+    ...     _ = pairs | WeightedLogSumExp.Globally(return_sign=True) | beam.Map(print)
     (0.0, -1.0)
     """
 

@@ -31,14 +31,14 @@ from .partitions import Partitions
 from .spill import Runs, Spill
 from .units import Queue, Unit, Watch, run_threads
 
-# A thread with more keys than this hands them over to accumulators by shard, which all threads share: so many groups and
-# their index no longer fit a second-level cache, and each thread would have them all.
+# A thread with more keys than this hands them over to accumulators by shard, which all threads share: so many groups
+# and their index no longer fit a second-level cache, and each thread would have them all.
 MANY_KEYS = 1 << 17
-# Into how many shards at least, so that threads seldom wait for each other's, and at most, as each has buffers of its own.
+# Into how many shards at least, so that threads seldom wait for each other, and at most, as each has buffers of its own.
 LEAST_SHARDS, MOST_SHARDS = 32, 4096
 # Rows that are split by shard at once, so that a shard has some thousands: each shard costs 0.1 ms.
 SPLIT_ROWS, ROWS_PER_SHARD = 1 << 18, 1 << 12
-# The part of a thread's memory that rows may fill while they wait to be split, and that a shard may fill when it is loaded.
+# The part of a thread's memory that rows may fill while they wait to be split, and that a loaded shard may fill.
 WAITING_SHARE = LOADED_SHARE = 1 / 8
 # Into how many units a thread's part of the row groups, and of the files, goes: enough that threads end together.
 UNITS_PER_THREAD, FILE_UNITS_PER_THREAD = 32, 8

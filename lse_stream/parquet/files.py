@@ -52,8 +52,8 @@ def create_file(path: str) -> Iterator[Any]:
 def whole_file(path: str) -> Iterator[Any]:
     """A new file to write. It appears under its name at the end of the block, and replaces one of that name.
 
-    If the block fails, nothing appears. A local file is written under a hidden name beside it, and renamed; an object of
-    an object store appears when it is closed. The directory must exist.
+    If the block fails, nothing appears. A local file is written under a hidden name beside it, and renamed; an object
+    of an object store appears when it is closed. The directory must exist.
     """
     if not is_local(path):
         with create_file(path) as sink:

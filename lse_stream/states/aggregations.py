@@ -1,7 +1,8 @@
 """The aggregations: what a state of each is made of, and which results it has. One table, at the end of this file.
 
-An aggregation is plain data. Its states are arrays of parts (``arrays``), their bytes follow from the parts (``codec``),
-and results are functions of such arrays (``results``). To add one, add its entry here, and each result that is new there.
+An aggregation is plain data. Its states are arrays of parts (``arrays``), their bytes follow from the parts
+(``codec``), and results are functions of such arrays (``results``). To add one, add its entry here, and each result
+that is new there.
 """
 
 from collections.abc import Sequence

@@ -183,7 +183,7 @@ def test_the_contract_catches(name: str, method: Callable[..., Any]) -> None:
         check_accumulators(_Changed(name, method), [element / 100 for element in SPREAD[:30]])
 
 
-# --- the other aggregations --------------------------------------------------------------------------------------------------
+# --- the other aggregations -------------------------------------------------------------------------------------------
 
 PAIRS = [(x, w) for x, w in zip(SPREAD, np.random.default_rng(8).normal(size=200).tolist(), strict=True)]
 CLASSES = [(x, float(i == 7)) for i, x in enumerate(SPREAD)]

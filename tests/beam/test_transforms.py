@@ -595,7 +595,7 @@ def test_record_batches_are_refused_before_the_run() -> None:
         batches | LogSumExp.PerKeyFromTables(KEYS, "level")
 
 
-# --- the other aggregations --------------------------------------------------------------------------------------------------
+# --- the other aggregations -------------------------------------------------------------------------------------------
 
 KEYED = [(key, float(x)) for key, x in zip("abc" * 30, np.random.default_rng(6).normal(size=90) * 9, strict=True)]
 

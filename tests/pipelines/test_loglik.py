@@ -120,7 +120,7 @@ def test_states_of_parts_merge_to_those_of_the_whole(tmp_path: Path) -> None:
         name: run(tmp_path / name, write(tmp_path / f"{name}.parquet", part), *always) for name, part in parts.items()
     }
     state = found["all"]["overall"].schema.field("state").type
-    assert state == StateType(kind="log_likelihood")
+    assert state == StateType(aggregation="log_likelihood")
     merged = merge_states([found[name]["totals"].select(["fold", "state"]) for name in ("early", "late")], ["fold"])
     assert sort_by_keys(merged, ["fold"]) == found["all"]["totals"].select(["fold", "state"])
     overall = merge_states([found["early"]["totals"], found["late"]["overall"]], [])
