@@ -42,7 +42,7 @@
 #define FLUSH (4096)
 
 /* The base in a record whose max has none: below every base. */
-#define NO_BASE (INT64_MIN)
+#define NO_BASE INT64_MIN
 
 /* Added to the base of a sum of weights where abs(c max) >= TOO_FAR, a multiple of LIMB_BITS. A base from half of it on
    is such a one: other bases are at most 2^60 / ln2 and 1100, or 2^60.53, and half of this is 2^60.64. */
@@ -58,7 +58,7 @@
 #define MOST_WEIGHT_BASE (1050)
 
 /* Clips the power of 2 that a quotient of sums is scaled by. Unscaled, it is within 2^-214 and 2^116, as counts are
-   below 2^63 and limbs have 2^-100: at either end all is 0 or infinite. */
+   below 2^63 and the lowest limb is in units of 2^-100: shifted this far, all is 0 or infinite. */
 #define MOST_SHIFT (3000)
 
 /* Clips the exponent of a product of pairs within 1/4 and 8: beyond +-1100 it is 0 or infinite. Half of it is the
@@ -71,7 +71,7 @@
 /* Chunks of 32 bits in an exact sum: they reach to 2^2304, for 2^255 of the largest products and a sign. */
 #define CHUNKS (140)
 
-/* The same in words of 64 bits: as many as a stored exact sum may have. */
+/* CHUNKS in words of 64 bits: as many as a stored exact sum may take. */
 #define MOST_WORDS (70)
 
 /* What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or. */
@@ -88,6 +88,8 @@
 #define FAULT_MAX (5)
 #define FAULT_BASE (6)
 #define FAULT_LIMBS (7)
+
+/* Coefficients and tables of e^x and log1p, whose reductions generate_constants.py describes. */
 #define STEPS_PER_UNIT (0x1.71547652b82fep+7)
 #define STEP_1 (0x1.62e43p-8)
 #define STEP_2 (-0x1.05c6p-36)

@@ -60,7 +60,7 @@ LEAST_WEIGHT_BASE = -1100
 MOST_WEIGHT_BASE = 1050
 
 # Clips the power of 2 that a quotient of sums is scaled by. Unscaled, it is within 2^-214 and 2^116, as counts are
-# below 2^63 and limbs have 2^-100: at either end all is 0 or infinite.
+# below 2^63 and the lowest limb is in units of 2^-100: shifted this far, all is 0 or infinite.
 MOST_SHIFT = 3000
 
 # Clips the exponent of a product of pairs within 1/4 and 8: beyond +-1100 it is 0 or infinite. Half of it is the
@@ -73,7 +73,7 @@ UNIT = -2176
 # Chunks of 32 bits in an exact sum: they reach to 2^2304, for 2^255 of the largest products and a sign.
 CHUNKS = 140
 
-# The same in words of 64 bits: as many as a stored exact sum may have.
+# CHUNKS in words of 64 bits: as many as a stored exact sum may take.
 MOST_WORDS = 70
 
 # What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or.
@@ -90,6 +90,8 @@ FAULT_COUNT = 4
 FAULT_MAX = 5
 FAULT_BASE = 6
 FAULT_LIMBS = 7
+
+# Coefficients and tables of e^x and log1p, whose reductions generate_constants.py describes.
 STEPS_PER_UNIT = _f("0x1.71547652b82fep+7")
 STEP_1 = _f("0x1.62e43p-8")
 STEP_2 = _f("-0x1.05c6p-36")

@@ -145,7 +145,8 @@ def numbers() -> dict[str, tuple[int | float, str]]:
         "MOST_SHIFT": (
             3000,
             "Clips the power of 2 that a quotient of sums is scaled by. Unscaled, it is within 2^-214 and "
-            "2^116, as counts are below 2^63 and limbs have 2^-100: at either end all is 0 or infinite.",
+            "2^116, as counts are below 2^63 and the lowest limb is in units of 2^-100: shifted this far, all is 0 or "
+            "infinite.",
         ),
         "MOST_EXPONENT": (
             2000,
@@ -160,7 +161,7 @@ def numbers() -> dict[str, tuple[int | float, str]]:
             140,
             "Chunks of 32 bits in an exact sum: they reach to 2^2304, for 2^255 of the largest products and a sign.",
         ),
-        "MOST_WORDS": (140 // 2, "The same in words of 64 bits: as many as a stored exact sum may have."),
+        "MOST_WORDS": (140 // 2, "CHUNKS in words of 64 bits: as many as a stored exact sum may take."),
         "PLUS_INFINITY": (1, "What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or."),
         "MINUS_INFINITY": (2, ""),
         "NOT_A_NUMBER": (3, ""),
@@ -215,12 +216,10 @@ def c_literal(value: int | float) -> str:
     if isinstance(value, Pattern):
         return f"{literal(value)}ULL"
     if isinstance(value, int):
+        if value == -(2**63):
+            return "INT64_MIN"  # which has no literal
         odd, _, shift = literal(value).partition(" << ")
-        # Neither a shift of a negative number nor the least int64 has a literal.
-        whole = (
-            f"INT64_C({odd}) * (INT64_C(1) << {shift})" if shift and shift != "63" else "INT64_MIN" if shift else odd
-        )
-        return f"({whole})"
+        return f"(INT64_C({odd}) * (INT64_C(1) << {shift}))" if shift else f"({odd})"
     return f"({literal(value)})"
 
 
@@ -236,8 +235,14 @@ def render(
     shared = "".join(
         (note(reason) if reason else "") + scalar(name, value) for name, (value, reason) in numbers().items()
     )
-    return shared + "".join(
-        table(name, value) if isinstance(value, list) else scalar(name, value) for name, value in constants().items()
+    coefficients = note("Coefficients and tables of e^x and log1p, whose reductions generate_constants.py describes.")
+    return (
+        shared
+        + coefficients
+        + "".join(
+            table(name, value) if isinstance(value, list) else scalar(name, value)
+            for name, value in constants().items()
+        )
     )
 
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from .constants import FAR, FLUSH, SPAN
 from .numpy_check import check
 from .numpy_exact_sum import merge_sums, sum_products
-from .numpy_grouped import group_values, merge_groups, reduce_states
+from .numpy_grouped import CHUNK, group_values, merge_groups, reduce_states
 from .numpy_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
 from .numpy_state import is_near, set_max
 from .numpy_values import quotients_of, row_values, values_of
-from .numpy_weighted import group_terms, reciprocals_of, softmax_of
+from .numpy_weighted import group_terms, reciprocals_of, reduce_terms, softmax_of
 from .record import RECORD, States, empty_states
 
 __all__ = [
@@ -34,23 +34,33 @@ __all__ = [
     "values_of",
 ]
 
+NATURAL = (1.0, 0.0, False)
 BLOCK = 4 * FLUSH  # values of one pass over the cache
 
 
 class State:
     """One state; see ``LogSumExpAccumulator``."""
 
-    __slots__ = ("_pending", "_record")
+    __slots__ = ("_pending", "_record", "_scale")
 
+    # Terms are e^(c x): c as a double-double, and whether x is negated first.
+    _scale: tuple[float, float, bool]
     _record: States
     # Values that wait to be summed together: when that happens cannot be seen in an exact sum.
     _pending: list[float]
 
     def __new__(cls, *_: object) -> Self:
         self = super().__new__(cls)
+        self._scale = NATURAL
         self._record = empty_states(1)
         self._pending = []
         return self
+
+    def _use_scale(self, high: float, low: float, descends: bool) -> None:
+        """From now on the terms are e^(c x), c = high + low, with x negated first where it ``descends``."""
+        if self.count:
+            raise ValueError("the scale of a state that is not empty cannot change")
+        self._scale = (high, low, descends)
 
     def _widen(self, x: object) -> float:
         raise TypeError(f"expected a real number, found {type(x).__name__}")
@@ -70,6 +80,13 @@ class State:
     def _update(self, values: npt.NDArray[np.float64] | npt.NDArray[np.float32]) -> None:
         """Adds a contiguous 1-D array."""
         if not values.size:
+            return
+        if self._scale != NATURAL:
+            *factor, descends = self._scale
+            for i in range(0, values.size, CHUNK):
+                x = values[i : i + CHUNK].astype(np.float64)
+                rows = (-x if descends else x, np.ones(x.size), np.zeros(1, np.int64))
+                self._merge_record(reduce_terms(*rows, np.array(factor), has_signs=False))
             return
         part = empty_states(1)
         part["count"] = values.size
@@ -96,10 +113,14 @@ class State:
         self._record = reduce_states(np.concatenate([self._record, record]), np.zeros(1, np.int64))
 
     def merge(self, other: "State") -> None:
+        if self._scale != other._scale:
+            raise TypeError("expected a state on the same scale to merge, found one on another scale")
         self._settled()
         self._merge_record(other._settled())
 
     def value(self) -> float:
+        if self._scale != NATURAL:
+            raise ValueError("the kernel's value is for the natural scale alone")
         out = np.empty(1)
         values_of(self._settled(), out)
         return float(out[0])
@@ -110,7 +131,8 @@ class State:
 
     @property
     def max(self) -> float:
-        return float(self._settled()["max"][0])
+        maximum = float(self._settled()["max"][0])
+        return 0.0 - maximum if self._scale[2] else maximum  # 0.0, not -0.0
 
     def to_bytes(self) -> bytes:
         return self._settled().tobytes()
@@ -118,7 +140,7 @@ class State:
     def _load(self, record: bytes) -> int | None:
         """Becomes the state of a record, or returns its fault, a key of FAULTS."""
         states = np.frombuffer(record, RECORD)
-        fault = check(states, np.array([1.0, 0.0]), b"\0")
+        fault = check(states, np.array(self._scale[:2]), b"\0")
         if fault:
             return fault[1]
         self._record = states.copy()

@@ -173,12 +173,18 @@ static int merge(state *s, state other) {
     return DONE;
 }
 
+/* e^(c x) for |c x| < 2^60: see term in vector_loops.h. */
+INLINE void scaled_term(double x, scale c, double *high, double *low, uint64_t *steps, uint64_t *turns) {
+    double y, below;
+    two_prod_portable(x, c.high, &y, &below);
+    term_portable(y, below + x * c.low, 1, high, low, steps, turns);
+}
+
 /* The term of one x, |c x| < 2^60, on the grid of its own base. */
 static void own_term(double x, scale c, int64_t *base, double *term, double *term_low, int64_t limb[3]) {
-    double y, below, high, low;
+    double high, low;
     uint64_t steps, turns;
-    two_prod_portable(x, c.high, &y, &below);
-    term_portable(y, below + x * c.low, 1, &high, &low, &steps, &turns);
+    scaled_term(x, c, &high, &low, &steps, &turns);
     *base = base_of_exponent(exponent_of(steps, turns));
     double power = power_portable(steps, turns, bias_of(*base));
     *term = high * power, *term_low = low * power;

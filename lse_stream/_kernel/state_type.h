@@ -3,6 +3,9 @@
 typedef struct {
     PyObject_HEAD
     state s;
+    scale c;      /* of the terms e^(c x) */
+    int descends; /* whether x is negated first */
+    int is_plain; /* whether the terms are e^x, which has faster loops */
 } StateObject;
 
 static PyTypeObject *StateType;
@@ -10,26 +13,68 @@ static PyTypeObject *StateType;
 static PyObject *State_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)args, (void)kwargs;
     StateObject *self = (StateObject *)allocate_object(type);
-    if (self) self->s = EMPTY;
+    if (self) self->s = EMPTY, self->c = NATURAL, self->is_plain = 1;
     return (PyObject *)self;
 }
 
-static PyObject *State_add(PyObject *self, PyObject *x) {
-    state *s = &((StateObject *)self)->s;
+/* (high, low, descends): from now on the terms are e^(c x), c = high + low, with x negated first where it descends. */
+static PyObject *State_use_scale(PyObject *object, PyObject *args) {
+    StateObject *self = (StateObject *)object;
+    scale c;
+    int descends;
+    if (!PyArg_ParseTuple(args, "ddp", &c.high, &c.low, &descends)) return NULL;
+    if (self->s.count) {
+        PyErr_SetString(PyExc_ValueError, "the scale of a state that is not empty cannot change");
+        return NULL;
+    }
+    self->c = c, self->descends = descends, self->is_plain = is_natural(c) && !descends;
+    Py_RETURN_NONE;
+}
+
+static void add_value(StateObject *self, double x) {
+    if (self->is_plain)
+        add(&self->s, x);
+    else
+        add_term(&self->s, self->descends ? -x : x, self->c);
+}
+
+static PyObject *State_add(PyObject *object, PyObject *x) {
+    StateObject *self = (StateObject *)object;
     if (PyFloat_Check(x)) {
-        add(s, PyFloat_AsDouble(x));
+        add_value(self, PyFloat_AsDouble(x));
         Py_RETURN_NONE;
     }
-    PyObject *wide_x = PyObject_CallMethod(self, "_widen", "O", x);
+    PyObject *wide_x = PyObject_CallMethod(object, "_widen", "O", x);
     if (!wide_x) return NULL;
     double value = PyFloat_AsDouble(wide_x);
     Py_DECREF(wide_x);
     if (value == -1.0 && PyErr_Occurred()) return NULL;
-    add(s, value);
+    add_value(self, value);
     Py_RETURN_NONE;
 }
 
-static PyObject *State_update(PyObject *self, PyObject *values) {
+/* Adds n values of float64 or float32. */
+static void add_array(state *s, const void *values, int is_float, size_t n, const StateObject *like) {
+    if (like->is_plain && is_float) {
+        add_all_float(s, values, n);
+    } else if (like->is_plain) {
+        add_all(s, values, n);
+    } else {
+        double x[ROWS];
+        products p;
+        for (size_t i = 0; i < n; i += ROWS) {
+            size_t size = n - i < ROWS ? n - i : ROWS;
+            for (size_t j = 0; j < size; j++) {
+                x[j] = is_float ? ((const float *)values)[i + j] : ((const double *)values)[i + j];
+                x[j] = like->descends ? -x[j] : x[j];
+            }
+            add_run(s, x, NULL, size, like->c, &p);
+        }
+    }
+}
+
+static PyObject *State_update(PyObject *object, PyObject *values) {
+    StateObject *self = (StateObject *)object;
     Py_buffer view;
     if (PyObject_GetBuffer(values, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)) return NULL;
     int is_float = strcmp(view.format, "f") == 0;
@@ -38,26 +83,37 @@ static PyObject *State_update(PyObject *self, PyObject *values) {
         PyErr_SetString(PyExc_TypeError, "expected a contiguous array of float64 or float32");
         return NULL;
     }
+    size_t n = is_float ? LENGTH(view, float) : LENGTH(view, double);
     state part = EMPTY; /* not the object's own: other threads may run meanwhile */
-    WITHOUT_GIL(1, (is_float ? add_all_float(&part, view.buf, LENGTH(view, float))
-                             : add_all(&part, view.buf, LENGTH(view, double)), DONE));
+    WITHOUT_GIL(1, (add_array(&part, view.buf, is_float, n, self), DONE));
     PyBuffer_Release(&view);
-    return outcome(merge(&((StateObject *)self)->s, part));
+    return outcome(merge(&self->s, part));
 }
 
-static PyObject *State_merge(PyObject *self, PyObject *other) {
+static PyObject *State_merge(PyObject *object, PyObject *other) {
     if (!PyObject_TypeCheck(other, StateType)) {
         PyErr_Format(PyExc_TypeError, "expected a state to merge, found %R", Py_TYPE(other));
         return NULL;
     }
-    return outcome(merge(&((StateObject *)self)->s, ((StateObject *)other)->s));
+    StateObject *self = (StateObject *)object;
+    const StateObject *added = (const StateObject *)other;
+    if (self->c.high != added->c.high || self->c.low != added->c.low || self->descends != added->descends) {
+        PyErr_SetString(PyExc_TypeError, "expected a state on the same scale to merge, found one on another scale");
+        return NULL;
+    }
+    return outcome(merge(&self->s, added->s));
 }
 
-static PyObject *State_value(PyObject *self, PyObject *ignored) {
+static PyObject *State_value(PyObject *object, PyObject *ignored) {
     (void)ignored;
+    const StateObject *self = (const StateObject *)object;
+    if (!self->is_plain) {
+        PyErr_SetString(PyExc_ValueError, "the kernel's value is for the natural scale alone");
+        return NULL;
+    }
     record r;
     double value;
-    store(&r, &((StateObject *)self)->s);
+    store(&r, &self->s);
     values_of(&r, 1, &value);
     return PyFloat_FromDouble(value);
 }
@@ -70,15 +126,16 @@ static PyObject *State_to_bytes(PyObject *self, PyObject *ignored) {
 }
 
 /* Becomes the state of a record, or returns its fault, a key of FAULTS. */
-static PyObject *State_load(PyObject *self, PyObject *bytes) {
+static PyObject *State_load(PyObject *object, PyObject *bytes) {
+    StateObject *self = (StateObject *)object;
     if (!PyBytes_Check(bytes) || PyBytes_Size(bytes) != sizeof(record)) {
         PyErr_SetString(PyExc_ValueError, "expected the bytes of one record");
         return NULL;
     }
     const record *r = (const record *)PyBytes_AsString(bytes);
-    int fault = fault_of(r, NATURAL, 0);
+    int fault = fault_of(r, self->c, 0);
     if (fault != NO_FAULT) return PyLong_FromLong(fault);
-    ((StateObject *)self)->s = load(r);
+    self->s = load(r);
     Py_RETURN_NONE;
 }
 
@@ -87,9 +144,10 @@ static PyObject *State_count(PyObject *self, void *closure) {
     return PyLong_FromLongLong(((StateObject *)self)->s.count);
 }
 
-static PyObject *State_max(PyObject *self, void *closure) {
+static PyObject *State_max(PyObject *object, void *closure) {
     (void)closure;
-    return PyFloat_FromDouble(((StateObject *)self)->s.max);
+    const StateObject *self = (const StateObject *)object;
+    return PyFloat_FromDouble(self->descends ? 0.0 - self->s.max : self->s.max); /* 0.0, not -0.0 */
 }
 
 static PyMethodDef State_methods[] = {
@@ -97,6 +155,7 @@ static PyMethodDef State_methods[] = {
     {"merge", State_merge, METH_O, "Adds all that another state contains; the other is left as it is."},
     {"value", State_value, METH_NOARGS, "The log-sum-exp, rounded once."},
     {"to_bytes", State_to_bytes, METH_NOARGS, "The canonical record."},
+    {"_use_scale", State_use_scale, METH_VARARGS, NULL},
     {"_update", State_update, METH_O, NULL},
     {"_load", State_load, METH_O, NULL},
     {NULL, NULL, 0, NULL},
@@ -104,7 +163,7 @@ static PyMethodDef State_methods[] = {
 
 static PyGetSetDef State_getset[] = {
     {"count", State_count, NULL, "How many terms were added.", NULL},
-    {"max", State_max, NULL, "The largest term's logarithm; -inf where there is none.", NULL},
+    {"max", State_max, NULL, "The value of the largest term; without one -inf, or inf on a scale that descends.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

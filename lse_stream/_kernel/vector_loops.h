@@ -449,7 +449,7 @@ TARGET static void NAME(multiply)(const products *p, const factors *f, size_t n,
         VU e = LOADU((const uint64_t *)p->exponent + i) + LOADU((const uint64_t *)f->exponent + i);
         VU under = MASK((VI)e < -MOST_EXPONENT), over = MASK((VI)e > MOST_EXPONENT);
         e = (e & ~under & ~over) | ((uint64_t)-MOST_EXPONENT & under) | (MOST_EXPONENT & over);
-        VU half = ((e + MOST_EXPONENT) >> 1) - MOST_EXPONENT / 2; /* with its sign, as e + MOST_EXPONENT has none */
+        VU half = ((e + MOST_EXPONENT) >> 1) - MOST_EXPONENT / 2; /* what is shifted is not negative */
         PRODUCT(high, fh, &ph, &pl);
         VD product = ph + (pl + (high * LOADD(f->low + i) + low * fh));
         product = product * FLOAT((half + 1023) << 52) * FLOAT((e - half + 1023) << 52);

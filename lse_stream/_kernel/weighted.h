@@ -53,10 +53,13 @@ static void weigh_rows(const double *x, const double *w, size_t n, scale c, prod
     if (!is_natural(c) || p->exceptional) loops->weigh_any(x, w, n, c, p);
 }
 
-/* Adds n <= ROWS rows but for the exceptional ones. */
-static void add_weighed(state *s, const double *x, const double *w, size_t n, scale c, products *p) {
+static const double ONES[ROWS] = {[0 ... ROWS - 1] = 1.0};
+
+/* Adds n <= ROWS rows to one state; without weights (w is NULL) every one is 1. */
+static void add_run(state *s, const double *x, const double *w, size_t n, scale c, products *p) {
+    const double *weights = w ? w : ONES;
     state part = {(int64_t)n, -INFINITY, NO_BASE, {0, 0, 0}};
-    weigh_rows(x, w, n, c, p);
+    weigh_rows(x, weights, n, c, p);
     if (p->top != NO_EXPONENT) {
         int64_t sums[3];
         part.max = p->max + 0.0;
@@ -65,27 +68,39 @@ static void add_weighed(state *s, const double *x, const double *w, size_t n, sc
         for (int j = 0; j < 3; j++) part.limb[j] = sums[j];
     }
     merge(s, part);
+    for (size_t i = 0; p->exceptional && i < n; i++) add_exceptional(s, x[i], weights[i], c, w != NULL);
+}
+
+/* Adds e^(c x). */
+static void add_term(state *s, double x, scale c) {
+    s->count++;
+    if (!is_near_in(x, c)) {
+        add_exceptional(s, x, 1.0, c, 0);
+        return;
+    }
+    double high, low;
+    uint64_t steps, turns;
+    scaled_term(x, c, &high, &low, &steps, &turns);
+    add_product(s, x, high, low, exponent_of(steps, turns));
 }
 
 /* Adds w e^(c x) to the states of their codes; without weights every one is 1. */
 static int add_terms(state *states, const int32_t *codes, const double *x, const double *w, size_t n, scale c) {
-    double ones[ROWS];
     products *p = malloc(sizeof *p);
     if (!p) return NO_MEMORY;
-    for (size_t i = 0; i < ROWS; i++) ones[i] = 1.0;
     for (size_t i = 0; i < n; i += ROWS) {
         size_t size = n - i < ROWS ? n - i : ROWS;
-        const double *weights = w ? w + i : ones;
         if (count_runs(codes + i, size) == 1) {
-            add_weighed(states + codes[i], x + i, weights, size, c, p);
-        } else {
-            weigh_rows(x + i, weights, size, c, p);
-            for (size_t j = 0; j < size; j++) {
-                state *s = states + codes[i + j];
-                __builtin_prefetch(states + codes[i + (j + PREFETCH_STATES < size ? j + PREFETCH_STATES : j)], 1);
-                if (p->exponent[j] != NO_EXPONENT) add_product(s, x[i + j], p->high[j], p->low[j], p->exponent[j]);
-                s->count++;
-            }
+            add_run(states + codes[i], x + i, w ? w + i : NULL, size, c, p);
+            continue;
+        }
+        const double *weights = w ? w + i : ONES;
+        weigh_rows(x + i, weights, size, c, p);
+        for (size_t j = 0; j < size; j++) {
+            state *s = states + codes[i + j];
+            __builtin_prefetch(states + codes[i + (j + PREFETCH_STATES < size ? j + PREFETCH_STATES : j)], 1);
+            if (p->exponent[j] != NO_EXPONENT) add_product(s, x[i + j], p->high[j], p->low[j], p->exponent[j]);
+            s->count++;
         }
         for (size_t j = 0; p->exceptional && j < size; j++)
             add_exceptional(states + codes[i + j], x[i + j], weights[j], c, w != NULL);
@@ -138,7 +153,6 @@ static void reciprocals_of(const record *records, size_t n, reciprocal *out) {
 /* e^(c x) / S, with S the sum whose reciprocal the code of each row names. */
 static int softmax_of(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c,
                       double *out) {
-    double ones[ROWS];
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
     products *p = malloc(sizeof *p);
     factors *f = malloc(sizeof *f);
@@ -146,11 +160,11 @@ static int softmax_of(const reciprocal *table, size_t groups, const int32_t *cod
         free(p), free(f);
         return NO_MEMORY;
     }
-    for (size_t i = 0; i < ROWS; i++) ones[i] = 1.0, f->high[i] = f->low[i] = 0.0, f->exponent[i] = 0;
+    for (size_t i = 0; i < ROWS; i++) f->high[i] = f->low[i] = 0.0, f->exponent[i] = 0; /* also beyond the last row */
     for (size_t i = 0; i < n; i += ROWS) {
         size_t size = n - i < ROWS ? n - i : ROWS;
         int any_far = 0;
-        weigh_rows(x + i, ones, size, c, p);
+        weigh_rows(x + i, ONES, size, c, p);
         for (size_t j = 0; j < size; j++) {
             const reciprocal *r = table + codes[i + j];
             f->high[j] = r->high, f->low[j] = r->low, f->exponent[j] = r->exponent;

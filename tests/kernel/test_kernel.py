@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import any_float, random_values
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lse_stream import StateError, _kernel, kernel_name
 from lse_stream._kernel import numpy_kernel
-from lse_stream._kernel.constants import NO_BASE
+from lse_stream._kernel.constants import FAULT_BASE, NO_BASE
 from lse_stream._kernel.record import FAULTS
+from lse_stream.scales import Scale
 
 RECORD = _kernel.RECORD
 
@@ -208,6 +209,132 @@ def test_the_count_may_be_any_when_a_mean_is_taken() -> None:
         _, high, _, q, _ = _kernel.quotients_of(states, np.array([n]))[0]
         assert q == 4 / n
         assert high == pytest.approx(np.log(4 / n), rel=1e-15, abs=1e-300)
+
+
+# --- single states on a scale ----------------------------------------------------------------------------------------
+
+# The natural factor is here for its sum of e^-x.
+FACTORS = [
+    *(Scale.of(name).factor for name in ("log2", "decibel", "magnitude", "natural", "temperature 1e-30")),
+    *SCALES[2:],
+]
+
+
+def state_on(scale: np.ndarray, descends: bool) -> Any:
+    state = _kernel._kernel().State()
+    state._use_scale(*scale.tolist(), descends)
+    return state
+
+
+def terms_record(x: np.ndarray, scale: np.ndarray, descends: bool) -> bytes:
+    """The record that a state on the scale must have: that of the grouped code."""
+    codes = np.zeros(x.size, np.int32)
+    return _kernel.group_terms(codes, -x if descends else x, None, 1, scale).tobytes()
+
+
+def check_state_on(values: list[float], scale: np.ndarray, descends: bool) -> None:
+    x = np.array(values, np.float64)
+    expected = terms_record(x, scale, descends)
+    one_by_one, at_once, merged = (state_on(scale, descends) for _ in range(3))
+    for value in values:
+        one_by_one.add(value)
+    at_once._update(x)
+    for part in (x[: x.size // 3], x[x.size // 3 :]):
+        state = state_on(scale, descends)
+        state._update(part)
+        merged.merge(state)
+    loaded = state_on(scale, descends)
+    assert loaded._load(expected) is None
+    for state in (one_by_one, at_once, merged, loaded):
+        assert state.to_bytes() == expected
+        assert state.count == x.size
+    maximum = float(np.frombuffer(expected, RECORD)["max"][0])
+    assert repr(one_by_one.max) == repr(0.0 - maximum if descends else maximum)  # -0.0 is not 0.0, and NaN is NaN
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = x.astype(np.float32)
+    state = state_on(scale, descends)
+    state._update(narrow)
+    assert state.to_bytes() == terms_record(narrow.astype(np.float64), scale, descends)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("descends", [False, True])
+@pytest.mark.parametrize("scale", FACTORS)
+@settings(max_examples=40)
+@given(values=st.lists(any_float, max_size=40))
+def test_a_state_on_a_scale_has_the_bits_of_groups(scale: np.ndarray, descends: bool, values: list[float]) -> None:
+    check_state_on(values, scale, descends)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("seed", range(24))
+def test_a_state_on_a_scale_has_the_bits_of_groups_at_length(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = random_values(rng, int(rng.integers(500, 3000)))
+    if seed % 3 == 0:
+        x[rng.random(x.size) < 0.01] = rng.choice([np.nan, np.inf, -np.inf, 1e300, -1e300, 2.0**60, -0.0, 5e-324])
+    check_state_on(x.tolist(), FACTORS[seed % len(FACTORS)], seed % 2 == 0)
+
+
+def test_all_kernels_agree_on_states_on_a_scale() -> None:
+    x = random_values(np.random.default_rng(11), 700)
+    for scale in FACTORS:
+
+        def record(scale: np.ndarray = scale) -> np.ndarray:
+            state = state_on(scale, True)
+            state._update(x)
+            return np.frombuffer(state.to_bytes(), RECORD)
+
+        with_every_kernel(record)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_state_on_the_natural_scale_is_the_plain_one() -> None:
+    plain, state = _kernel._kernel().State(), state_on(_kernel.NATURAL, False)
+    for one in (plain, state):
+        one.add(1.5)
+        one._update(np.array([2.5, -3.0]))
+    state.merge(plain)
+    plain.merge(plain)
+    assert state.to_bytes() == plain.to_bytes()
+    assert state.value() == plain.value()
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("byte", [15, 23, 31, 47])  # the last of count, max, base and the first limb
+def test_a_record_is_checked_by_the_scale_of_the_state(byte: int) -> None:
+    scale = FACTORS[0]
+    record = terms_record(np.array([1.0, 40.0, 70.0]), scale, False)
+    assert state_on(scale, False)._load(record) is None
+    raw = bytearray(record)
+    raw[byte] ^= 0x80
+    fault = state_on(scale, False)._load(bytes(raw))
+    assert (0, fault) == _kernel._kernel().check(np.frombuffer(bytes(raw), RECORD), scale, b"\0")
+    # The base of 70 in powers of e is not that in powers of 2.
+    assert _kernel._kernel().State()._load(record) == FAULT_BASE
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("other", [(FACTORS[1], False), (FACTORS[0], True), (_kernel.NATURAL, False)])
+def test_states_on_two_scales_do_not_merge(other: tuple[np.ndarray, bool]) -> None:
+    one, two = state_on(FACTORS[0], False), state_on(*other)
+    for first, second in ((one, two), (two, one)):
+        first.add(1.0)
+        before = first.to_bytes()
+        with pytest.raises(TypeError, match="another scale"):
+            first.merge(second)
+        assert first.to_bytes() == before
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_scale_of_a_state_is_fixed_and_its_value_not_the_kernels() -> None:
+    state = state_on(FACTORS[0], False)
+    state.add(1.0)
+    with pytest.raises(ValueError, match="natural scale alone"):
+        state.value()
+    with pytest.raises(ValueError, match="not empty"):
+        state._use_scale(1.0, 0.0, False)
+    assert state_on(FACTORS[0], True).max == np.inf
 
 
 # --- wrong calls ------------------------------------------------------------------------------------------------------
