@@ -81,7 +81,7 @@ class LogSumExpAccumulator(_kernel.State):
     63.0103
     """
 
-    __slots__ = ("_scale",)
+    __slots__ = ("_values_scale",)
 
     AGGREGATION: ClassVar[Aggregation] = LOGSUMEXP
 
@@ -91,13 +91,14 @@ class LogSumExpAccumulator(_kernel.State):
         self.update(values)
 
     def _take_scale(self, scale: Scale) -> None:
-        self._scale = scale
+        self._values_scale = scale
         if scale is not NATURAL:
-            self._use_scale(*scale.factor.tolist(), scale.descends)
+            high, low = scale.factor.tolist()
+            self._use_scale(high, low, scale.descends)
 
     def _empty(self) -> Self:
         empty = type(self).__new__(type(self))
-        empty._take_scale(self._scale)
+        empty._take_scale(self._values_scale)
         return empty
 
     def _to_float_exact(self, x: object) -> float:
@@ -107,7 +108,7 @@ class LogSumExpAccumulator(_kernel.State):
     @property
     def scale(self) -> Scale:
         """The scale of the values."""
-        return self._scale
+        return self._values_scale
 
     def update(self, values: object) -> None:
         """Adds every value of a 1-D array or sequence.
@@ -133,7 +134,9 @@ class LogSumExpAccumulator(_kernel.State):
           TypeError: no such state.
           StateError: one of another scale; both named.
         """
-        if isinstance(other, LogSumExpAccumulator) and other._scale is not self._scale:
+        if not isinstance(other, LogSumExpAccumulator):
+            raise TypeError(f"expected a state to merge, found {type(other).__name__}")
+        if other._values_scale is not self._values_scale:
             check_same(self.states(), other.states())
         super().merge(other)
 
@@ -145,7 +148,7 @@ class LogSumExpAccumulator(_kernel.State):
 
     def to_bytes(self) -> bytes:
         """The canonical record, which ``lse_stream.states.codec`` describes: equal states have equal bytes."""
-        if self._scale is NATURAL:
+        if self._values_scale is NATURAL:
             return super().to_bytes()
         return encode_states(self.states())[0].tobytes()
 
@@ -158,7 +161,7 @@ class LogSumExpAccumulator(_kernel.State):
             and found.
         """
         state = cls.__new__(cls)
-        if record[1:4] != bytes(3):  # the kind and the scale of another accumulator, or of another scale
+        if record[1:4].strip(b"\0"):  # the kind and the scale of another accumulator, or of another scale
             states = _decode(record, LOGSUMEXP)
             state._take_scale(states.scale)
             state._load(states.sums[0].tobytes())
@@ -180,16 +183,16 @@ class LogSumExpAccumulator(_kernel.State):
         return type(self).from_bytes, (self.to_bytes(),)
 
     def __repr__(self) -> str:
-        of_scale = "" if self._scale is NATURAL else f", scale={self._scale.name!r}"
+        of_scale = "" if self._values_scale is NATURAL else f", scale={self._values_scale.name!r}"
         return f"{type(self).__name__}(value={self.value()!r}, count={self.count}, max={self.max!r}{of_scale})"
 
     def states(self) -> StateArray:
         """The state as an array of one."""
-        return StateArray(LOGSUMEXP, self._scale, (np.frombuffer(super().to_bytes(), RECORD),), ())
+        return StateArray(LOGSUMEXP, self._values_scale, (np.frombuffer(super().to_bytes(), RECORD),), ())
 
     def value(self) -> float:
         """The log-sum-exp, in units of the scale."""
-        return super().value() if self._scale is NATURAL else self.result("logsumexp")
+        return super().value() if self._values_scale is NATURAL else self.result("logsumexp")
 
     def result(self, name: str) -> float:
         """One of the results of ``lse_stream.states.aggregations.LOGSUMEXP``.

@@ -54,7 +54,7 @@ class LookUp:
         return self._rows[codes] if self._keys else codes
 
     def rows(self, table: pa.Table) -> npt.NDArray[np.int32]:
-        """The row (n,) of the key of each row of a table; raises KeyError, which names it, for a key that is missing."""
+        """The row (n,) of the key of each row of a table; raises KeyError for a key that is missing, named."""
         rows = self.find(table)
         if rows.size and rows.min() < 0:
             missing = describe_key(table, self._keys, int(rows.argmin()))

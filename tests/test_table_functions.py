@@ -785,7 +785,7 @@ def test_a_damaged_state_is_named_by_column_and_row(damaged: bytes, message: str
             assert caught.value.row == row
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"kind": "weighted"}, {"scale": "furlong"}])
+@pytest.mark.parametrize("change", [{"version": 2}, {"aggregation": "weighted"}, {"scale": "furlong"}])
 def test_columns_of_another_version_load_and_are_refused_in_use(change: dict[str, Any], tmp_path: Path) -> None:
     [(name, value)] = change.items()
     for rows in ([], [b"of another size"], [None]):
@@ -822,7 +822,7 @@ def test_metadata_says_what_the_records_are_and_may_say_more_in_later_versions()
         finalize(table.read_all())
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"kind": "weighted"}, {"scale": "decibel"}])
+@pytest.mark.parametrize("change", [{"version": 2}, {"aggregation": "weighted"}, {"scale": "decibel"}])
 def test_columns_of_different_versions_do_not_become_one(change: dict[str, Any]) -> None:
     ours, other = (pa.table({"state": pa.nulls(1, data_type)}) for data_type in (StateType(), StateType(**change)))
     assert StateType() != StateType(**change)

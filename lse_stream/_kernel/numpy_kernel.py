@@ -62,11 +62,11 @@ class State:
             raise ValueError("the scale of a state that is not empty cannot change")
         self._scale = (high, low, descends)
 
-    def _widen(self, x: object) -> float:
+    def _to_float_exact(self, x: object) -> float:
         raise TypeError(f"expected a real number, found {type(x).__name__}")
 
     def add(self, x: object) -> None:
-        self._pending.append(x if type(x) is float else float(x) if isinstance(x, float) else self._widen(x))
+        self._pending.append(x if type(x) is float else float(x) if isinstance(x, float) else self._to_float_exact(x))
         if len(self._pending) == FLUSH:
             self._settled()
 

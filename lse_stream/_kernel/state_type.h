@@ -44,10 +44,10 @@ static PyObject *State_add(PyObject *object, PyObject *x) {
         add_value(self, PyFloat_AsDouble(x));
         Py_RETURN_NONE;
     }
-    PyObject *wide_x = PyObject_CallMethod(object, "_widen", "O", x);
-    if (!wide_x) return NULL;
-    double value = PyFloat_AsDouble(wide_x);
-    Py_DECREF(wide_x);
+    PyObject *exact = PyObject_CallMethod(object, "_to_float_exact", "O", x);
+    if (!exact) return NULL;
+    double value = PyFloat_AsDouble(exact);
+    Py_DECREF(exact);
     if (value == -1.0 && PyErr_Occurred()) return NULL;
     add_value(self, value);
     Py_RETURN_NONE;

@@ -31,7 +31,7 @@ class AccumulatorCoder(Coder):
 
     >>> coder = AccumulatorCoder(LogSumExpAccumulator)
     >>> coder.decode(coder.encode(LogSumExpAccumulator([1, 2, 3])))
-    LogSumExpAccumulator(value=3.4076059644443806, count=3, max=3.0)
+    LogSumExpAccumulator(value=3.40760596444438, count=3, max=3.0)
     """
 
     def __init__(self, accumulator: type[Accumulator]) -> None:

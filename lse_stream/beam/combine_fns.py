@@ -75,7 +75,7 @@ class ToStateCombineFn(_AccumulatorCombineFn):
     >>> to_state = ToStateCombineFn(LogSumExpCombineFn())
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
     ...     _ = pipeline | beam.Create([60, 60]) | beam.CombineGlobally(to_state) | beam.Map(print)
-    LogSumExpAccumulator(value=60.693147180559945, count=2, max=60.0)
+    LogSumExpAccumulator(value=60.69314718055995, count=2, max=60.0)
     """
 
     def __init__(self, combine_fn: beam.CombineFn) -> None:

@@ -39,8 +39,13 @@ class PreAggregate(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tup
     Raises:
       ValueError: not whole seconds, or none.
 
-    >>> with beam.Pipeline("FnApiRunner") as pipeline:
-    ...     _ = pipeline | beam.Create([("a", 1), ("a", 2)]) | PreAggregate(sum, 10) | beam.Map(print)
+    It needs a runner that follows processing time, as engines do; of Beam's own, that of streams for tests.
+
+    >>> from apache_beam.options.pipeline_options import PipelineOptions
+    >>> from apache_beam.testing.test_stream import TestStream
+    >>> stream = TestStream().add_elements([("a", 1), ("a", 2)]).advance_watermark_to_infinity()
+    >>> with beam.Pipeline("BundleBasedDirectRunner", PipelineOptions(streaming=True)) as pipeline:
+    ...     _ = pipeline | stream | PreAggregate(sum, 10) | beam.Map(print)
     ('a', 3)
     """
 

@@ -34,7 +34,7 @@ from .units import Queue, Unit, Watch, run_threads
 # A thread with more keys than this hands them over to accumulators by shard, which all threads share: so many groups
 # and their index no longer fit a second-level cache, and each thread would have them all.
 MANY_KEYS = 1 << 17
-# Into how many shards at least, so that threads seldom wait for each other, and at most, as each has buffers of its own.
+# Into how many shards at least, so that threads seldom wait for each other, and at most, as each has buffers.
 LEAST_SHARDS, MOST_SHARDS = 32, 4096
 # Rows that are split by shard at once, so that a shard has some thousands: each shard costs 0.1 ms.
 SPLIT_ROWS, ROWS_PER_SHARD = 1 << 18, 1 << 12

@@ -215,7 +215,7 @@ def test_the_count_may_be_any_when_a_mean_is_taken() -> None:
 
 # The natural factor is here for its sum of e^-x.
 FACTORS = [
-    *(Scale.of(name).factor for name in ("log2", "decibel", "magnitude", "natural", "temperature 1e-30")),
+    *(Scale(name).factor for name in ("log2", "decibel", "magnitude", "natural", "temperature 1e-30")),
     *SCALES[2:],
 ]
 

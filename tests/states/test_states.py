@@ -110,7 +110,7 @@ def test_any_order_split_and_tree_of_merges_gives_the_same_bytes(case: Case, dat
         other.merge(one)
         assert one.to_bytes() == before
     assert parts[0].to_bytes() == whole.to_bytes()
-    for name in whole.kind.results:
+    for name in case.accumulator.AGGREGATION.results:
         if name != "cross_entropy":
             assert np.float64(parts[0].result(name)).tobytes() == np.float64(whole.result(name)).tobytes()
 
@@ -125,7 +125,7 @@ def test_columns_have_the_bytes_of_single_states_with_every_kernel(case: Case, s
     keys = rng.integers(0, groups, n)
     names = list(case.inputs)
     table = pa.table({"k": keys, **dict(zip(names, np.array(rows).T, strict=True))})
-    arguments: dict[str, Any] = {"value": names, "kind": case.accumulator.AGGREGATION.name, "scale": case.scale}
+    arguments: dict[str, Any] = {"value": names, "aggregation": case.accumulator.AGGREGATION.name, "scale": case.scale}
     expected = {int(key): case.of([row for row, k in zip(rows, keys, strict=True) if k == key]) for key in set(keys)}
     states = group_states(table, ["k"], **arguments)
     assert as_bytes(states) == {key: state.to_bytes() for key, state in expected.items()}
@@ -294,9 +294,12 @@ def test_rows_that_do_not_fit_are_refused_by_name() -> None:
         LogLikelihoodAccumulator(scale="decibel")
     table = pa.table({"k": [1], "x": [1.0]})
     mistakes: list[tuple[dict[str, Any], str]] = [
-        ({"kind": "mean"}, "kind: expected logsumexp, .*, found 'mean'"),
-        ({"kind": "weighted_logsumexp"}, r"value: expected 2 names for weighted_logsumexp \(value, weight\), found"),
-        ({"kind": "effective_sample_size", "scale": "log2"}, "scale: expected natural, .* found base 2.0"),
+        ({"aggregation": "mean"}, "aggregation: expected logsumexp, .*, found 'mean'"),
+        (
+            {"aggregation": "weighted_logsumexp"},
+            r"value: expected 2 names for weighted_logsumexp \(value, weight\), found",
+        ),
+        ({"aggregation": "effective_sample_size", "scale": "log2"}, "scale: expected natural, .* found base 2.0"),
         ({"scale": "furlong"}, "scale: expected 'natural', .*, found 'furlong'"),
     ]
     for arguments, message in mistakes:
@@ -308,7 +311,7 @@ def test_rows_that_do_not_fit_are_refused_by_name() -> None:
 
 def test_rows_with_a_null_in_any_column_are_left_out_or_make_the_key_null() -> None:
     table = pa.table({"k": [1, 1, 2, 3], "x": [1.0, None, 2.0, 3.0], "w": [1.0, 1.0, None, 2.0]})
-    arguments: dict[str, Any] = {"value": ["x", "w"], "kind": "weighted_logsumexp"}
+    arguments: dict[str, Any] = {"value": ["x", "w"], "aggregation": "weighted_logsumexp"}
     found = finalize(sort_by_keys(group_states(table, ["k"], **arguments), ["k"]))
     assert found["count"].to_pylist() == [1, 0, 1]
     assert found["weight"].to_pylist() == [1.0, 0.0, 2.0]
