@@ -29,7 +29,7 @@ static void slot_from_state(group_slot *slot, const state *s) {
 static state state_from_slot(const group_slot *slot) {
     state s = {slot->count, slot->max, slot->base, {0, 0, 0}};
     if (slot->cap != slot->cap) s.base = is_near(slot->max) ? base_of(slot->max) : NO_BASE;
-    for (int j = 0; j < 3; j++) s.limb[j] = ((wide)slot->high[j] << 62) + slot->low[j];
+    for (int j = 0; j < 3; j++) s.limb[j] = slot->high[j] * ((wide)1 << 62) + slot->low[j];
     return s;
 }
 
