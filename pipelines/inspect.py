@@ -30,8 +30,11 @@ Exit status 0, 1 for a damaged column, 2 for a file without states.
 EXAMPLES = """\
 examples:
   COMMAND parquet --input pipelines/samples/storms.parquet \\
-      --key season --value category --state --output out/seasons
-  PROGRAM out/seasons/part-00000-of-00001.parquet
+      --key season --value category --state --output out/s
+  PROGRAM out/s/part-00000-of-00001.parquet
+
+  # states in an Arrow IPC stream
+  PROGRAM states.arrows
 """
 
 FIRST_ROWS = 5

@@ -1,5 +1,6 @@
 """Runs a program on Beam: its runner's options, the pipeline, what it counts and what it says of a fault."""
 
+import argparse
 import io
 import logging
 import os
@@ -57,7 +58,11 @@ def parse_options(
         raise UsageError(f"--runner {runner}: {' '.join(str(error).split())}") from error
     if not runner.endswith(EMBEDDED_RUNNER):
         return options  # other runners may know options that only their own job server names
-    if unknown := unknown_options(rest):
+    try:
+        unknown = unknown_options(rest)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    if unknown:
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
     direct = options.view_as(DirectOptions)
     if "--direct_running_mode" not in named:

@@ -35,8 +35,12 @@ def key_type_of(element_type: Any) -> Any:
 
 
 def unknown_options(arguments: Sequence[str]) -> list[str]:
-    """Those of a command line's arguments that no class of Beam's options knows."""
-    known: Any = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    """Those of a command line's arguments that no class of Beam's options knows.
+
+    Raises:
+      argparse.ArgumentError: one of another type than its option has.
+    """
+    known: Any = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for group in PipelineOptions.__subclasses__():
         group._add_argparse_args(known)
     _, unknown = known.parse_known_args(list(arguments))

@@ -198,7 +198,7 @@ OF_PAIRS: list[tuple[beam.CombineFn, list[tuple[float, float]], Callable[..., An
     (
         WeightedLogSumExpCombineFn(return_sign=True),
         PAIRS,
-        lambda x, w: (WeightedLogSumExpAccumulator(x, w).value(), WeightedLogSumExpAccumulator(x, w).sign()),
+        lambda x, w: (WeightedLogSumExpAccumulator(x, w).log_abs_sum(), WeightedLogSumExpAccumulator(x, w).sign()),
     ),
     (
         WeightedLogSumExpCombineFn("magnitude"),

@@ -365,10 +365,10 @@ def test_other_timestamps_than_the_end_of_the_window_are_refused() -> None:
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.5])
-def test_partial_panes_of_no_time_are_refused(every: Any) -> None:
-    with pytest.raises(ValueError, match=r"seconds between partial panes: expected a whole number of 1 or more, found"):
+def test_pre_aggregation_of_no_time_is_refused(every: Any) -> None:
+    with pytest.raises(ValueError, match=r"pre_aggregate: expected a whole number of 1 or more, found"):
         PreCombinePerKey(LogSumExpCombineFn(), pre_aggregate=every)
-    with pytest.raises(ValueError, match=r"seconds between partial panes"):
+    with pytest.raises(ValueError, match=r"pre_aggregate: expected"):
         PreAggregate(list, every)
 
 

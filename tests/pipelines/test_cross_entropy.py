@@ -212,7 +212,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         OF_ROWS,
         ["'label'", "int64", "found string"],
     ),
-    "no files of labels": ({"in/a.parquet": BARE}, f"{OF_ROWS} --labels none", ["--labels none: expected a file"]),
+    "no files of labels": ({"in/a.parquet": BARE}, f"{OF_ROWS} --labels none", ["none: expected a file"]),
     "labels without examples": (
         {"in/a.parquet": BARE, "l/a.parquet": {"label": [1]}},
         f"{OF_ROWS} --labels l",

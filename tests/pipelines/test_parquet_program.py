@@ -806,7 +806,7 @@ def test_faults_on_a_store_of_objects(
 ) -> None:
     argv = ["--input", "testfs://bucket/in", "--value=value", "--output", "testfs://bucket/out"]
     assert main(argv) == 2
-    check_fault(capsys.readouterr().err, ["--input testfs://bucket/in", "found none"])
+    check_fault(capsys.readouterr().err, ["testfs://bucket/in: expected a file", "found none"])
 
     store.objects["testfs://bucket/in/a.parquet"] = b"PAR1"
     assert main(argv) == 2

@@ -466,7 +466,7 @@ KAFKA = (
         (IN, GOOD.replace("--value v", "--value w"), ["column 'w'"]),
         (IN, GOOD.replace("fixed:1h", "session:1h") + " --num_shards 2", ["--num_shards 2: expected 1 with sessions"]),
         (IN, GOOD.replace("--output out", "--output ."), ["--output .: expected nothing there but earlier results"]),
-        ({}, GOOD, ["--input in.parquet: expected a file, a directory or a glob"]),
+        ({}, GOOD, ["in.parquet: expected a file, a directory or a glob"]),
         ({}, KAFKA, ["--expansion_service 127.0.0.1:1: expected HOST:PORT of Beam's expansion service, found"]),
         ({}, KAFKA.replace("--max_records 5", ""), ["--source kafka: expected --max_records, or a runner of streams"]),
         ({}, KAFKA.replace("--dead_letters bad", ""), ["--dead_letters: expected a value or --dead_letter_topic"]),
