@@ -21,7 +21,7 @@ PROGRAM = "inspect"
 
 DESCRIPTION = """\
 Shows what the columns of states in a Parquet or Arrow IPC file contain:
-version, aggregation and scale, how many rows, and the results of the first states.
+version, aggregation and scale, how many rows, the results of the first states.
 Every record is checked; of a damaged one it names the row and the fault.
 
 Exit status 0, 1 for a damaged column, 2 for a file without states.

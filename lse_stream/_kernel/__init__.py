@@ -72,7 +72,7 @@ def kernel_name() -> str:
 
 def _kernel() -> ModuleType:
     # The twin is imported where it is used: that takes a while.
-    return native if native and _selected != "numpy" else import_module(".numpy_kernel", __name__)
+    return native if native and _selected != "numpy" else import_module(".twin.kernel", __name__)
 
 
 def group_values(codes: Codes, values: Floats, n_groups: int) -> States:
@@ -170,7 +170,7 @@ def merge_sums(codes: Codes, words: Words, at: Ints, n_groups: int) -> Sums:
 
 
 def _growing() -> ModuleType:
-    return native if native and _selected != "numpy" else import_module(".numpy_growing", __name__)
+    return native if native and _selected != "numpy" else import_module(".twin.growing", __name__)
 
 
 class WordIndex:
@@ -347,6 +347,6 @@ _selected = "numpy"
 select(os.environ.get("LSE_STREAM_KERNEL") or available()[0])
 
 if TYPE_CHECKING:
-    from .numpy_kernel import State as State
+    from .twin.kernel import State as State
 else:
     State = _kernel().State

@@ -1,4 +1,4 @@
-"""Writes constants.h and constants.py: every number of the kernel, from one derivation, for C and for NumPy.
+"""Writes c/constants.h and constants.py: every number of the kernel, from one derivation, for C and for NumPy.
 
 Run ``python lse_stream/_kernel/generate_constants.py`` (needs mpmath). The committed files are its output, which a test
 checks. Changing any number changes bits: it takes a new record version (see ``record.py``).
@@ -268,12 +268,12 @@ def python_module() -> str:
     )
 
 
-FILES = {"constants.h": c_header, "constants.py": python_module}
+FILES = {"c/constants.h": c_header, "constants.py": python_module}
 
 
 def main() -> None:
     for name, content in FILES.items():
-        Path(__file__).with_name(name).write_text(content(), encoding="ascii")
+        (Path(__file__).parent / name).write_text(content(), encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lse_stream import StateError, _kernel, kernel_name
-from lse_stream._kernel import numpy_kernel
 from lse_stream._kernel.constants import FAULT_BASE, NO_BASE
 from lse_stream._kernel.record import FAULTS
+from lse_stream._kernel.twin import kernel as numpy_kernel
 from lse_stream.scales import Scale
 
 RECORD = _kernel.RECORD
@@ -492,4 +492,4 @@ def test_the_committed_constants_are_the_scripts_output() -> None:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     for name, content in script.FILES.items():
-        assert path.with_name(name).read_text(encoding="ascii") == content()
+        assert (path.parent / name).read_text(encoding="ascii") == content()

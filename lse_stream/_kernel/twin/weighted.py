@@ -3,15 +3,15 @@
 import numpy as np
 import numpy.typing as npt
 
-from . import constants as c
-from .constants import FAR_BASE, NO_BASE, NO_EXPONENT
-from .double_double import divide, two_prod
-from .numpy_grouped import CHUNK, check_codes, reduce_states, sort_runs
-from .numpy_loops import Workspace, power_of, terms, tiny
-from .numpy_state import base_of_exponent, exponent_of, is_near_base, is_near_in, limbs_of, scaled
-from .numpy_values import pair_of
-from .numpy_wide import get_limbs, magnitude, put_limbs
-from .record import States, empty_states
+from .. import constants as c
+from ..constants import FAR_BASE, NO_BASE, NO_EXPONENT
+from ..double_double import divide, two_prod
+from ..record import States, empty_states
+from .grouped import CHUNK, check_codes, reduce_states, sort_runs
+from .loops import Workspace, power_of, terms, tiny
+from .state import base_of_exponent, exponent_of, is_near_base, is_near_in, limbs_of, scaled
+from .values import pair_of
+from .wide import get_limbs, magnitude, put_limbs
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -5,9 +5,9 @@ from functools import reduce
 import numpy as np
 import numpy.typing as npt
 
-from . import constants as c
-from .constants import FAR, ROUND
-from .double_double import quick_two_sum, two_prod, two_sum
+from .. import constants as c
+from ..constants import FAR, ROUND
+from ..double_double import quick_two_sum, two_prod, two_sum
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

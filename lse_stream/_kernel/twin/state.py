@@ -3,11 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
-from .constants import FAR_BASE, LIMB_BITS, NO_BASE, TOO_FAR
-from .double_double import two_prod
-from .numpy_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
-from .numpy_wide import Wide, wide
-from .record import States
+from ..constants import FAR_BASE, LIMB_BITS, NO_BASE, TOO_FAR
+from ..double_double import two_prod
+from ..record import States
+from .loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
+from .wide import Wide, wide
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -3,11 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
-from .constants import LIMB_BITS, NO_BASE, SPAN
-from .numpy_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
-from .numpy_state import is_near, is_near_base, set_max
-from .numpy_wide import put_limbs, sum_runs, wide
-from .record import States, empty_states
+from ..constants import LIMB_BITS, NO_BASE, SPAN
+from ..record import States, empty_states
+from .loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
+from .state import is_near, is_near_base, set_max
+from .wide import put_limbs, sum_runs, wide
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

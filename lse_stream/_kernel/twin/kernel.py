@@ -1,7 +1,8 @@
 """The kernel in NumPy: the same bits as native.c, from the same operations in the same order.
 
 It is the oracle of the C kernel's tests, and what runs where there was no compiler. ``native.c`` has the reasoning. The
-modules ``numpy_*`` are named after the parts of the C kernel; here they are one namespace, with the type of one state.
+modules beside this one are named after the parts of the C kernel; here they are one namespace, with the type of one
+state.
 """
 
 from typing import Self
@@ -9,15 +10,15 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from .constants import FAR, FLUSH, SPAN
-from .numpy_check import check
-from .numpy_exact_sum import merge_sums, sum_products
-from .numpy_grouped import CHUNK, group_values, merge_groups, reduce_states
-from .numpy_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
-from .numpy_state import is_near, set_max
-from .numpy_values import quotients_of, row_values, values_of
-from .numpy_weighted import group_terms, reciprocals_of, reduce_terms, softmax_of
-from .record import RECORD, States, empty_states
+from ..constants import FAR, FLUSH, SPAN
+from ..record import RECORD, States, empty_states
+from .check import check
+from .grouped import CHUNK, group_values, merge_groups, reduce_states
+from .grouped_sums import merge_sums, sum_products
+from .loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
+from .state import is_near, set_max
+from .values import quotients_of, row_values, values_of
+from .weighted import group_terms, reciprocals_of, reduce_terms, softmax_of
 
 __all__ = [
     "State",
@@ -49,7 +50,7 @@ class State:
     # Values that wait to be summed together: when that happens cannot be seen in an exact sum.
     _pending: list[float]
 
-    def __new__(cls, *_: object) -> Self:
+    def __new__(cls, *_: object, **__: object) -> Self:
         self = super().__new__(cls)
         self._scale = NATURAL
         self._record = empty_states(1)

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from . import constants as c
-from .exact_sum import decode_sum, encode_sum
-from .numpy_grouped import check_codes
+from .. import constants as c
+from ..exact_sum import decode_sum, encode_sum
+from .grouped import check_codes
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .constants import LIMB_BITS
-from .record import States
+from ..constants import LIMB_BITS
+from ..record import States
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-/* The kernel in C: exact sums of e^x. numpy_kernel.py does the same operations and gives the same bits.
+/* The kernel in C: exact sums of e^x. The twin, in NumPy, does the same operations and gives the same bits.
 
    A term e^x = 2^k (A + B), a pair with a relative error of about 2^-60, is cut into three limbs of 50 bits on an absolute
    grid of quanta 2^base, 2^(base-50), 2^(base-100), and the limbs are summed as integers, so the order cannot matter. The

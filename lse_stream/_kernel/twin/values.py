@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from . import constants as c
-from .constants import FAR_BASE, LIMB_BITS, NO_BASE
-from .double_double import divide, quick_two_sum, two_prod, two_sum
-from .numpy_grouped import CHUNK, group_values
-from .numpy_loops import Workspace, log1p_pair, scale_by, terms, tiny
-from .numpy_state import is_near, is_near_base, limbs_of, own_terms
-from .numpy_wide import (
+from .. import constants as c
+from ..constants import FAR_BASE, LIMB_BITS, NO_BASE
+from ..double_double import divide, quick_two_sum, two_prod, two_sum
+from ..record import States, empty_states
+from .grouped import CHUNK, group_values
+from .loops import Workspace, log1p_pair, scale_by, terms, tiny
+from .state import is_near, is_near_base, limbs_of, own_terms
+from .wide import (
     Wide,
     add_wide,
     get_limbs,
@@ -21,7 +22,6 @@ from .numpy_wide import (
     multiply_wide,
     shift_limb,
 )
-from .record import States, empty_states
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -3,12 +3,12 @@
 import numpy as np
 import numpy.typing as npt
 
-from . import constants as c
-from .constants import FAR_BASE, LIMB_BITS, NO_BASE
-from .numpy_loops import tiny
-from .numpy_state import is_near_in, limbs_of, own_terms
-from .numpy_wide import get_limbs, is_negative, less_terms, shift_limb
-from .record import FAULTS, States
+from .. import constants as c
+from ..constants import FAR_BASE, LIMB_BITS, NO_BASE
+from ..record import FAULTS, States
+from .loops import tiny
+from .state import is_near_in, limbs_of, own_terms
+from .wide import get_limbs, is_negative, less_terms, shift_limb
 
 Floats = npt.NDArray[np.float64]
 

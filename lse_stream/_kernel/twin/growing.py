@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .numpy_grouped import check_codes, group_values, merge_groups, reduce_states
-from .numpy_weighted import group_terms
-from .record import States, concat_states, empty_states
+from ..record import States, concat_states, empty_states
+from .grouped import check_codes, group_values, merge_groups, reduce_states
+from .weighted import group_terms
 
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
