@@ -23,7 +23,7 @@ _OF_NUMPY = {dtype: data_type for data_type, dtype in _OF_ARROW.items()} | {
 
 @lru_cache(maxsize=256)
 def numpy_type(data_type: pa.DataType) -> np.dtype[Any]:
-    """How NumPy names the numbers that stand in the memory of a primitive type; of times, integers."""
+    """How NumPy names the numbers in the memory of a primitive type; those of times are integers."""
     return _OF_ARROW.get(data_type) or np.dtype(_INTEGERS[data_type.bit_width])
 
 
@@ -88,7 +88,7 @@ def nulls_of(array: pa.Array) -> Mask | None:
 
 
 def nulls_of_column(column: pa.ChunkedArray) -> Mask | None:
-    """The same of all chunks."""
+    """Where a column is null (n,), over all chunks; None where it nowhere is."""
     if not column.null_count:
         return None
     parts = [(nulls_of(chunk), len(chunk)) for chunk in column.chunks]

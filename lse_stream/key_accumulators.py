@@ -148,7 +148,7 @@ class _KeyAccumulator:
         return index + sum(states.nbytes for states in self._states.values())
 
     def table(self) -> StateTable | None:
-        """The keys and their states; None where no table was added, as nothing tells the types of the keys."""
+        """The keys and their states; None where no table was added, as the types of the keys are not known."""
         if self._index is None:
             return None
         groups = len(self._index)

@@ -1,4 +1,4 @@
-"""Key columns: which rows have equal keys, in what order keys stand, and to which shard a key belongs.
+"""Key columns: which rows have equal keys, in what order keys are, and to which shard a key belongs.
 
 Keys are compared by value in one canonical form, the same on every machine and for every layout of the columns:
 
@@ -275,7 +275,7 @@ class _ByteColumn(_WordColumn):
 def one_by_one(keys: pa.Table) -> Iterator[pa.Table]:
     """Each row of a table of keys alone, in one form: equal keys are equal to the byte, in Arrow's IPC format too.
 
-    A slice would not be: its buffers tell of its neighbours, such as whether one of them is null.
+    A slice would not be: its buffers show its neighbours, such as whether one of them is null.
     """
     columns = [(_canonical_values(keys, field.name), field.type, field.name) for field in keys.schema]
     for i in range(keys.num_rows):
@@ -347,7 +347,7 @@ def shard_of_keys(table: pa.Table, keys: Sequence[str], num_shards: int) -> Code
 def sort_keys(table: pa.Table, keys: Sequence[str]) -> tuple[npt.NDArray[np.int64], pa.Table]:
     """The row numbers in the order of the keys, and the key columns in that order.
 
-    Dictionaries come out with their values in the order of the rows. Rows of equal keys stand in no particular order.
+    Dictionaries come out with their values in the order of the rows. Rows of equal keys are in no particular order.
     """
     plain = {name: _canonical_values(table, name) for name in keys}
     sortable = [column for column in plain.values() if not pa.types.is_null(column.type)]
@@ -388,7 +388,7 @@ def check_key_type(name: str, data_type: pa.DataType) -> None:
 
 
 def describe_key(table: pa.Table, keys: Sequence[str], row: int) -> str:
-    """The key of a row as an error tells it: ``model='a', fold=3``."""
+    """The key of a row as errors show it: ``model='a', fold=3``."""
 
     def text(column: pa.ChunkedArray) -> str:
         if pa.types.is_temporal(column.type):  # Python has no nanoseconds
@@ -542,7 +542,7 @@ def _hashable(array: pa.Array) -> tuple[Words, Mask | None]:
     """A word (n,) for each value, the same for equal ones of any type that holds them, and where the array is null."""
     if pa.types.is_dictionary(array.type):
         words, null = _hashable(array.dictionary)
-        # The last one stands for the rows whose index is null.
+        # The last one is for the rows whose index is null.
         of_null = nulls_of(array.indices)
         indices = numbers_of(array.indices).astype(np.int64)
         if of_null is not None:

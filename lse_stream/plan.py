@@ -56,7 +56,7 @@ class Engine(Protocol):
         """Tables from tables, by what ``prepare`` makes, once, of all rows of ``held``, which every worker holds."""
 
     def reduce(self, label: str, tables: Tables, reduction: Reduction, num_shards: int | None = None) -> States:
-        """Rows to one state per key, or several side by side; in as many shards as suits where none is told."""
+        """Rows to one state per key, or several side by side; in as many shards as suits unless a number is given."""
 
     def merge(self, label: str, tables: Tables, keys: Sequence[str], num_shards: int | None = None) -> States:
         """States, or tables with a column "state" that was checked, to one state for each of their keys, or coarser."""

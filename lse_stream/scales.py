@@ -1,4 +1,4 @@
-"""Scales: what a unit of a value means, and so which sum it stands for."""
+"""Scales: what a unit of a value means, and so of which amounts the sum is."""
 
 from decimal import Context, Decimal
 from functools import cached_property, lru_cache

@@ -1,7 +1,7 @@
 """Functions of Arrow tables of keys and states: rows grouped to states, states merged, states finalized to results.
 
 ``group_states`` makes a table of states from rows, ``merge_states`` makes one from many, ``finalize`` makes results.
-``lse_stream.state_table`` has the same as objects, without a table in Arrow's form in between.
+``lse_stream.state_table`` has these as methods of an object, without a table in Arrow's form in between.
 """
 
 from collections.abc import Iterable, Sequence
@@ -142,7 +142,7 @@ def finalize(
     state: str = STATE,
     keep_state: bool = False,
 ) -> pa.Table:
-    """The results of a table of states: they stand in place of the state column.
+    """The results of a table of states, in place of its column of states.
 
     Args:
       table: as from ``group_states`` or ``merge_states``.

@@ -15,7 +15,7 @@ PROGRAMS = {
     "typhoon": "the lesson of the storms: what log-sum-exp does, step by step",
 }
 
-USAGE = "usage: lse-stream PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help tells more):\n" + "".join(
+USAGE = "usage: lse-stream PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help says more):\n" + "".join(
     f"  {name:14} {what}\n" for name, what in PROGRAMS.items()
 )
 

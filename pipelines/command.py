@@ -12,7 +12,7 @@ class UsageError(ValueError):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Of a program, with its description and examples as they stand, where PROGRAM is how it is called."""
+    """Of a program, with its description and examples as they are written, where PROGRAM is how it is called."""
 
     def __init__(self, program: str, description: str, examples: str, usage: str) -> None:
         super().__init__(

@@ -90,7 +90,7 @@ def describe(
     Args:
       dataset: a row is an example, with a list of logits and a label; or, without ``logits``, a class of an example.
       labels: the labels of examples, where they are not in the rows.
-      example: names of the columns that, with the keys, tell examples apart. With lists, errors name them.
+      example: names of the columns that, with the keys, distinguish examples. With lists, errors name them.
       logits, classes, label: names of columns.
       ignored: examples with this label are left out.
       unit: of sum and mean, "nats" or "bits".
@@ -245,7 +245,7 @@ def _parse(argv: Sequence[str]) -> Options:
         action="append",
         default=[],
         metavar="COLUMN",
-        help="column that, with the key columns, tells examples apart; repeat it for more. With --logits it serves "
+        help="column that, with the key columns, distinguishes examples; repeat it for more. With --logits it serves "
         "to name an example in an error",
     )
     parser.add_argument("--label", metavar="COLUMN", help="column of labels")

@@ -1,4 +1,4 @@
-"""Signals that ask a program to end: told once, at a moment that leaves nothing half done."""
+"""Signals that ask a program to end: raised once, at a moment that leaves nothing half done."""
 
 import signal
 import threading
@@ -18,13 +18,13 @@ class Interrupted(BaseException):
 
 
 class _Asked:
-    """Which signal asked to end, and whether it may be told now. The main thread alone changes this."""
+    """Which signal asked to end, and whether it may be raised now. The main thread alone changes this."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.held = 0
 
-    def tell(self) -> None:
+    def raise_if_asked(self) -> None:
         if self.number is not None and not self.held:
             self.held = 1  # once is enough: what follows is to clean up
             raise Interrupted(self.number)
@@ -35,7 +35,7 @@ _asked = _Asked()
 
 def _handle(number: int, _: Any) -> None:
     _asked.number = _asked.number or number
-    _asked.tell()
+    _asked.raise_if_asked()
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         asked.held -= 1
-    asked.tell()
+    asked.raise_if_asked()
 
 
 def too_late() -> None:

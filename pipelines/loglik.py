@@ -69,7 +69,7 @@ INNER = ("none", "logsumexp", "logmeanexp")
 # Columns of the totals; with --waic these too (Vehtari, Gelman, Gabry, Statistics and Computing 27, 2017).
 RESULTS = ("log_likelihood", "count", "max")
 LPPD, P_WAIC, ELPD_WAIC, SE = WAIC = ("lppd", "p_waic", "elpd_waic", "se")
-# Beyond this p_waic of an observation the same paper calls WAIC unreliable.
+# Beyond this p_waic of an observation that paper calls WAIC unreliable.
 DOUBTFUL = 0.4
 UNSURE = "unsure"
 # Columns of the observations, beside those.
@@ -179,7 +179,7 @@ def _parse(argv: Sequence[str]) -> Options:
         action="append",
         default=[],
         metavar="COLUMN",
-        help="column that, with the key columns, tells observations apart; repeat it for more",
+        help="column that, with the key columns, distinguishes observations; repeat it for more",
     )
     parser.add_argument("--inner", choices=INNER, default="none", help="what an observation's rows are (default none)")
     parser.add_argument("--weight", metavar="COLUMN", help="column of weights of an observation's rows")

@@ -29,7 +29,7 @@ def _group_limits() -> list[int]:
             continue
         root = _CGROUP / "memory" if controllers else _CGROUP
         limit, usage = _VERSION_1 if controllers else _VERSION_2
-        # In a container the path may be that of the host, and the group's files stand at the root.
+        # In a container the path may be that of the host, and the group's files are at the root.
         folder = root / path.lstrip("/")
         while folder.is_relative_to(root):
             try:
@@ -46,5 +46,5 @@ def _used(folder: Path, usage: str) -> int:
     """What a group uses, but for files in memory, which make room when it is needed."""
     used = int((folder / usage).read_text(encoding="ascii"))
     stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-    # Version 1 tells a group's own and, as the usage is, that of all groups within it.
+    # Version 1 reports a group's own and, as the usage is, that of all groups within it.
     return used - int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))

@@ -19,7 +19,7 @@ SUCCESS = "_SUCCESS"
 # The directories inside the output of programs that write more than one table.
 TABLES = TOTALS, OVERALL, OBSERVATIONS, EXAMPLES = "totals", "overall", "observations", "examples"
 
-# What may stand at a place that is written to: results, which --overwrite replaces.
+# What there may be at a place that is written to: results, which --overwrite replaces.
 _WINDOW = r"-?[\d.T]+--?[\d.T]+-(pane-\d{5,}-)?"
 _PART = r"part-\d{5,}-of-\d{5,}\.parquet"
 # A stream's files appear one by one, each first under a name of its own: that of one which was killed stays.
@@ -168,7 +168,7 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
     ``_SUCCESS`` is written: without it a reader knows that the directory is not whole.
 
     Raises:
-      InputError: results have come to stand there meanwhile.
+      InputError: results have appeared there meanwhile.
     """
     check_output(directory, overwrite=overwrite)
     if is_local(directory):

@@ -90,7 +90,7 @@ build = build_of(describe)
 
 
 def results_of(dataset: Dataset, keys: Sequence[str]) -> list[str] | None:
-    """The results that stand in the files beside the states: the output has the same. None for those of the
+    """The results that the files have beside the states: the output has them too. None for those of the
     aggregation.
 
     That is where there are none beside the states, or where the type of the column does not name the aggregation.

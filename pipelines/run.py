@@ -58,7 +58,7 @@ def run_main(program: str, body: Callable[[Sequence[str]], None], argv: Sequence
     except BrokenPipeError:
         # Whoever reads the summary has seen enough, as `head` has; the results are in place.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # what comes of files is told otherwise: this is of standard output
+    except OSError as error:  # faults of files are other errors by now: this is of standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{program}: error: standard output: expected to take the summary, found {error}", file=sys.stderr)
         return FAULT
@@ -177,7 +177,7 @@ def errors_as_run_error(options: Options) -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """What to tell: our own message, or the last line of another's."""
+    """The line to print: our own message, or the last line of another's."""
     if isinstance(error, DataError | InputError):
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]

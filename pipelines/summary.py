@@ -16,7 +16,7 @@ from lse_stream.parquet.sink import read_counts
 
 PREVIEW_ROWS = 8
 
-# What is counted while results are written, as their files tell.
+# What is counted while results are written, and kept in their files.
 TERMS, NULLS = "terms", "nulls"
 
 
@@ -32,7 +32,7 @@ COUNTERS = {TERMS: _count_terms, NULLS: _count_nulls}
 
 
 class Totals(NamedTuple):
-    """What the footers of a directory of results tell: rows, files, and what was counted while they were written."""
+    """What the footers of a directory of results contain: rows, files, and what was counted while they were written."""
 
     rows: int
     files: int

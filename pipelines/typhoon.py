@@ -57,7 +57,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sums:
-    """What the states of several mixes of storms (n,) tell, in categories."""
+    """The results of several mixes of storms (n,), in categories."""
 
     logsumexp: Floats
     max: Floats

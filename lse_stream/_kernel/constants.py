@@ -19,7 +19,7 @@ LIMB_BITS = 50
 ROUND = _f("0x1.8p+52")
 ROUND_BITS = 0x4338000000000000
 
-# The same for the quantum of each limb, 2^(-50 i): what is found beyond these bits is the limb.
+# ROUND for the quantum of limb i, 2^(-50 i): the bits of a sum beyond this pattern are the limb.
 LIMB_ROUND_0 = _f("0x1.8p+52")
 LIMB_PATTERN_0 = 0x4338000000000000
 LIMB_ROUND_1 = 6.0

@@ -100,7 +100,7 @@ def numbers() -> dict[str, tuple[int | float, str]]:
     }
     for i in range(3):
         magic = ROUND * 2.0 ** (-LIMB_BITS * i)
-        reason = "The same for the quantum of each limb, 2^(-50 i): what is found beyond these bits is the limb."
+        reason = "ROUND for the quantum of limb i, 2^(-50 i): the bits of a sum beyond this pattern are the limb."
         values[f"LIMB_ROUND_{i}"] = (magic, "" if i else reason)
         values[f"LIMB_PATTERN_{i}"] = (Pattern.of(magic), "")
     values |= {

@@ -234,7 +234,7 @@ class _WritePart(beam.DoFn):
 
 
 class _WriteFound(beam.DoFn):
-    """The same for a part that comes with the states of its own keys."""
+    """Writes a part that comes with the states of its own keys; gives the path."""
 
     def __init__(self, writer: _WritePart) -> None:
         self._writer = writer

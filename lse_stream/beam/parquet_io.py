@@ -34,7 +34,7 @@ class RowCounter:
 
 
 rows_read = RowCounter()
-# The same as a metric, for runners whose workers are elsewhere.
+# The name of the metric that counts them too, for runners whose workers are elsewhere.
 ROWS_READ = "rows_read"
 
 
@@ -83,7 +83,7 @@ _File = tuple[str, tuple[Any, ...], int, bytes]
 
 
 def file_of(row_groups: Sequence[RowGroup]) -> _File:
-    """Row groups of one file, in short."""
+    """Row groups of one file, in short: see ``_File``."""
     path, partition, first = row_groups[0].path, row_groups[0].partition, row_groups[0].index
     if first is None:
         return path, partition, -1, b""
@@ -94,7 +94,7 @@ def file_of(row_groups: Sequence[RowGroup]) -> _File:
 
 
 def row_groups_of(file: _File) -> Iterator[RowGroup]:
-    """And at length."""
+    """The row groups that ``file_of`` has put in short."""
     path, partition, first, rows = file
     if first < 0:
         yield RowGroup(path, None, partition, 0)

@@ -158,7 +158,7 @@ class _MergeShard(beam.DoFn):
                 continue
             table = StateTable.from_ipc(data, trusted=True)
             empty = table
-            # Without keys a merge of nothing is one state, of -inf; but the other shards than the first have none.
+            # Without keys a merge of no states is one empty state; but the other shards than the first have none.
             if table.num_rows:
                 states.add(table)
         if (of_rows := rows.table()) is not None:

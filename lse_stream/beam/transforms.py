@@ -289,7 +289,7 @@ class EffectiveSampleSize(
     elements="log-weights",
     aggregation=EFFECTIVE_SAMPLE_SIZE,
 ):
-    """Transforms that compute Kish's effective sample size of log-weights, ``(sum w)^2 / sum w^2``; 0 of nothing.
+    """Transforms that compute Kish's effective sample size of log-weights, ``(sum w)^2 / sum w^2``; 0 for none.
 
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
     ...     _ = pipeline | beam.Create([-9.0, -9.0, -9.0]) | EffectiveSampleSize.Globally() | beam.Map(print)

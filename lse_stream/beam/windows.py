@@ -80,7 +80,7 @@ def split_by_window(
 ) -> Iterator[tuple[IntervalWindow, npt.NDArray[np.int64] | None]]:
     """The windows of times (n,) in order, and for each the numbers of its rows, in order; None for all rows.
 
-    The same windows as ``windowfn.assign`` gives, time by time.
+    They are the windows that ``windowfn.assign`` gives, time by time.
     """
     size = windowfn.size.micros
     period = windowfn.period.micros if isinstance(windowfn, SlidingWindows) else size

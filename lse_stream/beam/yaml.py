@@ -173,7 +173,7 @@ class _OnRows(beam.PTransform[Rows, Rows]):
         if keys:
             combined = pcoll | "Split" >> beam.Map(split) | "Combine" >> beam.CombinePerKey(self._fn)
         else:
-            # A total of nothing is a row too, in the global window alone.
+            # A total of no rows is a row too, in the global window alone.
             values = pcoll | "Split" >> beam.Map(lambda row: split(row)[1])
             total = beam.CombineGlobally(self._fn)
             if not pcoll.windowing.is_default():
@@ -277,7 +277,7 @@ class CrossEntropy(_OnRows):
 
     Args:
       value, target: names of the fields of logits and targets: 1 or true for the label and 0 or false for the others.
-      keys: names of the fields that tell examples apart.
+      keys: names of the fields that distinguish examples.
       results: some of cross_entropy, count, max and logsumexp.
     """
 

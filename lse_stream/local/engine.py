@@ -489,7 +489,7 @@ class LocalEngine:
         found = []
         for shard, asked in enumerate(split_by_shard(distinct, keys, len(partitions))):
             self._watch.check()
-            if asked.num_rows or shard == 0:  # one of them tells the types where nothing is asked
+            if asked.num_rows or shard == 0:  # one of them shows the types where nothing is asked
                 states = partitions.load(shard, keep=True)
                 rows = LookUp(states.keys, states.num_rows).rows(asked)
                 found.append(states.take(rows.astype(np.int64)))
@@ -519,7 +519,7 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
     if len(tables) == 1:
         return tables[0]
     joined = pa.concat_tables(tables)
-    # Dictionaries may have more values together than their indices can tell apart.
+    # Dictionaries may have more values together than their indices can count.
     return joined if any(map(pa.types.is_dictionary, joined.schema.types)) else joined.combine_chunks()
 
 

@@ -44,7 +44,7 @@ class Partitions:
                 self._change(shard, "add", parts[shard])
 
     def absorb(self, table: StateTable, first: int) -> None:
-        """Merges in what an accumulator held. Also without rows it tells the types of the keys."""
+        """Merges in what an accumulator held. Even a table without rows contains the types of the keys."""
         parts = table.split(len(self))
         for shard in [*range(first, len(self)), *range(first)]:
             self._change(shard, "absorb", parts[shard])

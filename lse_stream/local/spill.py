@@ -22,7 +22,7 @@ MERGED_ROWS = 1 << 20
 
 @dataclass(frozen=True)
 class Block:
-    """Where a table stands in the file."""
+    """Where a table is in the file."""
 
     offset: int
     size: int

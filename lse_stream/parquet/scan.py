@@ -97,7 +97,7 @@ class Dataset:
         return self.reading.values
 
     def select(self, columns: Sequence[str]) -> "Dataset":
-        """The same files with fewer columns read from them."""
+        """These files, with fewer columns read from them."""
         kept = tuple(name for name in self.reading.file_columns if name in columns)
         schema = pa.schema([*(self.schema.field(name) for name in kept), *self.reading.partition])
         values = tuple(name for name in self.values if name in columns)
@@ -201,7 +201,8 @@ def scan(
         int64 where all values are integers, else string.
       keys: names of the key columns.
       values: names of the columns of numbers.
-      others: names of further columns, and for each what tells of a type that does not serve which one is expected.
+      others: names of further columns, and for each a function that says, of a type that does not serve, which one is
+        expected.
       all_columns: read all columns, those of the directories as well, in the order of the files.
 
     Raises:
@@ -258,7 +259,7 @@ def scan(
         tuple(file_columns),
         tuple(partition),
         tuple(values),
-        # One file may tell that a column has no nulls where another does not.
+        # One file's schema may say that a column has no nulls where another's does not.
         pa.schema([*(first.field(name).with_nullable(True) for name in file_columns), *partition]),
         max(1, min(TABLE_ROWS, TABLE_BYTES // row_bytes)),
     )

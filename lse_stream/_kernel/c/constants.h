@@ -17,7 +17,7 @@
 #define ROUND (0x1.8p+52)
 #define ROUND_BITS 0x4338000000000000ULL
 
-/* The same for the quantum of each limb, 2^(-50 i): what is found beyond these bits is the limb. */
+/* ROUND for the quantum of limb i, 2^(-50 i): the bits of a sum beyond this pattern are the limb. */
 #define LIMB_ROUND_0 (0x1.8p+52)
 #define LIMB_PATTERN_0 0x4338000000000000ULL
 #define LIMB_ROUND_1 (6.0)
