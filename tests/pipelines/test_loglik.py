@@ -99,6 +99,15 @@ def test_one_level_is_the_exact_sum(tmp_path: Path) -> None:
     assert nothing["overall"]["log_likelihood"].to_pylist() == [None]
 
 
+def test_the_column_may_have_the_name_of_a_result(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", {"fold": [1, 1, 2], "log_likelihood": [-1.0, -2.0, -4.0]})
+    found = run(tmp_path / "out", source, "--key=fold", "--value=log_likelihood", "--state")
+    assert found["totals"].column_names == ["fold", "log_likelihood", "count", "max", "state"]
+    assert found["totals"]["log_likelihood"].to_pylist() == [-3.0, -4.0]
+    assert found["overall"]["log_likelihood"].to_pylist() == [-7.0]
+    assert finalize(found["totals"].select(["fold", "state"]))["log_likelihood"].to_pylist() == [-3.0, -4.0]
+
+
 def test_a_null_row_is_left_out_or_makes_its_observation_null(tmp_path: Path) -> None:
     rows = {"k": [0, 0, 0, 1], "id": [1, 1, 2, 1], "value": [0.0, None, 3.0, 1.0]}
     source = write(tmp_path / "a.parquet", rows)
@@ -318,3 +327,12 @@ def test_negative_weights_are_no_fault_where_no_mean_is_asked(tmp_path: Path) ->
     found = run(tmp_path / "out", source, *argv)
     expected = math.log(3 * math.exp(2.0) - math.exp(3.0))
     assert found["totals"]["log_likelihood"].to_pylist() == pytest.approx([1.0, expected], rel=1e-15)
+
+
+def test_a_negative_sum_has_no_logarithm(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.parquet", {"k": ["a", "b"], "o": [1, 2], "v": [1.0, 2.0], "w": [-1.0, 1.0]})
+    argv = ["--key=k", "--observation=o", "--value=v", "--weight=w", "--inner=logsumexp"]
+    found = run(tmp_path / "out", source, *argv)["totals"]
+    assert found["count"].to_pylist() == [1, 1]
+    assert math.isnan(found["log_likelihood"][0].as_py())
+    assert found["log_likelihood"][1].as_py() == 2.0
