@@ -31,7 +31,7 @@ class _AccumulatorCombineFn(beam.CombineFn):
     """
 
     def __init__(self) -> None:
-        beam.CombineFn.__init__(self)  # not super(): a checker of types sees only here that Beam's is untyped
+        beam.CombineFn.__init__(self)  # by name: through super(), mypy takes it for a function of ours without types
 
     def create_accumulator(self) -> Any:
         raise NotImplementedError

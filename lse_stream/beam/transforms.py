@@ -6,6 +6,7 @@ family's CombineFn and aggregation: see ``_Family``, and the families at the end
 
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar
 
 import apache_beam as beam
@@ -47,7 +48,7 @@ class _Globally(beam.CombineGlobally):
     COMBINE_FN: ClassVar[type[beam.CombineFn]]
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        # By name, not by super(): only so does a checker of types know it for Beam's, which has none.
+        # By name: through super(), mypy takes it for a function of ours without types, and not for Beam's.
         beam.CombineGlobally.__init__(self, self.COMBINE_FN(*args, **options))
 
 
@@ -145,6 +146,8 @@ def _member(family: type, name: str, base: Any, names: dict[str, str], **attribu
     """A subclass of ``base`` that is documented, shown and pickled as an attribute of its family."""
     attributes["__doc__"] = base.__doc__.format(**names)
     attributes["__module__"], attributes["__qualname__"] = family.__module__, f"{family.__qualname__}.{name}"
+    if "COMBINE_FN" in attributes:
+        attributes["__signature__"] = signature(attributes["COMBINE_FN"])
     return type(name, (base,), attributes)
 
 
@@ -167,7 +170,9 @@ class MergeStates:
         Args:
           keys, num_shards, max_states, pre_aggregate: as of ``LogSumExp.PerKeyFromTables``.
 
-        Raises: as ``LogSumExp.PerKeyFromTables``, and as ``merge_states`` when the pipeline runs.
+        Raises:
+          TypeError, ValueError: as ``LogSumExp.PerKeyFromTables``.
+          KeyError, TypeError, StateError: as ``lse_stream.merge_states``, when the pipeline runs.
         """
 
         def __init__(

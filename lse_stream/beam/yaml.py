@@ -221,12 +221,12 @@ class LogMeanExp(LogSumExp):
 
 
 class WeightedLogSumExp(_OnRows):
-    """Log-sum-exp of weighted terms per key: the logarithm of the sum's magnitude, and its sign.
+    """Log-sum-exp of weighted terms per key, NaN of a negative sum; its sign, and the logarithm of its magnitude.
 
     Args:
       value, weight: names of fields of numbers.
       keys, scale: as of ``LogSumExp``.
-      results: some of logsumexp, sign, count, max, weight and logmeanexp.
+      results: some of logsumexp, log_abs_sum, sign, count, max, weight and logmeanexp.
     """
 
     AGGREGATION = WEIGHTED_LOGSUMEXP

@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import random_values
 from hypothesis import assume, given
@@ -17,6 +18,8 @@ from lse_stream import (
     LogLikelihoodAccumulator,
     LogSumExpAccumulator,
     WeightedLogSumExpAccumulator,
+    finalize,
+    group_states,
     logmeanexp,
     logsumexp,
 )
@@ -142,6 +145,24 @@ def test_special_values_of_weighted_sums(x: list[float], w: list[float], log_abs
         assert same(found.sign(), sign)
         assert same(found.value(), NAN if sign < 0 else log_abs_sum)  # a negative sum has no logarithm
         assert found.count == len(x)
+
+
+@pytest.mark.parametrize("scale", ["natural", "decibel", "magnitude"])
+def test_a_negative_sum_has_a_magnitude_and_no_logarithm_in_tables_too(scale: str) -> None:
+    x, w = [1.0, 2.0, 2.0], [1.0, -3.0, 1.0]
+    accumulator = WeightedLogSumExpAccumulator(x, w, scale=scale)
+    states = group_states(pa.table({"x": x, "w": w}), [], ["x", "w"], aggregation="weighted_logsumexp", scale=scale)
+    names = ["logsumexp", "log_abs_sum", "sign"]
+    [row] = finalize(states, results=names).to_pylist()
+    assert [same(row[name], accumulator.result(name)) for name in names] == [True] * 3
+    assert math.isnan(accumulator.value())
+    assert row["sign"] == -1.0
+    opposite = WeightedLogSumExpAccumulator(x, [-v for v in w], scale=scale)
+    assert opposite.value() == opposite.log_abs_sum() == row["log_abs_sum"]
+    if scale == "natural":
+        log, sign = logsumexp(x, b=w, return_sign=True)
+        assert (log, sign) == (row["log_abs_sum"], -1.0)
+        assert math.isnan(logsumexp(x, b=w))
 
 
 @pytest.mark.parametrize(
