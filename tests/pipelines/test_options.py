@@ -1,16 +1,20 @@
 """The command line that programs share: threads, memory, temp, options that are none; and how much memory is free."""
 
+import logging
 import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from programs import check_fault, contents, write
+from programs import ROOT, check_fault, contents, write
 
 from pipelines import memory, parquet
 from pipelines.command import UsageError
 from pipelines.memory import free_memory
-from pipelines.options import Parser, parse_size
+from pipelines.on_beam import quiet_logs
+from pipelines.options import Options, Parser, parse_size
 
 ALWAYS = ["--input=a", "--value=v", "--output=out"]
 
@@ -286,3 +290,28 @@ def test_free_memory_without_control_groups(tmp_path: Path, monkeypatch: pytest.
 
 def test_free_memory_of_this_machine() -> None:
     assert 0 <= free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_options_are_as_they_were_parsed() -> None:
+    options = Options(key=["a"], quiet=True)
+    assert (options.key, options.quiet) == (["a"], True)
+    with pytest.raises(AttributeError, match="option 'quiet': expected to be left as it was parsed, found False"):
+        options.quiet = False
+    with pytest.raises(AttributeError, match="no option 'loud' among key, quiet"):
+        _ = options.loud
+
+
+def test_loggers_are_silenced_for_a_run_alone_and_not_with_traceback() -> None:
+    loggers = [logging.getLogger("apache_beam"), logging.getLogger()]
+    before = [logger.level for logger in loggers]
+    with quiet_logs(Options(traceback=False)):
+        assert [logger.level for logger in loggers] == [logging.CRITICAL] * 2
+    assert [logger.level for logger in loggers] == before
+    with quiet_logs(Options(traceback=True)):
+        assert [logger.level for logger in loggers] == before
+
+
+def test_importing_the_programs_changes_no_logger() -> None:
+    program = "import logging, pipelines.stream, pipelines.parquet; print(logging.getLogger().filters)"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (found.stdout, found.stderr, found.returncode) == ("[]\n", "", 0)
