@@ -125,20 +125,13 @@ class LogSumExpAccumulator(_kernel.State):
         part = self._empty()
         for array in _arrays(values):
             part._update(array)
-        super().merge(part)
+        self.merge(part)
 
-    def merge(self, other: _kernel.State) -> None:
-        """Adds all that another state holds; the other is left as it is.
-
-        Raises:
-          TypeError: no such state.
-          StateError: one of another scale; both named.
-        """
-        if not isinstance(other, LogSumExpAccumulator):
-            raise TypeError(f"expected a state to merge, found {type(other).__name__}")
-        if other._values_scale is not self._values_scale:
+    def _refuse_merge(self, other: object) -> None:
+        # Called by ``merge`` for what is no state, or one of another scale.
+        if isinstance(other, LogSumExpAccumulator):
             check_same(self.states(), other.states())
-        super().merge(other)
+        raise TypeError(f"expected a state to merge, found {type(other).__name__}")
 
     def copy(self) -> Self:
         """An independent state of the same value."""

@@ -321,7 +321,7 @@ def test_states_on_two_scales_do_not_merge(other: tuple[np.ndarray, bool]) -> No
     for first, second in ((one, two), (two, one)):
         first.add(1.0)
         before = first.to_bytes()
-        with pytest.raises(TypeError, match="another scale"):
+        with pytest.raises(TypeError, match="expected a state on the same scale to merge"):
             first.merge(second)
         assert first.to_bytes() == before
 

@@ -90,17 +90,21 @@ static PyObject *State_update(PyObject *object, PyObject *values) {
     return outcome(merge(&self->s, part));
 }
 
+static int is_on_scale_of(const StateObject *self, const StateObject *other) {
+    return self->c.high == other->c.high && self->c.low == other->c.low && self->descends == other->descends;
+}
+
+static PyObject *State_refuse_merge(PyObject *object, PyObject *other) {
+    (void)object;
+    return PyErr_Format(PyExc_TypeError, "expected a state on the same scale to merge, found %R", Py_TYPE(other));
+}
+
+/* What does not merge is refused by a method, so that a subclass can say more of both. */
 static PyObject *State_merge(PyObject *object, PyObject *other) {
-    if (!PyObject_TypeCheck(other, StateType)) {
-        PyErr_Format(PyExc_TypeError, "expected a state to merge, found %R", Py_TYPE(other));
-        return NULL;
-    }
     StateObject *self = (StateObject *)object;
     const StateObject *added = (const StateObject *)other;
-    if (self->c.high != added->c.high || self->c.low != added->c.low || self->descends != added->descends) {
-        PyErr_SetString(PyExc_TypeError, "expected a state on the same scale to merge, found one on another scale");
-        return NULL;
-    }
+    if (!PyObject_TypeCheck(other, StateType) || !is_on_scale_of(self, added))
+        return PyObject_CallMethod(object, "_refuse_merge", "O", other);
     return outcome(merge(&self->s, added->s));
 }
 
@@ -156,6 +160,7 @@ static PyMethodDef State_methods[] = {
     {"value", State_value, METH_NOARGS, "The log-sum-exp, rounded once."},
     {"to_bytes", State_to_bytes, METH_NOARGS, "The canonical record."},
     {"_use_scale", State_use_scale, METH_VARARGS, NULL},
+    {"_refuse_merge", State_refuse_merge, METH_O, NULL},
     {"_update", State_update, METH_O, NULL},
     {"_load", State_load, METH_O, NULL},
     {NULL, NULL, 0, NULL},

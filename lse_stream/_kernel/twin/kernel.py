@@ -113,9 +113,12 @@ class State:
     def _merge_record(self, record: States) -> None:
         self._record = reduce_states(np.concatenate([self._record, record]), np.zeros(1, np.int64))
 
+    def _refuse_merge(self, other: object) -> None:
+        raise TypeError(f"expected a state on the same scale to merge, found {type(other)}")
+
     def merge(self, other: "State") -> None:
-        if self._scale != other._scale:
-            raise TypeError("expected a state on the same scale to merge, found one on another scale")
+        if not isinstance(other, State) or self._scale != other._scale:
+            return self._refuse_merge(other)
         self._settled()
         self._merge_record(other._settled())
 
