@@ -1,4 +1,4 @@
-"""Accumulators: one state each, to which numbers are added. Add, update, merge, value, bytes."""
+"""Accumulators: one state each, to which numbers are added, and with which others are merged."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from . import _kernel
 from ._kernel import RECORD, StateError
+from .float64 import columns_to_float64_exact, is_arrow, to_float64_exact, to_float_exact, valid_numbers
 from .scales import NATURAL, Scale
 from .states.aggregations import (
     CROSS_ENTROPY,
@@ -21,7 +22,6 @@ from .states.aggregations import (
 from .states.arrays import StateArray, check_same
 from .states.codec import decode_states, encode_states
 from .states.results import result_of, variances
-from .values import columns_to_float64_exact, is_arrow, to_float64_exact, to_float_exact, valid_numbers
 
 # Values converted at a time: bounds the memory that takes.
 BLOCK = 1 << 16
@@ -64,16 +64,19 @@ class LogSumExpAccumulator(_kernel.State):
     on their order, how they were split, the tree of merges, the machine or the kernel. A state takes 80 bytes however
     many values it holds (88 where the scale has a number).
 
-    Values: nothing gives -inf; NaN gives NaN for good; +inf gives +inf; -inf adds a term of 0; -0.0 counts as 0.0.
-    On the natural scale the value's error is at most 0.51 ULP where its magnitude is 1 or more, else 2^-59 plus its
-    rounding. On others it is at most 1 ULP of the larger of its magnitude and one unit of the scale, for abs(x) up to
-    1e6. Where a magnitude reaches 2^60 (in units of the natural scale), only ties with the maximum count.
+    Values: nothing gives -inf; NaN gives NaN, whatever follows; +inf gives +inf; -inf adds a term of 0; -0.0 counts as
+    0.0. On the natural scale the value's error is at most 0.51 ULP where its magnitude is 1 or more, else 2^-59 plus
+    its rounding. On others it is at most 1 ULP of the larger of its magnitude and one unit of the scale, for abs(x) up
+    to 1e6. Where a magnitude reaches 2^60 (in units of the natural scale), only ties with the maximum count.
 
     Not for simultaneous use from several threads, except that ``update`` releases the GIL while it sums.
 
     Args:
       values: as for ``update``.
       scale: a ``Scale`` or its name.
+
+    Raises:
+      TypeError, ValueError: as ``update``, and as ``Scale``.
 
     >>> LogSumExpAccumulator([1, 2, 3, 4, 5]).value()
     5.451914395937593
@@ -201,7 +204,7 @@ class LogSumExpAccumulator(_kernel.State):
         return self.result("logmeanexp")
 
     def bonus(self) -> float:
-        """What the others add to the largest, ``LSE - max``, even if tiny: to 2^-99. NaN without a finite max."""
+        """What the others add to the largest, ``LSE - max``, accurate to 2^-99. NaN without a finite max."""
         return self.result("bonus")
 
     def exp_bonus(self) -> float:
@@ -225,7 +228,7 @@ def _decode(record: bytes, expected: Aggregation) -> StateArray:
 
 
 class _PartsAccumulator:
-    """The accumulators of the other aggregations, with the laws of ``LogSumExpAccumulator``: see the subclasses.
+    """The accumulators of the other aggregations, with the guarantees of ``LogSumExpAccumulator``.
 
     Attributes:
       AGGREGATION: of the class.
@@ -376,6 +379,9 @@ class WeightedLogSumExpAccumulator(_PartsAccumulator):
       values, weights: as for ``update``.
       scale: a ``Scale`` or its name.
 
+    Raises:
+      TypeError, ValueError: as ``update``, and as ``Scale``.
+
     >>> state = WeightedLogSumExpAccumulator([0.0, 0.0], [1.0, -3.0])
     >>> state.value(), state.sign(), round(state.log_abs_sum(), 6)
     (nan, -1.0, 0.693147)
@@ -385,7 +391,7 @@ class WeightedLogSumExpAccumulator(_PartsAccumulator):
     AGGREGATION = WEIGHTED_LOGSUMEXP
 
     def add(self, x: float, weight: float = 1.0) -> None:
-        """Adds one number with its weight."""
+        """Adds one number with its weight; raises ValueError for a weight that is not finite."""
         self._add(x, weight)
 
     def log_abs_sum(self) -> float:
@@ -480,6 +486,8 @@ class EffectiveSampleSizeAccumulator(_PartsAccumulator):
 class CrossEntropyAccumulator(_PartsAccumulator):
     """Cross-entropy of one example, in nats, whose classes may lie in shards: ``LSE(logits) - sum(target * logit)``.
 
+    ``value`` raises StateError where the targets do not sum to 1, as of a part of the classes.
+
     Args:
       logits, targets: as for ``update``; the target is the probability of the class, 1 (or True) for the label, 0 for
         the others.
@@ -492,7 +500,7 @@ class CrossEntropyAccumulator(_PartsAccumulator):
     AGGREGATION = CROSS_ENTROPY
 
     def add(self, logit: float, target: float = 0.0) -> None:
-        """Adds one class."""
+        """Adds one class; raises ValueError for a target that is negative or not finite."""
         self._add(logit, float(target) if isinstance(target, bool | np.bool_) else target)
 
 

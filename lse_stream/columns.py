@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from .values import check_numeric_type
+from .float64 import check_numeric_type
 
 
 def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:

@@ -1,4 +1,4 @@
-"""What is wrong with input, in one line that names the place, also where it comes back from a runner's workers."""
+"""Errors of input: one line each, which names the place, and is found again in the text that a runner returns."""
 
 import re
 from urllib.parse import quote, unquote
@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 class DataError(ValueError):
-    """Found in mid-run: damaged input, or a file that cannot be written. One line: file, row group, column, expected,
+    """Found during a run: damaged input, or a file that cannot be written. One line: file, row group, column, expected,
     found.
     """
 

@@ -15,7 +15,7 @@ _CENTURY = 100 * 366 * 86_400_000_000
 EARLIEST, LATEST = _CENTURY - _OF_BEAM, _OF_BEAM - _CENTURY
 
 
-# The columns of results that have the times of their window.
+# The columns of results that contain the times of their window.
 WINDOW = ("window_start", "window_end")
 
 

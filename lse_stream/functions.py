@@ -10,11 +10,11 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from . import _kernel
 from .accumulators import Accumulator, LogSumExpAccumulator
+from .float64 import column_to_float64_exact, is_arrow, to_float64_exact, to_float_exact
 from .scales import NATURAL
 from .states.aggregations import LOGSUMEXP, WEIGHTED_LOGSUMEXP
 from .states.arrays import StateArray
 from .states.results import LogTotals, result_of
-from .values import column_to_float64_exact, is_arrow, to_float64_exact, to_float_exact
 
 Array = npt.NDArray[Any]
 Axis = int | Sequence[int] | None
@@ -156,8 +156,11 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
       keepdims: keep the axes summed over, with size 1.
       return_sign: return (log of the magnitude, sign): 1, -1, or 0 for a sum of 0. Otherwise a negative sum gives NaN.
 
+    Returns:
+      An array without the axes summed over, or a scalar where none is left; of the dtype of ``a`` and ``b`` together.
+
     Raises:
-      TypeError: a dtype that does not widen to float64 exactly, named.
+      TypeError: a dtype that float64 does not hold exactly, named.
       ValueError: an integer beyond +-2^53; ragged rows; a weight that is not finite, or weights of another shape;
         nulls beside weights.
       numpy.exceptions.AxisError: an axis out of range.
@@ -183,7 +186,13 @@ def logmeanexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = 
     Of nothing it is -inf; NaN where the mean is negative, or the weights sum to 0.
 
     Args:
-      a, axis, b, keepdims: as of ``logsumexp``, whose errors it raises.
+      a, axis, b, keepdims: as of ``logsumexp``.
+
+    Returns:
+      Shape and dtype as of ``logsumexp``.
+
+    Raises:
+      TypeError, ValueError, numpy.exceptions.AxisError: as ``logsumexp``.
 
     >>> logmeanexp([-1000.5, -1000.5, -1000.5])
     np.float64(-1000.5)
@@ -192,7 +201,13 @@ def logmeanexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = 
 
 
 def logaddexp(x: object, y: object) -> Any:
-    """``ln(exp(x) + exp(y))``, element by element, of two arrays that broadcast: the shape of both, in their dtype.
+    """``ln(exp(x) + exp(y))``, element by element.
+
+    Args:
+      x, y: numbers as for ``logsumexp``, of shapes that broadcast.
+
+    Returns:
+      The broadcast shape, in the dtype of both together; float64 of integers.
 
     Raises:
       TypeError, ValueError: as ``logsumexp``; and for shapes that do not broadcast.
@@ -247,6 +262,9 @@ def softmax(x: object, axis: Axis = None) -> Any:
       x: numbers of any shape, as for ``logsumexp``.
       axis: an axis or several to sum over; None for all.
 
+    Returns:
+      The shape of x, in its dtype; of integers in that of ``numpy.exp``.
+
     Raises:
       TypeError, ValueError, numpy.exceptions.AxisError: as ``logsumexp``.
 
@@ -264,7 +282,13 @@ def log_softmax(x: object, axis: Axis = None) -> Any:
     a finite value gives -inf, and the +inf itself NaN.
 
     Args:
-      x, axis: as of ``softmax``, whose errors it raises.
+      x, axis: as of ``softmax``.
+
+    Returns:
+      Shape and dtype as of ``softmax``.
+
+    Raises:
+      TypeError, ValueError, numpy.exceptions.AxisError: as ``logsumexp``.
 
     >>> log_softmax([0.0, 0.0])
     array([-0.69314718, -0.69314718])
@@ -296,5 +320,5 @@ def softmax_from_state(x: object, state: Accumulator) -> Any:
     states = state.states()
     if states.scale.descends:
         values = -values
-    shares = _kernel.softmax_of(states.sums[0], np.zeros(values.size, np.int32), values, states.scale.factor)
-    return shares.reshape(array.shape)[()]
+    softmax_values = _kernel.softmax_of(states.sums[0], np.zeros(values.size, np.int32), values, states.scale.factor)
+    return softmax_values.reshape(array.shape)[()]

@@ -1,7 +1,7 @@
-"""One state per key, of batches that come one after another: each costs a probe and an update per row.
+"""One state per key, updated table by table; and the reducers, which say how rows or states are accumulated.
 
-What lives from batch to batch is the index of the keys and the states of their groups. Rows and states have an
-accumulator each, as they accumulate in different forms.
+The index of the keys and the states of their groups persist between tables, so that a row costs a probe and an update.
+Rows and states have an accumulator each, as they accumulate in different forms.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from .columns import columns_of
 from .keys import KeyIndex, key_schema, with_dictionaries, without_dictionaries
 from .reduction import Reduction
 from .scales import Scale
-from .state_table import States, StateTable, split_by_shard
+from .state_table import StatesColumn, StateTable, split_by_shard
 from .states.aggregations import Aggregation, ExactSum
 from .states.arrays import StateArray
 
@@ -109,7 +109,7 @@ class _GrowingStates:
     def make_null(self, codes: Codes) -> None:
         self._of_null.append(np.unique(codes))
 
-    def states(self, groups: int) -> States:
+    def states(self, groups: int) -> StatesColumn:
         for sums in self._sums:
             sums.grow(groups)
         array = StateArray(
@@ -122,7 +122,7 @@ class _GrowingStates:
         if self._of_null:
             null = np.zeros(groups, np.bool_)
             null[np.concatenate(self._of_null)] = True
-        return States(array, null)
+        return StatesColumn(array, null)
 
     @property
     def nbytes(self) -> int:
@@ -238,7 +238,7 @@ class RowReducer:
         self.keys, self.columns = list(reduction.keys), reduction.columns
 
     def accumulator(self) -> RowAccumulator:
-        """One for what ``prepare`` gives."""
+        """An accumulator for prepared tables."""
         return RowAccumulator(self._reduction)
 
     def prepare(self, table: pa.Table) -> pa.Table:
@@ -270,7 +270,7 @@ class StateReducer:
         self.keys, self._trusted = list(keys), trusted
 
     def accumulator(self) -> StateAccumulator:
-        """One for what ``prepare`` gives."""
+        """An accumulator for prepared tables."""
         return StateAccumulator(self.keys)
 
     def prepare(self, table: StateTable | pa.Table) -> StateTable:

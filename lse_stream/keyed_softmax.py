@@ -8,6 +8,7 @@ import pyarrow as pa
 from ._kernel import reciprocals_of, softmax_by
 from .buffers import array_of, nulls_of_column
 from .columns import column_of, columns_of, numeric_column
+from .float64 import column_to_float64_exact
 from .look_up import LookUp
 from .reduction import check_names
 from .scales import NATURAL
@@ -16,7 +17,6 @@ from .state_table import StateTable
 from .states.aggregations import LOGSUMEXP
 from .states.arrays import StateArray, check_same
 from .states.results import LogTotals
-from .values import column_to_float64_exact
 
 
 class KeyedSoftmax:
@@ -56,6 +56,6 @@ class KeyedSoftmax:
             values[~of_value] = valid
         nulls = [null for null in (of_state, of_value) if null is not None]
         null = np.logical_or.reduce(nulls) if nulls else None
-        logs, shares = self._totals.log_softmax(codes, values), softmax_by(self._reciprocals, codes, values)
-        columns = [*table.columns, array_of(logs, null=null), array_of(shares, null=null)]
+        logs, softmax_values = self._totals.log_softmax(codes, values), softmax_by(self._reciprocals, codes, values)
+        columns = [*table.columns, array_of(logs, null=null), array_of(softmax_values, null=null)]
         return pa.Table.from_arrays(columns, names=[*table.column_names, "log_softmax", "softmax"])

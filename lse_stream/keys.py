@@ -38,7 +38,7 @@ _AS_THEY_ARE = (
     pa.types.is_decimal256,
     pa.types.is_null,
 )
-_LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+_LARGE_OF = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 
 
 class EncodedKeys(NamedTuple):
@@ -90,7 +90,7 @@ class KeyIndex:
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
-        if len(schema) > 63:
+        if len(schema) > 63:  # an int64 has a flag for each
             raise ValueError(f"key columns: expected 63 or fewer, found {len(schema)}")
         self._columns = [
             (_WordColumn if _is_word(_canonical_type(field.name, field.type)) else _ByteColumn)(field)
@@ -437,7 +437,7 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
     if column.nbytes > np.iinfo(np.int32).max:  # more than the offsets of a plain string array can hold
-        column = column.cast(_LARGE.get(column.type, column.type))
+        column = column.cast(_LARGE_OF.get(column.type, column.type))
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0, column.type)
 
 
@@ -452,7 +452,7 @@ def _canonical_values(table: pa.Table, name: str) -> pa.Array:
     """The column as one array of canonical values."""
     plain_type = _canonical_type(name, column_of(table, name).type)
     array = _one_array(without_dictionaries(table, [name]).column(name))
-    if array.type not in (plain_type, _LARGE.get(plain_type)):
+    if array.type not in (plain_type, _LARGE_OF.get(plain_type)):
         array = array.cast(plain_type)
     if pa.types.is_floating(array.type):
         array = _values_of(_words_of(array), array.type, nulls_of(array))
@@ -511,10 +511,10 @@ def _from_bytes(offsets: Ints, data: Bytes, data_type: pa.DataType, null_code: i
             gap = np.zeros(data_type.byte_width, np.uint8)
             data = np.concatenate([data[: offsets[null_code]], gap, data[offsets[null_code] :]])
         return pa.Array.from_buffers(data_type, n, [validity(null), pa.py_buffer(data)])
-    if data_type in _LARGE and data.size <= np.iinfo(np.int32).max:
+    if data_type in _LARGE_OF and data.size <= np.iinfo(np.int32).max:
         offsets32 = offsets.astype(np.int32)
         return pa.Array.from_buffers(data_type, n, [validity(null), pa.py_buffer(offsets32), pa.py_buffer(data)])
-    data_type = _LARGE.get(data_type, data_type)
+    data_type = _LARGE_OF.get(data_type, data_type)
     return pa.Array.from_buffers(data_type, n, [validity(null), pa.py_buffer(offsets), pa.py_buffer(data)])
 
 

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 
 from . import _kernel
 from .buffers import array_of, nulls_of, numbers_of
+from .float64 import check_numeric_type, column_to_float64_exact
 from .scales import NATURAL
 from .states.aggregations import LOGSUMEXP
 from .states.arrays import StateArray
 from .states.results import LogTotals, result_of
-from .values import check_numeric_type, column_to_float64_exact
 
 # A pa.Array or a pa.ChunkedArray, which comes back as the same.
 Column = Any
@@ -97,9 +97,9 @@ def _softmax(lists: Column, log: bool) -> Column:
             size = chunk.type.list_size
             valid, kept = np.zeros(len(chunk) * size, np.bool_), valid
             valid[np.repeat(~null, size)] = kept
-        shares = np.zeros(valid.size)
-        shares[valid] = found
-        data = array_of(shares, null=None if valid.all() else ~valid)
+        softmax_values = np.zeros(valid.size)
+        softmax_values[valid] = found
+        data = array_of(softmax_values, null=None if valid.all() else ~valid)
         mask = array_of(null)
         if fixed:
             out.append(pa.FixedSizeListArray.from_arrays(data, size, mask=mask))
@@ -118,7 +118,11 @@ def _softmax(lists: Column, log: bool) -> Column:
 def softmax(lists: Column) -> Column:
     """``exp(x) / sum(exp(x))`` in every list: lists of float64, null where list or item is.
 
-    Values are those of ``lse_stream.softmax``, errors those of ``logsumexp`` here.
+    Args:
+      lists: a column of lists of numbers.
+
+    Raises:
+      TypeError, ValueError: as ``logsumexp`` of this module.
 
     >>> softmax(pa.array([[0.0, 0.0], [7.0]])).to_pylist()
     [[0.5, 0.5], [1.0]]
@@ -129,7 +133,11 @@ def softmax(lists: Column) -> Column:
 def log_softmax(lists: Column) -> Column:
     """``x - logsumexp(x)`` in every list: lists of float64, null where list or item is.
 
-    Values are those of ``lse_stream.log_softmax``, errors those of ``logsumexp`` here.
+    Args:
+      lists: a column of lists of numbers.
+
+    Raises:
+      TypeError, ValueError: as ``logsumexp`` of this module.
 
     >>> log_softmax(pa.array([[7.0], [0.0, None]])).to_pylist()
     [[0.0], [0.0, None]]

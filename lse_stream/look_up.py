@@ -1,4 +1,4 @@
-"""Rows of a table looked up by their keys: each key is there once, and prepared once for any number of tables."""
+"""Finds the row of a table by its key: the index is built once, and used for any number of tables."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from .keys import KeyIndex, describe_key, key_schema
 
 
 class LookUp:
-    """Rows of a table by their keys, of which each is there once; prepared once for any number of tables.
+    """Finds the rows of a table by their keys, which are unique; built once, used for any number of tables.
 
     Any number of threads may look rows up.
 

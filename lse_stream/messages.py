@@ -1,4 +1,4 @@
-"""Messages of a stream: rows from JSON or Arrow, the reason where there are none, and results to JSON."""
+"""Messages of a Kafka topic: rows from JSON or Arrow, the reason where there are none, and results to JSON."""
 
 import base64
 import json
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .event_times import EARLIEST, LATEST, event_times
-from .values import column_to_float64_exact, to_float_exact
+from .event_times import EARLIEST, LATEST, WINDOW, event_times
+from .float64 import column_to_float64_exact, to_float_exact
 
-# The column of event times that the tables have, whatever it is called in the messages.
+# The column of event times of the tables, whatever it is called in the messages.
 EVENT_TIME = "event_time"
 
 KEY_TYPES = {
@@ -24,11 +24,14 @@ KEY_TYPES = {
     "date": pa.date32(),
     "timestamp": pa.timestamp("us", "UTC"),
 }
+# A longer message is a dead letter: far beyond the megabyte that brokers take by default, and little for a worker.
+MAX_MESSAGE_BYTES = 1 << 24
+
 # Of a message that is too large, a dead letter holds the beginning: whole, it might not go into a topic either, whose
 # brokers take a megabyte by default.
 PAYLOAD_BYTES = 100_000
 
-# Of a value that is no row's, an error shows so many characters.
+# Of a value that does not fit, an error shows at most this many characters.
 SHOWN = 80
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -236,7 +239,7 @@ def result_messages(
 
     The Kafka key is that of the row, with its window: a compacted topic keeps the last pane.
     """
-    times = {name: [_json_value(time) for time in table[name].to_pylist()] for name in ("window_start", "window_end")}
+    times = {name: [_json_value(time) for time in table[name].to_pylist()] for name in WINDOW}
     values = {name: [_json_value(value) for value in table[name].to_pylist()] for name in columns}
     for i, key in enumerate(table.select(list(keys)).to_pylist() if keys else [{}] * table.num_rows):
         place = {"key": {name: _json_value(value) for name, value in key.items()}}

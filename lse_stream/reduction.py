@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from .buffers import array_of, nulls_of_column
 from .columns import column_of, numeric_column
+from .float64 import column_to_float64_exact
 from .scales import Scale
 from .states.aggregations import AGGREGATIONS, Aggregation
-from .values import column_to_float64_exact
 
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ class ColumnAggregation:
 
     @classmethod
     def of(cls, aggregation: str, scale: Scale | str, value: str | Sequence[str]) -> Self:
-        """By names.
+        """From the names of aggregation, scale and columns.
 
         Raises:
           ValueError: no such aggregation or scale, a scale that the aggregation does not know, or another number of

@@ -1,4 +1,4 @@
-"""Scales: what a unit of a value means, and so of which amounts the sum is."""
+"""Scales of logarithms: natural, of a base, of a temperature, decibel, magnitude."""
 
 from decimal import Context, Decimal
 from functools import cached_property, lru_cache
@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from .values import to_float_exact
+from .float64 import to_float_exact
 
 # Digits of the constants: far more than a double-double holds. Decimal's logarithm is the same on every machine.
 _PRECISION = Context(prec=80)
@@ -27,14 +27,14 @@ class Scale:
 
     Args:
       scale: "natural", "log2", "log10", "decibel" (10 log10), "magnitude" (-2.5 log10; the brighter the smaller), or
-        "base B" or "temperature T" with a number; or a scale, which comes back.
+        "base B" or "temperature T" with a number; or a Scale, which is returned as it is.
 
     Attributes:
       name: "natural", "base 2.0", "temperature 0.5", "decibel" or "magnitude".
       code, parameter: what a record stores.
 
     Raises:
-      ValueError: another name, or a number that does not serve: see ``base`` and ``temperature``.
+      ValueError: another name, or a number out of range: see ``base`` and ``temperature``.
       TypeError: neither a name nor a scale.
 
     >>> Scale("log2") == Scale.base(2)
@@ -53,10 +53,10 @@ class Scale:
             raise TypeError(f"scale: expected a name or a Scale, found {type(scale).__name__}")
         if scale in ("log2", "log10"):
             return cls.base(float(scale.removeprefix("log")))
-        kind, _, number = scale.partition(" ")
+        name, _, number = scale.partition(" ")
         try:
-            if kind in ("base", "temperature"):
-                return cls.base(float(number)) if kind == "base" else cls.temperature(float(number))
+            if name in ("base", "temperature"):
+                return cls.base(float(number)) if name == "base" else cls.temperature(float(number))
         except ValueError as error:
             raise ValueError(f"scale {scale!r}: {error}") from error
         if scale not in cls.CODES:
@@ -68,14 +68,17 @@ class Scale:
 
     @classmethod
     @lru_cache(maxsize=256)  # for the factor, which takes 0.1 ms to compute
-    def _made(cls, kind: str, parameter: float | None) -> Self:
+    def _made(cls, name: str, parameter: float | None) -> Self:
         self = super().__new__(cls)
-        self.code, self.parameter = cls.CODES.index(kind), parameter
+        self.code, self.parameter = cls.CODES.index(name), parameter
         return self
 
     @classmethod
     def base(cls, b: float) -> Self:
         """``log_b(sum(b ** x))``.
+
+        Args:
+          b: the factor between amounts whose values differ by 1.
 
         Raises:
           ValueError: b is not a number above 1, of at most 1e100.
@@ -88,6 +91,9 @@ class Scale:
     @classmethod
     def temperature(cls, t: float) -> Self:
         """``t ln(sum(exp(x / t)))``. A temperature of 1 is the natural scale.
+
+        Args:
+          t: what values are divided by.
 
         Raises:
           ValueError: t is not a number from 1e-100 to 1e100.
@@ -102,8 +108,9 @@ class Scale:
 
     @property
     def name(self) -> str:
-        kind = self.CODES[self.code]
-        return kind if self.parameter is None else f"{kind} {self.parameter!r}"
+        """As ``Scale`` takes it, with the number where it has one."""
+        name = self.CODES[self.code]
+        return name if self.parameter is None else f"{name} {self.parameter!r}"
 
     @property
     def descends(self) -> bool:
@@ -122,7 +129,9 @@ class Scale:
                 return context.divide(context.ln(ten), ten)
             case "magnitude":
                 return context.divide(context.ln(ten), Decimal("2.5"))
-        return Decimal(1)
+            case "natural":
+                return Decimal(1)
+        raise AssertionError(f"a scale without a factor: {self.name}")
 
     @cached_property
     def factor(self) -> npt.NDArray[np.float64]:

@@ -27,6 +27,11 @@ class StateType(pa.ExtensionType):
     records' version, aggregation (as "kind") and scale. A column of a version that this release does not know loads,
     and is refused in use.
 
+    Args:
+      version: of the records.
+      aggregation, scale: their names.
+      storage_type: binary or large_binary.
+
     >>> str(StateType(scale="decibel"))
     'lse_stream.state of version 1, aggregation logsumexp, scale decibel'
     """

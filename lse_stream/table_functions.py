@@ -19,7 +19,7 @@ from .keys import sort_keys
 from .reduction import ColumnAggregation, Reduction, check_names, check_results
 from .scales import NATURAL, Scale
 from .state_column import STATE, StateType, states_from_arrow, states_to_arrow
-from .state_table import States, StateTable
+from .state_table import StatesColumn, StateTable
 from .states.aggregations import LOGSUMEXP
 
 
@@ -37,8 +37,8 @@ def group_states(
     Args:
       table: any number of rows and chunks.
       keys: names of the key columns: integers, floats, booleans, strings, binaries, dates, times, durations, decimals,
-        nulls or dictionaries of these. Null is a key of its own, -0.0 is 0.0, NaN is one key. With no key columns all
-        rows, also none, are one group.
+        nulls or dictionaries of these. Null is a key of its own, -0.0 is 0.0, NaN is one key. Without key columns all
+        rows are one group, even if there are none.
       value: name of the column of numbers: integers, float16, float32, float64, or a dictionary of these. For
         "weighted_logsumexp" the names of values and weights, for "cross_entropy" of logits and targets, which may be
         booleans.
@@ -102,13 +102,13 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.int64], *, trusted: bool = F
     """The rows of those numbers, in that order, like ``pa.Table.take``, but quick and without limit for states.
 
     Args:
-      trusted: the states are known to be in their one form, and not checked.
+      trusted: the states are known to be canonical, and not checked.
     """
     columns: list[Any] = []
     for name in table.column_names:
         column = table.column(name)
         if isinstance(column.type, StateType):
-            states = States(*states_from_arrow(column, name, trusted=trusted))
+            states = StatesColumn(*states_from_arrow(column, name, trusted=trusted))
             columns.append(states_to_arrow(*states.take(rows)))
         else:
             columns.append(take(column, rows))
@@ -118,7 +118,14 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.int64], *, trusted: bool = F
 def sort_by_keys(table: pa.Table, keys: Sequence[str], *, trusted: bool = False) -> pa.Table:
     """The rows in the order of their keys, which ``lse_stream.keys`` defines: one table for one set of rows.
 
-    Dictionaries are written anew, with their values in the order of the rows. The key columns come first.
+    Args:
+      table: any number of rows and chunks.
+      keys: names of the key columns.
+      trusted: columns of states are known to be canonical, and not checked.
+
+    Returns:
+      The key columns, then the others, in the order of the keys. Dictionaries of keys are written anew, with their
+      values in the order of the rows.
 
     Raises:
       KeyError: a column is not there.
@@ -167,7 +174,7 @@ def finalize(
     {'logsumexp': [63.01029995663981], 'bonus': [3.010299956639812]}
     """
     column = column_of(table, state)
-    states = States(*states_from_arrow(column, state))
+    states = StatesColumn(*states_from_arrow(column, state))
     names = check_results(states.array.aggregation, results, min_count)
     for name in table.column_names:
         if name != state and name in names:

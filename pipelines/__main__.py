@@ -1,8 +1,10 @@
-"""``lse-stream PROGRAM ...``, or ``python -m pipelines PROGRAM ...`` from a checkout."""
+"""The list of programs: ``lse-stream PROGRAM ...``, or ``python -m pipelines PROGRAM ...`` from a checkout."""
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from .command import COMMAND
 
 PROGRAMS = {
     "parquet": "log-sum-exp per key over Parquet files",
@@ -15,7 +17,7 @@ PROGRAMS = {
     "typhoon": "the lesson of the storms: what log-sum-exp does, step by step",
 }
 
-USAGE = "usage: lse-stream PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help says more):\n" + "".join(
+USAGE = f"usage: {COMMAND} PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help says more):\n" + "".join(
     f"  {name:14} {what}\n" for name, what in PROGRAMS.items()
 )
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in PROGRAMS:
         found = repr(name) if name else "none"
         print(
-            f"lse-stream: error: expected a program ({', '.join(PROGRAMS)}), found {found}\n\n{USAGE}", file=sys.stderr
+            f"{COMMAND}: error: expected a program ({', '.join(PROGRAMS)}), found {found}\n\n{USAGE}", file=sys.stderr
         )
         return 2
     status: int = import_module(f".{name}", __package__).main(rest)

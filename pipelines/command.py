@@ -1,4 +1,4 @@
-"""How a program is called, and what is said of a command line that cannot be followed. Needs no Beam."""
+"""The parser that every program's command line goes through, and the error for one that cannot be followed."""
 
 import argparse
 from typing import NoReturn

@@ -15,11 +15,12 @@ from lse_stream.accumulators import LogSumExpAccumulator
 from lse_stream.buffers import array_of, nulls_of_column, numbers_of, repeated
 from lse_stream.columns import columns_of, decode_dictionary, value_type_of
 from lse_stream.errors import DataError, InputError
+from lse_stream.files import join
+from lse_stream.float64 import is_numeric_type
 from lse_stream.functions import softmax_from_state
 from lse_stream.keys import describe_key
 from lse_stream.list_functions import cross_entropy, label_outside
 from lse_stream.look_up import LookUp
-from lse_stream.parquet.files import join
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.plan import Engine, OnTable
 from lse_stream.reduction import ColumnAggregation, Reduction
@@ -28,11 +29,10 @@ from lse_stream.state_column import STATE
 from lse_stream.state_table import StateTable
 from lse_stream.states.aggregations import CROSS_ENTROPY, LOG_LIKELIHOOD
 from lse_stream.states.results import result_of
-from lse_stream.values import is_numeric_type
 
 from .command import UsageError
 from .options import COMMON, Options, Parser, check_columns
-from .output import OVERALL, TOTALS, make_directory
+from .output import OVERALL, TOTALS, make_table_directory
 from .run import build_of, run, run_main
 from .summary import COUNTERS, TERMS, head, pluralize, preview, read_totals
 
@@ -47,8 +47,8 @@ index from 0; or rows of (example, class, logit) in any order and in any files
 (--value, --class, --example), the label one of the classes: a column of the
 same rows, or of other files (--labels), which every worker holds.
 
-Written are DIR/totals, one row per key, and DIR/overall, one row in all:
-count of examples, sum, mean, perplexity.
+It writes DIR/totals, one row per key, and DIR/overall, one row in all: count
+of examples, sum, mean, perplexity.
 """
 
 EXAMPLES = """\
@@ -66,7 +66,8 @@ examples:
 
 # Columns of tables on the way.
 LOGIT, TARGET, LOSS = "logit", "target", "loss"
-COUNT, SUM, MEAN, PERPLEXITY = RESULTS = ("count", "sum", "mean", "perplexity")
+COUNT, MEAN = "count", "mean"
+RESULTS = (COUNT, "sum", MEAN, "perplexity")
 UNITS = {"nats": 1.0, "bits": math.log(2.0)}
 
 
@@ -105,7 +106,7 @@ def describe(
     overall = engine.merge("Merge", totals, [], 1)
     for name, states, names, shards in ((TOTALS, totals, keys, num_shards), (OVERALL, overall, [], 1)):
         results = engine.finish(f"Results {name}", states, partial(_results, UNITS[unit]))
-        engine.write(f"Write {name}", results, names, make_directory(directory, name), shards, COUNTERS)
+        engine.write(f"Write {name}", results, names, make_table_directory(directory, name), shards, COUNTERS)
 
 
 build = build_of(describe)
@@ -125,8 +126,8 @@ def _losses_of_rows(
     """Tables of the key columns and "loss", in nats, a row for each example, whose classes are rows."""
     names = [*keys, *example]
     [value] = dataset.values
-    prepare = partial(_check_no_nulls, [value, classes] if labels else [value, classes, label])
-    tables = engine.read("Read", dataset, prepare)
+    check = partial(_check_no_nulls, [value, classes] if labels else [value, classes, label])
+    tables = engine.read("Read", dataset, check)
     if labels:
         held = engine.read("ReadLabels", labels, partial(_check_no_nulls, [label]))
         tables = engine.look_up("Label", tables, held, partial(_labelled, example, label))
@@ -255,7 +256,7 @@ def _parse(argv: Sequence[str]) -> Options:
         action="extend",
         default=[],
         metavar="PATH",
-        help="with --value: files that have the labels, with the columns of --example; as --input otherwise",
+        help="with --value: files that contain the labels, with the columns of --example; as --input otherwise",
     )
     parser.add_argument("--ignore_label", metavar="LABEL", help="leave out examples with this label")
     parser.add_argument("--unit", choices=UNITS, default="nats", help="of sum and mean (default nats)")
@@ -357,7 +358,7 @@ def summary(dataset: Dataset, options: Options, seconds: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
+    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault during the run."""
     return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 

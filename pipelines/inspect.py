@@ -40,7 +40,7 @@ examples:
 FIRST_ROWS = 5
 
 
-def read(path: str) -> pa.Table:
+def read_table(path: str) -> pa.Table:
     """The table of a Parquet file, or of an Arrow IPC file or stream.
 
     Raises:
@@ -56,7 +56,7 @@ def read(path: str) -> pa.Table:
 
 
 def columns_of_states(table: pa.Table) -> list[str]:
-    """By type; or, where the type was lost on the way, by name."""
+    """Names of the columns of states, found by their type, or by name where the type was lost on the way."""
     return [
         field.name
         for field in table.schema
@@ -64,7 +64,7 @@ def columns_of_states(table: pa.Table) -> list[str]:
     ]
 
 
-def describe(table: pa.Table, name: str) -> list[str]:
+def lines_of_column(table: pa.Table, name: str) -> list[str]:
     """What a column of states holds, as lines.
 
     Raises:
@@ -99,7 +99,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("file", metavar="FILE", help="Parquet, or Arrow IPC (file or stream)")
     path: str = parser.parse_args(argv).file
     try:
-        table = read(path)
+        table = read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: expected a Parquet or Arrow IPC file, found {one_line(error)}") from error
     names = columns_of_states(table)
@@ -109,7 +109,7 @@ def _run(argv: Sequence[str]) -> None:
     print(f"{path}: {table.num_rows:,} rows, columns {', '.join(table.column_names)}")
     for name in names:
         try:
-            lines = describe(table, name)
+            lines = lines_of_column(table, name)
         except (StateError, TypeError) as error:
             raise RunError(f"{path}: {error}") from error
         print("\n".join(["", *lines]), flush=True)

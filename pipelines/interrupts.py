@@ -46,7 +46,7 @@ def interrupts() -> Iterator[None]:
         yield
         return
     _asked = _Asked()
-    # What was to be ignored, as under nohup, goes on to be.
+    # Signals that were ignored, as under nohup, stay ignored.
     before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
     for number in before:
         signal.signal(number, _handle)
@@ -73,7 +73,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def too_late() -> None:
-    """What there was to do is done: from here on a signal ends the process, and has nothing to clean up."""
+    """All work is done: from here on a signal ends the process at once, as there is nothing to clean up."""
     if threading.current_thread() is threading.main_thread():
         _asked.held += 1
         for number in SIGNALS:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from .command import UsageError
 
-# For a broker to answer, and for an expansion service: both take well under one where they run at all.
+# Seconds to wait for a broker or an expansion service: one that runs answers in less than one.
 ANSWER_SECONDS = 10.0
 
 

@@ -4,15 +4,15 @@ import math
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lse_stream.buffers import array_of, nulls_of, numbers_of
 from lse_stream.errors import DataError
+from lse_stream.files import join
+from lse_stream.float64 import to_float64_exact, valid_numbers
 from lse_stream.keys import describe_key
-from lse_stream.parquet.files import join
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.plan import Engine
 from lse_stream.reduction import ColumnAggregation, Reduction
@@ -21,11 +21,10 @@ from lse_stream.state_column import STATE
 from lse_stream.state_table import StateTable
 from lse_stream.states.aggregations import LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP
 from lse_stream.states.results import variances
-from lse_stream.values import to_float64_exact, valid_numbers
 
 from .command import UsageError
 from .options import COMMON, Options, Parser, check_columns
-from .output import OBSERVATIONS, OVERALL, TOTALS, make_directory
+from .output import OBSERVATIONS, OVERALL, TOTALS, make_table_directory
 from .run import build_of, run, run_main
 from .summary import COUNTERS, TERMS, head, pluralize, preview, read_totals
 
@@ -42,7 +41,7 @@ observation may be many rows.
   logmeanexp   posterior draws: sum over observations of
                ln(mean(exp(value))), the log pointwise predictive density
 
-An observation's rows may lie in different files. Written are DIR/totals, one
+An observation's rows may lie in different files. It writes DIR/totals, one
 row per key, DIR/overall, one row in all, and with --per_observation
 DIR/observations: the same bytes for any order of files and rows, number of
 workers, runner and machine.
@@ -68,7 +67,8 @@ INNER = ("none", "logsumexp", "logmeanexp")
 
 # Columns of the totals; with --waic these too (Vehtari, Gelman, Gabry, Statistics and Computing 27, 2017).
 RESULTS = ("log_likelihood", "count", "max")
-LPPD, P_WAIC, ELPD_WAIC, SE = WAIC = ("lppd", "p_waic", "elpd_waic", "se")
+LPPD, P_WAIC, ELPD_WAIC = "lppd", "p_waic", "elpd_waic"
+WAIC = (LPPD, P_WAIC, ELPD_WAIC, "se")
 # Beyond this p_waic of an observation that paper calls WAIC unreliable.
 DOUBTFUL = 0.4
 UNSURE = "unsure"
@@ -90,7 +90,7 @@ def describe(
     num_shards: int = 1,
     skip_nulls: bool = True,
     state: bool = False,
-) -> Any:
+) -> None:
     """What is computed: of the rows of ``dataset``, files in directories inside ``directory``, which exists.
 
     The values of ``dataset`` are the log-likelihood and, if there are two, the weight.
@@ -106,7 +106,7 @@ def describe(
         states = engine.reduce("Inner", tables, reduction, num_shards if per_observation else None)
         tables = engine.finish("Observations", states, partial(_observations, inner, ddof if waic else None))
         if per_observation:
-            path, counters = make_directory(directory, OBSERVATIONS), {UNSURE: _count_unsure} if waic else {}
+            path, counters = make_table_directory(directory, OBSERVATIONS), {UNSURE: _count_unsure} if waic else {}
             engine.write("WriteObservations", tables, names, path, num_shards, counters)
     columns = {name: name for name in (LPPD, P_WAIC, ELPD_WAIC)} if waic else {STATE: value}
     sums = {name: ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (column,)) for name, column in columns.items()}
@@ -115,7 +115,7 @@ def describe(
     finish = partial(_waic, ddof) if waic else partial(StateTable.finalize, results=RESULTS, keep_state=state)
     for name, parts, of, shards in ((TOTALS, totals, keys, num_shards), (OVERALL, overall, [], 1)):
         results = engine.finish(f"Finalize {name}", parts, finish)
-        engine.write(f"Write {name}", results, of, make_directory(directory, name), shards, COUNTERS)
+        engine.write(f"Write {name}", results, of, make_table_directory(directory, name), shards, COUNTERS)
 
 
 build = build_of(describe)
@@ -267,7 +267,7 @@ def _shown(directory: str, keys: Sequence[str], waic: bool) -> pa.Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
+    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault during the run."""
     return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 

@@ -24,7 +24,7 @@ from .command import UsageError
 from .options import Options
 from .run import EMBEDDED_RUNNER, RunError, errors_as_run_error, progress, progress_line
 
-# How a stream without an end comes to one.
+# The states in which a stream without an end may end.
 _STOPPED = (PipelineState.CANCELLED, PipelineState.DRAINED, PipelineState.UPDATED)
 
 
@@ -102,7 +102,7 @@ def execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: i
 
 @contextmanager
 def quiet_logs(options: Options) -> Iterator[None]:
-    """Keeps what Beam logs of faults to itself, in part through the root: they come back to us with all they say."""
+    """Silences Beam's logs, in part through the root logger: errors reach us as exceptions, with all they say."""
     loggers = [] if options.traceback else [logging.getLogger("apache_beam"), logging.getLogger()]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -114,7 +114,7 @@ def quiet_logs(options: Options) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def counted(result: PipelineResult, name: str) -> int:
+def counter_value(result: PipelineResult, name: str) -> int:
     """A counter of ours, as far as its runner reports it."""
     found = result.metrics().query(MetricsFilter().with_name(name))["counters"]
     return sum(counter.attempted or 0 for counter in found)
@@ -190,7 +190,7 @@ def _progress(options: Options, num_rows: int | None, stderr: TextIO) -> Iterato
         if in_threads:
             return rows_read.read() - first
         if results:
-            return counted(results[0], ROWS_READ)
+            return counter_value(results[0], ROWS_READ)
         return None
 
     with progress(options, lambda seconds: progress_line(rows(), num_rows, seconds), stderr):

@@ -75,7 +75,7 @@ LOCAL = ("threads", "memory", "temp")
 # Of every program that has it.
 COMMON = (*LOCAL, "overwrite", "quiet", "traceback")
 
-# What is tried to do with where next to nothing is free.
+# The memory that is used even where less is free: below, every table would be put aside.
 LEAST_MEMORY = 1 << 26
 
 # Of the options so far and the name of the runner, more options for Beam.

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all: written aside, then put in place."""
+"""What --output names: checked, written aside, and put in place as a whole or not at all."""
 
 import os
 import re
@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from lse_stream import files
 from lse_stream.errors import InputError, one_line
-from lse_stream.parquet import files
-from lse_stream.parquet.files import is_local, join
+from lse_stream.files import is_local, join
 
 # Marks a directory of an object store as whole, as Hadoop's committers do. Local ones are renamed as a whole instead.
 SUCCESS = "_SUCCESS"
 
 # The directories inside the output of programs that write more than one table.
-TABLES = TOTALS, OVERALL, OBSERVATIONS, EXAMPLES = "totals", "overall", "observations", "examples"
+TABLES = TOTALS, OVERALL, OBSERVATIONS = "totals", "overall", "observations"
 
 # What there may be at a place that is written to: results, which --overwrite replaces.
 _WINDOW = r"-?[\d.T]+--?[\d.T]+-(pane-\d{5,}-)?"
@@ -153,7 +153,7 @@ def make_output(option: str, directory: str) -> None:
         raise InputError(f"--{option} {directory}: expected a directory to be made, found {one_line(error)}") from error
 
 
-def make_directory(staging: str, name: str) -> str:
+def make_table_directory(staging: str, name: str) -> str:
     """Makes the directory of one of ``TABLES`` inside a staged one; gives its path."""
     path = join(staging, name)
     files.make_directory(path)

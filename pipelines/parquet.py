@@ -57,9 +57,9 @@ def describe(
     state: bool = False,
 ) -> Any:
     """What is computed: of the rows of ``dataset``, ``num_shards`` files in ``directory``, which exists."""
-    aggregate = ColumnAggregation(LOGSUMEXP, NATURAL, dataset.values)
+    aggregation = ColumnAggregation(LOGSUMEXP, NATURAL, dataset.values)
     rows = engine.read("Read", dataset)
-    states = engine.reduce("LogSumExp", rows, Reduction(tuple(keys), {STATE: aggregate}, skip_nulls), num_shards)
+    states = engine.reduce("LogSumExp", rows, Reduction(tuple(keys), {STATE: aggregation}, skip_nulls), num_shards)
     results = engine.finish("Finalize", states, partial(StateTable.finalize, min_count=min_count, keep_state=state))
     return engine.write("Write", results, keys, directory, num_shards, COUNTERS)
 
@@ -102,7 +102,7 @@ def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
+    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault during the run."""
     return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 

@@ -113,7 +113,7 @@ def _coarsen(truncate: Mapping[str, str], mapped: Mapping[str, pa.Table], table:
         rows = pc.index_in(column, values)
         missing = column.filter(pc.and_(rows.is_null(), column.is_valid()))
         if len(missing):
-            raise ValueError(f"column {name!r}: expected values that --map {name} has, found {missing[0]}")
+            raise ValueError(f"column {name!r}: expected values that --map {name} contains, found {missing[0]}")
         table = table.set_column(position, groups.column_names[1], groups.column(1).take(rows))
     return table
 
@@ -249,7 +249,7 @@ def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
+    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault during the run."""
     return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 from lse_stream.errors import DataError, InputError
+from lse_stream.files import is_local
 from lse_stream.local import LocalEngine, StoppedError, Watch
-from lse_stream.parquet.files import is_local
 from lse_stream.plan import Engine
 
 from .command import UsageError
@@ -19,7 +19,7 @@ from .interrupts import Interrupted, interrupts, too_late, undisturbed
 from .options import Options
 from .output import discard, place_of, prepare_output, publish, stage
 
-OK, FAULT, USAGE = 0, 1, 2
+EXIT_OK, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
 
 # Beam's runner in this process, where no other is named.
 EMBEDDED_RUNNER = "FnApiRunner"
@@ -29,11 +29,11 @@ ON_TERMINAL, IN_LOG = 0.2, 10.0
 
 
 class RunError(RuntimeError):
-    """Something went wrong in mid-run. One line."""
+    """Something went wrong during the run. One line."""
 
 
 class Plan(Protocol):
-    """What a program computes: takes an engine and the directory that its files go to."""
+    """Describes what a program computes, to an engine; its files go to the directory."""
 
     def __call__(self, engine: Engine, /, *, directory: str) -> Any: ...
 
@@ -48,10 +48,10 @@ def run_main(program: str, body: Callable[[Sequence[str]], None], argv: Sequence
             body(argv)
     except (UsageError, InputError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
-        return USAGE
+        return EXIT_USAGE
     except RunError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
-        return FAULT
+        return EXIT_FAULT
     except Interrupted as interrupted:
         print(f"{program}: interrupted ({interrupted.signal.name}); no output was written", file=sys.stderr)
         return 128 + interrupted.signal
@@ -61,10 +61,10 @@ def run_main(program: str, body: Callable[[Sequence[str]], None], argv: Sequence
     except OSError as error:  # faults of files are other errors by now: this is of standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{program}: error: standard output: expected to take the summary, found {error}", file=sys.stderr)
-        return FAULT
+        return EXIT_FAULT
     finally:
         log.removeFilter(_is_of_use)
-    return OK
+    return EXIT_OK
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
@@ -124,7 +124,7 @@ def _run_here(options: Options, plan: Plan, directory: str, num_rows: int) -> No
             raise RunError("stopped") from None
         except MemoryError as error:
             raise RunError(
-                f"out of memory; expected --memory ({options.memory >> 20} MB) to be less than what there is"
+                f"out of memory, with --memory of {options.memory >> 20} MB: expected a lower one"
             ) from error
 
 

@@ -59,13 +59,13 @@ def describe(engine: Engine, dataset: Dataset, directory: str, *, keys: Sequence
     reduction = Reduction(tuple(keys), {STATE: ColumnAggregation(LOGSUMEXP, NATURAL, dataset.values)})
     states = engine.reduce("LogSumExp", rows, reduction)
     schema = pa.schema([*dataset.schema, *(pa.field(name, pa.float64()) for name in RESULTS)])
-    return engine.write_rows("Write", dataset, states, keys, partial(_shares, list(keys), value), schema, directory)
+    return engine.write_rows("Write", dataset, states, keys, partial(_softmax_of, list(keys), value), schema, directory)
 
 
 build = build_of(describe)
 
 
-def _shares(keys: list[str], value: str, states: StateTable) -> OnTable:
+def _softmax_of(keys: list[str], value: str, states: StateTable) -> OnTable:
     return KeyedSoftmax(states, keys, value).of
 
 
@@ -105,7 +105,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
+    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault during the run."""
     return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 

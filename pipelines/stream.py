@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from lse_stream.event_times import WINDOW, check_event_time, event_times
-from lse_stream.messages import EVENT_TIME, KEY_TYPES, READERS, Fields
+from lse_stream.messages import EVENT_TIME, KEY_TYPES, MAX_MESSAGE_BYTES, READERS, Fields
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.scales import Scale
 from lse_stream.state_column import STATE
@@ -58,7 +58,7 @@ examples:
 
 SOURCES = ("replay", "kafka")
 PANES = ("accumulating", "discarding")
-# Seconds, for a stream without an end.
+# Seconds, for a stream without an end: what is kept per key and window is one state for each of them.
 PRE_AGGREGATE = 10
 RESULTS = LOGSUMEXP.columns
 
@@ -77,7 +77,7 @@ def build(
     event_time: str,
     windowfn: Any,
     topic: Any = None,
-    results_topic: Any = None,
+    output_topic: Any = None,
     state: bool = False,
     discarding: bool = False,
     allowed_lateness: float = 0.0,
@@ -90,7 +90,7 @@ def build(
       dataset: what is replayed; None where rows come from a topic.
       directory: where files of results go, which exists; None where none are wanted.
       topic: ``lse_stream.beam.kafka.ReadRows``, where rows come from a topic.
-      results_topic: ``lse_stream.beam.kafka.WriteTopic``, where results go to one.
+      output_topic: ``lse_stream.beam.kafka.WriteTopic``, where results go to one.
       state: whether results have the column "state".
       keys, value, event_time, windowfn, discarding, allowed_lateness, num_shards, windowing: as of
         ``lse_stream.beam.window_states.WindowStates``.
@@ -112,9 +112,9 @@ def build(
     shards = tables | "Windows" >> WindowStates(
         keys, value, event_time, windowfn, num_shards=num_shards, **common, **windowing
     )
-    if results_topic is not None:
+    if output_topic is not None:
         to_messages = beam.ParDo(ToMessages(list(keys), keep_state=state)).with_output_types(tuple[bytes, bytes])
-        shards | "ToMessages" >> to_messages | "WriteTopic" >> results_topic
+        shards | "ToMessages" >> to_messages | "WriteTopic" >> output_topic
     if directory is not None:
         if isinstance(windowfn, Sessions):
             shards = shards | "LastSessions" >> LastSessions(keys, **common)
@@ -166,9 +166,9 @@ def _parser() -> Parser:
     add(
         "--max_message_bytes",
         type=int,
-        default=1 << 24,
+        default=MAX_MESSAGE_BYTES,
         metavar="N",
-        help="kafka: a longer message is a dead letter (default 16777216)",
+        help="kafka: a longer message is a dead letter (default %(default)s)",
     )
     add("--dead_letters", metavar="DIR", help="kafka: files for messages that are no rows, with the reason")
     add("--dead_letter_topic", metavar="TOPIC", help="kafka: a topic for them")
@@ -367,7 +367,7 @@ _WINDOWING = (
 
 
 def keywords_of(options: Options) -> dict[str, Any]:
-    """Those of ``build``."""
+    """The keyword arguments for ``build``."""
     return {
         "keys": options.key,
         "value": options.value,
@@ -398,7 +398,7 @@ def _topics(options: Options) -> dict[str, Any]:
             dead_letter_topic=options.dead_letter_topic,
         )
     if options.output_topic:
-        topics["results_topic"] = WriteTopic(cluster, options.output_topic)
+        topics["output_topic"] = WriteTopic(cluster, options.output_topic)
     return topics
 
 
@@ -423,9 +423,9 @@ def summary(options: Options, dataset: Dataset | None, result: Any, seconds: flo
     else:
         from lse_stream.beam.kafka import DEAD, MESSAGES
 
-        from .on_beam import counted
+        from .on_beam import counter_value
 
-        messages, dead = counted(result, MESSAGES), counted(result, DEAD)
+        messages, dead = counter_value(result, MESSAGES), counter_value(result, DEAD)
         lines = [f"{pluralize(messages, 'message')} of {options.topic}, {dead:,} of them bad, {seconds:.1f} s"]
     if options.output_topic:
         lines.append(f"results in the topic {options.output_topic}")
@@ -439,7 +439,7 @@ def summary(options: Options, dataset: Dataset | None, result: Any, seconds: flo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault in mid-run."""
+    """Runs the program; returns 0, 2 for what was found before any work, 1 for a fault during the run."""
     return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of, numbers_of
-from lse_stream.parquet.files import open_file
+from lse_stream.files import open_file
 from lse_stream.parquet.scan import find_files
 from lse_stream.parquet.sink import read_counts
 
@@ -76,7 +76,7 @@ def preview(table: pa.Table, num_rows: int) -> list[str]:
 
 
 def with_bonus(table: pa.Table) -> pa.Table:
-    """With what the smaller terms add to the largest one as the last column."""
+    """The table with a column ``bonus``: logsumexp - max, what the smaller terms add to the largest one."""
     pairs = zip(table["logsumexp"].to_pylist(), table["max"].to_pylist(), strict=True)
     bonus = [value - largest if value is not None and math.isfinite(value) else math.nan for value, largest in pairs]
     found = np.array(bonus, np.float64)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lse_stream.parquet.files import whole_file
+from lse_stream.files import whole_file
 from lse_stream.scales import NATURAL, Scale
 from lse_stream.states.aggregations import LOGSUMEXP
 from lse_stream.states.arrays import StateArray

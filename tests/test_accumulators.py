@@ -183,7 +183,7 @@ GOLDEN_INPUTS: dict[str, list[float]] = {
 
 
 def write_golden() -> None:
-    """Run once for a new record version: files of old versions stay."""
+    """Run once for a new record version: files of released versions stay."""
     entries = [
         {
             "name": name,

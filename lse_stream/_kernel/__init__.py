@@ -1,6 +1,6 @@
 """The kernel: exact sums of e^x, in C or in NumPy with the same bits.
 
-States are arrays of ``RECORD``, one record each; codes are dense group numbers from 0. The environment variable
+Records are arrays of ``RECORD``, one record each; codes are dense group numbers from 0. The environment variable
 ``LSE_STREAM_KERNEL`` forces one of ``available()``.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .record import RECORD as RECORD
+from .record import Records as Records
 from .record import StateError as StateError
-from .record import States as States
 from .record import concat_states as concat_states
 from .record import empty_states as empty_states
 from .record import fault_error as fault_error
@@ -37,7 +37,7 @@ Offsets = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 Sums = tuple[Words, Ints]
 
 # What values are multiplied by, as a double-double.
-NATURAL = np.array([1.0, 0.0])
+NATURAL_FACTOR = np.array([1.0, 0.0])
 
 # In place of weights: every one is 1.
 NONE = np.empty(0)
@@ -52,7 +52,7 @@ def available() -> tuple[str, ...]:
 
 
 def select(name: str) -> None:
-    """Runs ``name``, one of ``available()``, from now on. ``State`` stays of the module chosen at import."""
+    """Runs ``name``, one of ``available()``, from now on. ``State`` stays the class of the kernel chosen at import."""
     global _selected
     if name not in available():
         raise ValueError(f"LSE_STREAM_KERNEL: expected one of {', '.join(available())} on this machine, found {name!r}")
@@ -75,21 +75,21 @@ def _kernel() -> ModuleType:
     return native if native and _selected != "numpy" else import_module(".twin.kernel", __name__)
 
 
-def group_values(codes: Codes, values: Floats, n_groups: int) -> States:
+def group_values(codes: Codes, values: Floats, n_groups: int) -> Records:
     """The states (n_groups,) of the values (n,) with each code (n,)."""
     states = np.empty(n_groups, RECORD)
     _kernel().group_values(states, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values, np.float64))
     return states
 
 
-def merge_groups(codes: Codes, states: States, n_groups: int) -> States:
+def merge_groups(codes: Codes, states: Records, n_groups: int) -> Records:
     """The merged states (n_groups,) of the states (n,) with each code (n,)."""
     merged = np.empty(n_groups, RECORD)
     _kernel().merge_groups(merged, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(states))
     return merged
 
 
-def state_values(states: States) -> Floats:
+def state_values(states: Records) -> Floats:
     """The log-sum-exp (n,) of each state (n,)."""
     out = np.empty(states.size)
     _kernel().values_of(np.ascontiguousarray(states), out)
@@ -103,14 +103,16 @@ def row_values(x: Floats) -> Floats:
     return out
 
 
-def check_states(states: States, scale: Floats = NATURAL, *, has_signs: bool = False) -> None:
+def check_states(states: Records, scale: Floats = NATURAL_FACTOR, *, has_signs: bool = False) -> None:
     """Raises StateError for the first record that is not canonical for that scale, of weights with signs or without."""
     fault = _kernel().check(np.ascontiguousarray(states), scale, bytes([has_signs]))
     if fault:
         raise fault_error(states, *fault)
 
 
-def group_terms(codes: Codes, x: Floats, weights: Floats | None, n_groups: int, scale: Floats = NATURAL) -> States:
+def group_terms(
+    codes: Codes, x: Floats, weights: Floats | None, n_groups: int, scale: Floats = NATURAL_FACTOR
+) -> Records:
     """The states (n_groups,) of the products w e^(c x) with each code (n,); without weights every one is 1.
 
     Args:
@@ -122,7 +124,7 @@ def group_terms(codes: Codes, x: Floats, weights: Floats | None, n_groups: int, 
     return states
 
 
-def quotients_of(states: States, counts: Ints, scale: Floats = NATURAL) -> Floats:
+def quotients_of(states: Records, counts: Ints, scale: Floats = NATURAL_FACTOR) -> Floats:
     """Of each state (n,): sign of the sum; ln q as a double-double; q as one: (n, 5).
 
     q = abs(sum) / (count T), T the term of the max. Where abs(c max) >= 2^60 and where it is infinite, T is 1.
@@ -132,7 +134,7 @@ def quotients_of(states: States, counts: Ints, scale: Floats = NATURAL) -> Float
     return out
 
 
-def reciprocals_of(states: States) -> Floats:
+def reciprocals_of(states: Records) -> Floats:
     """What ``softmax_by`` needs of each state (n,): (n, 5)."""
     out = np.empty((states.size, 5))
     _kernel().reciprocals_of(np.ascontiguousarray(states), out)
@@ -140,16 +142,18 @@ def reciprocals_of(states: States) -> Floats:
 
 
 def softmax_by(
-    reciprocals: Floats, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None
+    reciprocals: Floats, codes: Codes, x: Floats, scale: Floats = NATURAL_FACTOR, out: Floats | None = None
 ) -> Floats:
     """e^(c x) over the sum that each row's code (n,) names, written to ``out`` if there is one."""
     out = np.empty(codes.size) if out is None else out
     rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(x, np.float64))
-    _kernel().softmax_of(reciprocals, *rows, scale, out)
+    _kernel().softmax_by(reciprocals, *rows, scale, out)
     return out
 
 
-def softmax_of(states: States, codes: Codes, x: Floats, scale: Floats = NATURAL, out: Floats | None = None) -> Floats:
+def softmax_of(
+    states: Records, codes: Codes, x: Floats, scale: Floats = NATURAL_FACTOR, out: Floats | None = None
+) -> Floats:
     """e^(c x) over the sum of the state (n,) that each row's code names, written to ``out`` if there is one."""
     return softmax_by(reciprocals_of(states), codes, x, scale, out)
 
@@ -174,9 +178,10 @@ def _growing() -> ModuleType:
 
 
 class WordIndex:
-    """Dense codes of keys of some 64-bit words each, in order of first appearance: they stay as long as it lives.
+    """Dense codes of keys of one or more 64-bit words each, in order of first appearance: they stay as long as it
+    lives.
 
-    Some threads may ``find`` at once, and one ``encode`` while none does.
+    Several threads may ``find`` at once, and one ``encode`` while none does.
     """
 
     def __init__(self, width: int) -> None:
@@ -208,7 +213,7 @@ class WordIndex:
 class ByteIndex:
     """Dense codes of byte strings and null, in order of first appearance: they stay as long as it lives.
 
-    Some threads may ``find`` at once, and one ``encode`` while none does.
+    Several threads may ``find`` at once, and one ``encode`` while none does.
 
     Offsets (n + 1,) are int32 or int64; ``valid`` (n,) is 0 for null, or empty where there is none.
     """
@@ -257,7 +262,12 @@ class Groups:
         self._size = 0
 
     def update(
-        self, codes: Codes, items: Floats | States, n_groups: int, weights: Floats = NONE, scale: Floats = NATURAL
+        self,
+        codes: Codes,
+        items: Floats | Records,
+        n_groups: int,
+        weights: Floats = NONE,
+        scale: Floats = NATURAL_FACTOR,
     ) -> None:
         """Adds items (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on."""
         arrays = (
@@ -269,7 +279,7 @@ class Groups:
         self._groups.update(arrays, n_groups)
         self._size = max(self._size, n_groups)
 
-    def merge(self, codes: Codes, states: States, n_groups: int) -> None:
+    def merge(self, codes: Codes, states: Records, n_groups: int) -> None:
         """Merges states (n,) into the groups of their codes (n,), whatever the items are.
 
         Raises:
@@ -283,7 +293,7 @@ class Groups:
         if n_groups > self._size:
             self.merge(np.empty(0, np.int32), np.empty(0, RECORD), n_groups)
 
-    def states(self) -> States:
+    def states(self) -> Records:
         """The states of the groups."""
         out = np.empty(self._size, RECORD)
         self._groups.export(out)
@@ -334,7 +344,11 @@ def known_answers() -> str:
     digest.update(row_values(np.stack([rows[0][:64], rows[4][:64]]).reshape(-1, 4)).tobytes())
     digest.update(row_values(np.stack(rows)).tobytes())
     x, w = np.concatenate(rows), np.tile((7.0 - ramp % 13) * 2.0 ** (ramp - 48), len(rows))
-    for weights, scale in ((w, NATURAL), (w[::-1], np.array([1.75, 2.0**-54])), (None, np.array([0.375, -(2.0**-56)]))):
+    for weights, scale in (
+        (w, NATURAL_FACTOR),
+        (w[::-1], np.array([1.75, 2.0**-54])),
+        (None, np.array([0.375, -(2.0**-56)])),
+    ):
         products = group_terms(codes, x, weights, len(rows), scale)
         digest.update(products.tobytes() + quotients_of(products, products["count"], scale).tobytes())
         digest.update(softmax_of(products, codes, x, scale).tobytes())

@@ -5,6 +5,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+# Veltkamp's factor, 2^27 + 1: it splits a double into two halves of 26 bits, whose products are exact.
+SPLIT = 134217729.0
+
 
 def two_sum(a: Floats, b: Floats | float) -> tuple[Floats, Floats]:
     """Sum and its rounding error (Knuth, TAOCP 4.2.2)."""
@@ -21,10 +24,10 @@ def quick_two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
 
 def two_prod(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Product and its rounding error (Dekker, Numer. Math. 18, 1971, with Veltkamp's split by 2^27 + 1)."""
-    ca = 134217729.0 * a
+    ca = SPLIT * a
     ah = ca - (ca - a)
     al = a - ah
-    cb = 134217729.0 * b
+    cb = SPLIT * b
     bh = cb - (cb - b)
     bl = b - bh
     p = a * b

@@ -20,7 +20,7 @@ LN2 = log(2)
 
 LIMB_BITS = 50
 ROUND = 1.5 * 2.0**52
-FAULTS = ("version", "kind", "scale", "reserved", "count", "max", "base", "limbs")
+FAULT_FIELDS = ("version", "kind", "scale", "reserved", "count", "max", "base", "limbs")
 
 
 class Pattern(int):
@@ -166,7 +166,7 @@ def numbers() -> dict[str, tuple[int | float, str]]:
         "MINUS_INFINITY": (2, ""),
         "NOT_A_NUMBER": (3, ""),
     }
-    for i, field in enumerate(FAULTS):
+    for i, field in enumerate(FAULT_FIELDS):
         reason = "" if i else "What a record that is not canonical violates, in the order in which this is looked for."
         values[f"FAULT_{field.upper()}"] = (i, reason)
     return values

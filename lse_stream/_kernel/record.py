@@ -36,7 +36,7 @@ RECORD = np.dtype(
     ]
 )
 
-States = npt.NDArray[np.void]
+Records = npt.NDArray[np.void]
 
 # What a record that is not canonical violates, and the field: by what the kernels' check returns.
 FAULTS = {
@@ -55,7 +55,8 @@ FAULTS = {
 
 
 class StateError(ValueError):
-    """A state is not canonical, of a version, kind or scale that this release does not read, or without such a result.
+    """A state is not canonical, of a version, aggregation or scale that this release does not read, or without such a
+    result.
 
     Attributes:
       row: index of the first bad state.
@@ -75,7 +76,7 @@ EMPTY["max"] = -np.inf
 EMPTY["base"] = NO_BASE
 
 
-def empty_states(n: int) -> States:
+def empty_states(n: int) -> Records:
     """``n`` empty states."""
     return np.repeat(EMPTY, n)
 
@@ -83,21 +84,21 @@ def empty_states(n: int) -> States:
 # NumPy moves structured records field by field, several times slower than the words they consist of.
 
 
-def _words(states: States) -> npt.NDArray[np.uint64]:
+def _words(states: Records) -> npt.NDArray[np.uint64]:
     return states.view(np.uint64).reshape(-1, RECORD.itemsize // 8)
 
 
-def take_states(states: States, rows: npt.NDArray[np.int64]) -> States:
+def take_states(states: Records, rows: npt.NDArray[np.int64]) -> Records:
     """The states of ``rows``, in that order."""
     return _words(states).take(rows, axis=0).reshape(-1).view(RECORD)
 
 
-def concat_states(parts: Sequence[States]) -> States:
+def concat_states(parts: Sequence[Records]) -> Records:
     """All states of ``parts``; without a copy where there is one part."""
     return parts[0] if len(parts) == 1 else np.concatenate([_words(part) for part in parts]).reshape(-1).view(RECORD)
 
 
-def fault_error(states: States, row: int, fault: int) -> StateError:
+def fault_error(states: Records, row: int, fault: int) -> StateError:
     """The error for a fault that a kernel's check found."""
     expected, field = FAULTS[fault]
     found = states[row][field]

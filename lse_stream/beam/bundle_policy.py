@@ -4,8 +4,8 @@
 # key than that, rows are the shorter way to send them.
 ROWS_PER_STATE = 4
 
-# How many rows go as they are, in multiples of the states that a bundle may hold, before grouping is tried again: a
-# trial costs about as much as the grouping of one such multiple, which this makes some 6 % of the work.
+# Where grouping was of no use, this many times ``max_states`` rows are sent as they are before it is tried again. A
+# trial groups about one time ``max_states`` rows, so that trials are 6 % of the work.
 MULTIPLES_AS_THEY_ARE = 16
 
 

@@ -1,6 +1,6 @@
 """How accumulators and tables travel between workers: as records and as Arrow IPC, never as pickles.
 
-Imported for its effect: Beam uses these coders wherever the type of the elements is known.
+Its import registers these coders: Beam uses them wherever the type of the elements is known.
 """
 
 from typing import Any

@@ -67,7 +67,7 @@ class _AccumulatorCombineFn(beam.CombineFn):
 
 
 class ToStateCombineFn(_AccumulatorCombineFn):
-    """As another one, but combines to the accumulator itself: results that can be merged later, such as panes.
+    """Combines elements to the accumulator itself, not to its result, so that panes and parts can be merged later.
 
     Args:
       combine_fn: what creates the accumulator, and adds to it.
@@ -173,7 +173,10 @@ class LogMeanExpCombineFn(LogSumExpCombineFn):
     """Combines numbers to ``ln(sum(exp(x)) / n)``, a float: exactly x for equal values x; ``-inf`` for none.
 
     Args:
-      scale: as of ``LogSumExpCombineFn``.
+      scale: a ``Scale`` or its name.
+
+    Raises:
+      ValueError: no such scale.
 
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
     ...     _ = pipeline | beam.Create([-7.5, -7.5]) | beam.CombineGlobally(LogMeanExpCombineFn()) | beam.Map(print)
@@ -190,6 +193,9 @@ class WeightedLogSumExpCombineFn(_PairCombineFn):
     Args:
       scale: a ``Scale`` or its name.
       return_sign: combine to (log of the magnitude, sign) instead.
+
+    Raises:
+      ValueError: no such scale; when the pipeline runs: a weight that is not finite.
 
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
     ...     pairs = pipeline | beam.Create([(0.0, 3.0), (0.0, -2.0)])

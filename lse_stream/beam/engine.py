@@ -14,7 +14,7 @@ from ..keys import distinct_keys, with_own_dictionaries
 from ..look_up import LookUp
 from ..parquet.scan import Dataset, Reading
 from ..parquet.sink import Counters, write_shard
-from ..parquet.source import Prepare, RowGroupReader
+from ..parquet.source import Convert, RowGroupReader
 from ..plan import MAX_BROADCAST, Finish, OnTable, parts_of
 from ..reduction import Reduction
 from ..state_table import StateTable, from_ipc, split_by_shard, to_ipc
@@ -44,8 +44,8 @@ class BeamEngine:
     def __init__(self, pipeline: beam.Pipeline, *, max_broadcast: int = MAX_BROADCAST) -> None:
         self._pipeline, self._max_broadcast = pipeline, max_broadcast
 
-    def read(self, label: str, dataset: Dataset, prepare: Prepare | None = None) -> PCollection[pa.Table]:
-        tables: PCollection[pa.Table] = self._pipeline | label >> ReadTables(dataset, prepare)
+    def read(self, label: str, dataset: Dataset, convert: Convert | None = None) -> PCollection[pa.Table]:
+        tables: PCollection[pa.Table] = self._pipeline | label >> ReadTables(dataset, convert)
         return tables
 
     def map(self, label: str, tables: PCollection[pa.Table], function: OnTable) -> PCollection[pa.Table]:
@@ -57,9 +57,9 @@ class BeamEngine:
         label: str,
         tables: PCollection[pa.Table],
         held: PCollection[pa.Table],
-        prepare: Callable[[pa.Table], OnTable],
+        make_function: Callable[[pa.Table], OnTable],
     ) -> PCollection[pa.Table]:
-        found: PCollection[pa.Table] = tables | label >> LookUpTables(held, prepare)
+        found: PCollection[pa.Table] = tables | label >> LookUpTables(held, make_function)
         return found
 
     def reduce(self, label: str, tables: Any, reduction: Reduction, num_shards: int | None = None) -> Shards:
@@ -93,11 +93,11 @@ class BeamEngine:
         dataset: Dataset,
         states: Shards,
         keys: Sequence[str],
-        prepare: Callable[[StateTable], OnTable],
+        make_function: Callable[[StateTable], OnTable],
         schema: pa.Schema,
         directory: str,
     ) -> PCollection[str]:
-        written = _WriteRows(dataset, states.pcoll, keys, prepare, schema, directory, self._max_broadcast)
+        written = _WriteRows(dataset, states.pcoll, keys, make_function, schema, directory, self._max_broadcast)
         paths: PCollection[str] = self._pipeline | label >> written
         return paths
 
@@ -119,7 +119,7 @@ class _WriteRows(beam.PTransform[PBegin, PCollection[str]]):
         dataset: Dataset,
         states: PCollection[tuple[int, StateTable]],
         keys: Sequence[str],
-        prepare: Callable[[StateTable], OnTable],
+        make_function: Callable[[StateTable], OnTable],
         schema: pa.Schema,
         directory: str,
         max_broadcast: int,
@@ -128,7 +128,9 @@ class _WriteRows(beam.PTransform[PBegin, PCollection[str]]):
         self._parts = [(number, *file_of(part)) for number, part in enumerate(parts_of(dataset))]
         self._states, self._keys, self._max_broadcast = states, list(keys), max_broadcast
         self._asked = _KeysOfPart(dataset.select(keys).reading, self._keys)
-        self._writer = _WritePart(dataset.reading, len(self._parts), prepare, schema, directory, dataset.output_rows)
+        self._writer = _WritePart(
+            dataset.reading, len(self._parts), make_function, schema, directory, dataset.output_rows
+        )
 
     def expand(self, pbegin: PBegin) -> PCollection[str]:
         parts = pbegin | "Parts" >> beam.Create(self._parts) | "Spread" >> beam.Reshuffle()
@@ -207,13 +209,13 @@ class _WritePart(beam.DoFn):
         self,
         reading: Reading,
         num_parts: int,
-        prepare: Callable[[StateTable], OnTable],
+        make_function: Callable[[StateTable], OnTable],
         schema: pa.Schema,
         directory: str,
         row_group_rows: int,
     ) -> None:
         self._reading, self._num_parts, self._row_group_rows = reading, num_parts, row_group_rows
-        self._prepare, self._schema, self._directory = prepare, schema, directory
+        self._make_function, self._schema, self._directory = make_function, schema, directory
 
     def setup(self) -> None:
         self._function: OnTable | None = None
@@ -221,7 +223,7 @@ class _WritePart(beam.DoFn):
     def process(self, part: Any, states: Iterable[StateTable]) -> Iterator[str]:
         # Of bounded input a side input is the same for every part.
         if self._function is None:
-            self._function = self.prepare(states)
+            self._function = self.function_of(states)
         yield self.write(part, self._function)
 
     def write(self, part: Any, function: OnTable) -> str:
@@ -229,8 +231,8 @@ class _WritePart(beam.DoFn):
         rows = self._row_group_rows
         return write_shard(self._directory, self._num_parts, part[0], tables, self._schema, row_group_rows=rows)
 
-    def prepare(self, states: Iterable[StateTable]) -> OnTable:
-        return self._prepare(StateTable.concat(list(states)))
+    def function_of(self, states: Iterable[StateTable]) -> OnTable:
+        return self._make_function(StateTable.concat(list(states)))
 
 
 class _WriteFound(beam.DoFn):
@@ -242,4 +244,4 @@ class _WriteFound(beam.DoFn):
     def process(self, found: dict[str, list[Any]]) -> Iterator[str]:
         for part in found["part"]:
             states = [StateTable.from_ipc(stream, trusted=True) for stream in found["states"]]
-            yield self._writer.write(part, self._writer.prepare(states))
+            yield self._writer.write(part, self._writer.function_of(states))

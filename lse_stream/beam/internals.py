@@ -52,7 +52,7 @@ _NEVER = 10**12
 
 
 def threaded_runner() -> PipelineRunner:
-    """The embedded runner with workers in threads, of which none loses elements.
+    """The embedded runner with workers in threads that lose no elements.
 
     In its mode "multi_threading" Beam has a thread that empties the workers' output buffers every second, without a
     lock against the worker that writes to them: between reading a buffer and clearing it, elements are lost, the more

@@ -15,8 +15,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..messages import READERS, Fields, MessageError, dead_letter, result_messages
-from ..parquet.files import join, whole_file
+from ..files import join, whole_file
+from ..messages import MAX_MESSAGE_BYTES, READERS, Fields, MessageError, dead_letter, result_messages
 from ..state_column import STATE
 from ..states.aggregations import LOGSUMEXP
 from ..table_functions import finalize
@@ -24,8 +24,9 @@ from ..table_functions import finalize
 # What is counted, and the output of messages that are no rows.
 ROWS, MESSAGES, DEAD = "rows", "messages", "dead letters"
 
-# A table goes on when it has so many rows, and at the latest at the end of its bundle.
-TABLE_ROWS = 1 << 16
+# A table is passed on when it has this many rows, so that its columns stay in a second-level cache, and at the latest
+# at the end of its bundle.
+MESSAGES_TABLE_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ReadTopic(beam.PTransform[PBegin, PCollection[object]]):
 
     def __init__(self, cluster: Cluster, topic: str, *, max_records: int | None = None) -> None:
         super().__init__()
-        # Of ReadFromKafka's settings those in use, which an older KafkaIO knows as well: it refuses any other.
+        # Only the settings in use: an older KafkaIO refuses those that it does not know.
         settings: dict[str, object] = {
             # KafkaIO's own default, the end at the time when its workers are up, leaves out what came before.
             "consumer_config": {"auto.offset.reset": "earliest", **cluster.config},
@@ -78,7 +79,7 @@ class ReadTopic(beam.PTransform[PBegin, PCollection[object]]):
 
 
 class WriteTopic(beam.PTransform[PCollection[tuple[bytes, bytes]], PCollection[None]]):
-    """(key, value) to a topic: each at least once."""
+    """Writes (key, value) pairs to a topic, each at least once."""
 
     def __init__(self, cluster: Cluster, topic: str) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ class ReadRows(beam.PTransform[PBegin, PCollection[pa.Table]]):
         fields: Fields,
         *,
         message_format: str = "json",
-        max_message_bytes: int = 1 << 24,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_records: int | None = None,
         dead_letters: str | None = None,
         dead_letter_topic: str | None = None,
@@ -140,13 +141,13 @@ class ReadMessages(beam.DoFn):
     Args:
       fields: the columns.
       message_format: one of ``lse_stream.messages.READERS``.
-      max_bytes: of a message.
+      max_message_bytes: a longer message is a dead letter.
     """
 
-    def __init__(self, fields: Fields, message_format: str, max_bytes: int) -> None:
+    def __init__(self, fields: Fields, message_format: str, max_message_bytes: int) -> None:
         self._fields = fields
         self._read = READERS[message_format]
-        self._max_bytes = max_bytes
+        self._max_message_bytes = max_message_bytes
 
     def setup(self) -> None:
         self._schema = self._fields.schema()
@@ -164,8 +165,10 @@ class ReadMessages(beam.DoFn):
             payload = message.value
             if payload is None:
                 raise MessageError("expected a payload, found none")
-            if len(payload) > self._max_bytes:
-                raise MessageError(f"too large: expected at most {self._max_bytes:,} bytes, found {len(payload):,}")
+            if len(payload) > self._max_message_bytes:
+                raise MessageError(
+                    f"too large: expected at most {self._max_message_bytes:,} bytes, found {len(payload):,}"
+                )
             found = self._read(payload, message.timestamp, self._fields)
         except MessageError as error:
             self._counters[DEAD].inc()
@@ -179,7 +182,7 @@ class ReadMessages(beam.DoFn):
             self._num_rows += 1
         if self._earliest is None or timestamp < self._earliest:
             self._earliest = timestamp
-        if self._num_rows >= TABLE_ROWS:
+        if self._num_rows >= MESSAGES_TABLE_ROWS:
             yield from self.finish_bundle()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

@@ -15,7 +15,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from ..parquet.scan import Dataset, Reading, RowGroup
 from ..parquet.sink import Counters, write_shard
-from ..parquet.source import Prepare, RowGroupReader
+from ..parquet.source import Convert, RowGroupReader
 
 
 class RowCounter:
@@ -47,11 +47,15 @@ def count_rows(rows: int) -> None:
 class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
     """The needed columns of all rows of a ``Dataset``, as tables of at most ``dataset.reading.table_rows`` rows.
 
-    Work is spread by row groups. A damaged page raises ``DataError`` with file, row group and column, and so does a
-    table in which ``prepare`` finds a fault.
+    Work is spread by row groups.
 
     Args:
-      prepare: makes of each table what comes out; raises ValueError for one with a fault, and names the column.
+      dataset: as of ``lse_stream.parquet.scan.scan``.
+      convert: makes of each table what comes out; raises ValueError for one with a fault, and names the column.
+
+    Raises:
+      DataError: when the pipeline runs: a damaged page, or a fault that ``convert`` found; with file, row group and
+        column.
 
     >>> from lse_stream.parquet.scan import scan
     >>> dataset = scan(["pipelines/samples/storms.parquet"], ["season"], ["category"])
@@ -60,10 +64,10 @@ class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
     511
     """
 
-    def __init__(self, dataset: Dataset, prepare: Prepare | None = None) -> None:
+    def __init__(self, dataset: Dataset, convert: Convert | None = None) -> None:
         super().__init__()
         self._dataset = dataset
-        self._prepare = prepare
+        self._convert = convert
 
     def expand(self, pbegin: PBegin) -> PCollection[pa.Table]:
         by_path = groupby(self._dataset.row_groups, lambda row_group: row_group.path)
@@ -72,7 +76,7 @@ class ReadTables(beam.PTransform[PBegin, PCollection[pa.Table]]):
             | "Files" >> beam.Create([file_of(list(group)) for _, group in by_path])
             | "RowGroups" >> beam.FlatMap(row_groups_of)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(_ReadRowGroup(self._dataset.reading, self._prepare)).with_output_types(pa.Table)
+            | "Read" >> beam.ParDo(_ReadRowGroup(self._dataset.reading, self._convert)).with_output_types(pa.Table)
         )
         return tables
 
@@ -106,12 +110,12 @@ def row_groups_of(file: _File) -> Iterator[RowGroup]:
 class _ReadRowGroup(beam.DoFn):
     """A RowGroup to tables."""
 
-    def __init__(self, reading: Reading, prepare: Prepare | None) -> None:
+    def __init__(self, reading: Reading, convert: Convert | None) -> None:
         self._reading = reading
-        self._prepare = prepare
+        self._convert = convert
 
     def setup(self) -> None:
-        self._reader = RowGroupReader(self._reading, self._prepare)
+        self._reader = RowGroupReader(self._reading, self._convert)
 
     def process(self, row_group: RowGroup) -> Iterator[pa.Table]:
         for table in self._reader.tables([row_group]):

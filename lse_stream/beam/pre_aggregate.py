@@ -1,4 +1,4 @@
-"""Parts merged ahead of a grouping, so that a runner keeps few states and not every element until a window ends."""
+"""Merges parts ahead of a GroupByKey, so that a streaming runner keeps few states and not every element."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,7 +13,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from .internals import ParDoInto, key_type_of
 
-# How many keys and windows a bundle holds before it sends them on: accumulators take some 0.5 kB each, so 64 MB.
+# How many keys and windows a bundle holds before it sends them on: an accumulator takes about 0.5 kB, all of them 64
+# MB.
 MAX_ACCUMULATORS = 1 << 17
 
 
@@ -33,7 +34,7 @@ class PreAggregate(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tup
     part for each pane in which the key occurred, however many elements there were.
 
     Args:
-      merge: makes one part of some, at least one.
+      merge: merges one or more parts to one.
       every: whole seconds of processing time between the panes of a key.
 
     Raises:

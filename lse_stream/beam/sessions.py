@@ -1,4 +1,4 @@
-"""Sessions: windows of one key each, so that rows are grouped as elements; and their results, day by day, as tables."""
+"""Session windows: rows grouped as elements, as sessions are of one key each; and their results collected by day."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -13,12 +13,12 @@ from apache_beam.utils.timestamp import Timestamp
 
 from ..accumulators import LogSumExpAccumulator
 from ..event_times import WINDOW, event_times
+from ..float64 import to_float_exact
 from ..keys import encode_keys, one_by_one
 from ..scales import NATURAL, Scale
 from ..state_column import STATE, states_to_arrow
 from ..state_table import from_ipc, to_ipc
 from ..table_functions import finalize, sort_by_keys
-from ..values import to_float_exact
 from .combine_fns import LogSumExpCombineFn, ToStateCombineFn
 from .pre_aggregate import PreCombinePerKey
 from .transforms import MergeStates
@@ -89,7 +89,7 @@ def _to_table(key: bytes, state: LogSumExpAccumulator) -> tuple[int, pa.Table]:
 class LastSessions(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tuple[int, pa.Table]]]):
     """Sessions, as tables, to one table for each day in which some end: of each session the last pane.
 
-    A session that late rows have made longer takes the place of those that it came from, if they end in the same day.
+    A session that late rows made longer replaces those that it was made from, if they end in the same day.
     """
 
     def __init__(self, keys: Sequence[str], *, allowed_lateness: float, discarding: bool) -> None:

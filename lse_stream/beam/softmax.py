@@ -9,6 +9,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PCollection
 from apache_beam.transforms.combiners import Count
 
+from ..float64 import to_float_exact
 from ..keyed_softmax import KeyedSoftmax
 from ..keys import with_own_dictionaries
 from ..plan import MAX_BROADCAST
@@ -18,7 +19,6 @@ from ..state_column import STATE
 from ..state_table import StateTable, from_ipc, split_by_shard, to_ipc
 from ..states.aggregations import LOGSUMEXP
 from ..states.results import subtract_log
-from ..values import to_float_exact
 from .combine_fns import LogSumExpCombineFn
 from .tables import MAX_STATES, ReduceTables
 
@@ -99,7 +99,8 @@ class LogSoftmax:
           keys, value, num_shards, max_states: as of ``LogSumExp.PerKeyFromTables``.
           max_broadcast: how many keys a worker holds at once.
 
-        Raises: as ``LogSumExp.PerKeyFromTables``.
+        Raises:
+          TypeError, ValueError: as ``LogSumExp.PerKeyFromTables``; and for a negative ``max_broadcast``.
         """
 
         def __init__(
@@ -183,9 +184,9 @@ def _log_softmax_of_shard(element: tuple[int, dict[str, Any]], keys: list[str], 
     _, group = element
     if rows := list(group["rows"]):
         [states] = group["states"]
-        shares = KeyedSoftmax(StateTable.from_ipc(states, trusted=True), keys, value)
+        softmax = KeyedSoftmax(StateTable.from_ipc(states, trusted=True), keys, value)
         for stream in rows:
-            yield shares.of(from_ipc(stream))
+            yield softmax.of(from_ipc(stream))
 
 
 class _BroadcastLogSoftmax(beam.DoFn):
@@ -195,13 +196,13 @@ class _BroadcastLogSoftmax(beam.DoFn):
         self._keys, self._value = keys, value
 
     def start_bundle(self) -> None:
-        self._shares: tuple[Any, KeyedSoftmax] | None = None
+        self._softmax: tuple[Any, KeyedSoftmax] | None = None
 
     def process(
         self, table: pa.Table, shards: Iterable[tuple[int, StateTable]], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[pa.Table]:
         # Within a window of a bundle a side input is the same for every table.
-        if self._shares is None or self._shares[0] != window:
+        if self._softmax is None or self._softmax[0] != window:
             states = StateTable.concat([states for _, states in shards])
-            self._shares = window, KeyedSoftmax(states, self._keys, self._value)
-        yield self._shares[1].of(table)
+            self._softmax = window, KeyedSoftmax(states, self._keys, self._value)
+        yield self._softmax[1].of(table)

@@ -1,4 +1,4 @@
-"""Tables of rows or of states to one state per key, by shard of the keys."""
+"""Transforms that reduce tables of rows, or merge tables of states, to one state per key, by shard."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from ..key_accumulators import Reducer, RowReducer, StateAccumulator, StateReduc
 from ..keys import with_own_dictionaries
 from ..reduction import Reduction
 from ..state_table import StateTable, from_ipc, to_ipc
-from . import coders as coders
+from . import coders as coders  # for its effect: tables travel by these coders
 from .bundle_policy import BundlePolicy
 from .pre_aggregate import PreAggregate
 
@@ -53,14 +53,16 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
                 raise ValueError(f"{name}: expected 1 or more, found {number}")
         self._group = _GroupBundle(reducer, num_shards, max_states)
         self._merge = _MergeShard(reducer, is_sorted=is_sorted)
-        self._partial = PreAggregate(self._merge.merge_streams, pre_aggregate) if pre_aggregate is not None else None
+        self._pre_aggregate = (
+            PreAggregate(self._merge.merge_streams, pre_aggregate) if pre_aggregate is not None else None
+        )
 
     def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, StateTable]]:
         if pcoll.windowing.windowfn.is_merging():
             raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
         parts = pcoll | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
         shards: PCollection[tuple[int, StateTable]] = (
-            (parts if self._partial is None else parts | "PreAggregate" >> self._partial)
+            (parts if self._pre_aggregate is None else parts | "PreAggregate" >> self._pre_aggregate)
             | "GroupByShard" >> beam.GroupByKey()
             | "MergeShard" >> beam.ParDo(self._merge).with_output_types(tuple[int, StateTable])
         )
@@ -142,7 +144,7 @@ class _MergeShard(beam.DoFn):
             yield shard, merged.sort() if self._is_sorted else merged
 
     def merge_streams(self, parts: Iterable[bytes]) -> bytes:
-        """One element of states for some of them."""
+        """Merges several elements into one element of states."""
         merged = self._merged(parts)
         assert merged is not None
         return _STATES + merged.to_ipc()
@@ -168,13 +170,13 @@ class _MergeShard(beam.DoFn):
 
 
 class LookUpTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
-    """Tables to tables, by what ``prepare`` makes, once per worker, of all rows of ``held``."""
+    """Tables to tables, by the function that ``make_function`` makes, once per worker, of all rows of ``held``."""
 
     def __init__(
-        self, held: PCollection[pa.Table], prepare: Callable[[pa.Table], Callable[[pa.Table], pa.Table]]
+        self, held: PCollection[pa.Table], make_function: Callable[[pa.Table], Callable[[pa.Table], pa.Table]]
     ) -> None:
         super().__init__()
-        self._held, self._look_up = held, _LookUp(prepare)
+        self._held, self._look_up = held, _LookUp(make_function)
 
     def expand(self, tables: PCollection[pa.Table]) -> PCollection[pa.Table]:
         found: PCollection[pa.Table] = tables | beam.ParDo(self._look_up, AsIter(self._held)).with_output_types(
@@ -184,8 +186,8 @@ class LookUpTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]
 
 
 class _LookUp(beam.DoFn):
-    def __init__(self, prepare: Callable[[Any], Callable[[pa.Table], pa.Table]]) -> None:
-        self._prepare = prepare
+    def __init__(self, make_function: Callable[[Any], Callable[[pa.Table], pa.Table]]) -> None:
+        self._make_function = make_function
 
     def setup(self) -> None:
         self._function: Callable[[pa.Table], pa.Table] | None = None
@@ -193,5 +195,5 @@ class _LookUp(beam.DoFn):
     def process(self, table: pa.Table, held: Iterable[pa.Table]) -> Iterator[pa.Table]:
         # Of bounded input a side input is the same for every table.
         if self._function is None:
-            self._function = self._prepare(pa.concat_tables(held))
+            self._function = self._make_function(pa.concat_tables(held))
         yield self._function(table)

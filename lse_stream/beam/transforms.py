@@ -39,7 +39,7 @@ from .tables import MAX_STATES, MergeTables, ReduceTables
 
 
 class _Globally(beam.CombineGlobally):
-    """PCollection of {elements} to a PCollection of one result, also of no elements.
+    """PCollection of {elements} to a PCollection of one result, even if there are no elements.
 
     Args are those of ``{combine_fn}``. It has the methods of ``beam.CombineGlobally``: ``without_defaults`` (needed
     outside the global window), ``as_singleton_view``, ``with_fanout``.
@@ -217,7 +217,7 @@ class Finalize(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tu
       results, min_count, keep_state: as of ``lse_stream.finalize``.
 
     Raises:
-      ValueError, StateError: as ``lse_stream.finalize``, when the pipeline runs.
+      KeyError, ValueError, StateError: as ``lse_stream.finalize``, when the pipeline runs.
 
     >>> rows = pa.table({"model": ["a", "a", "b"], "x": [0.0, 0.0, 5.0]})
     >>> with beam.Pipeline("FnApiRunner") as pipeline:

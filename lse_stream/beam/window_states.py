@@ -1,4 +1,4 @@
-"""Tables of rows to states by key and window: of fixed and sliding windows in tables, of sessions one by one."""
+"""A transform of tables of rows to states by key and window: fixed and sliding windows, and sessions."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -107,7 +107,7 @@ def _window(start: int, size: int) -> IntervalWindow:
 
 
 class AddWindow(beam.DoFn):
-    """(shard, table) to (shard, table with the columns WINDOW), these behind so many columns of keys."""
+    """(shard, table) to (shard, table with the columns WINDOW), inserted at column ``position``."""
 
     def __init__(self, position: int) -> None:
         self._position = position

@@ -16,7 +16,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
 from ..errors import InputError, one_line
-from ..parquet.files import open_file
+from ..files import open_file
 from ..parquet.scan import find_files
 from ..plan import MAX_BROADCAST
 from ..reduction import check_results
@@ -208,7 +208,11 @@ class LogSumExp(_OnRows):
 
 
 class LogMeanExp(LogSumExp):
-    """Log-mean-exp per key. Args are those of ``LogSumExp``."""
+    """Log-mean-exp per key.
+
+    Args:
+      value, keys, scale, results: as of ``LogSumExp``.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Steps and passes.
+"""The engine that runs a plan in this process: passes over tables, by threads.
 
 A pass takes what a source has, the row groups of a dataset or the states of a reduction, in units that threads share,
 and carries each table through all steps that follow, up to the next reduction or a file. Every thread has accumulators
@@ -22,7 +22,7 @@ from ..keys import distinct_keys
 from ..look_up import LookUp
 from ..parquet.scan import TABLE_ROWS, Dataset, RowGroup
 from ..parquet.sink import Counters, ShardWriter
-from ..parquet.source import Prepare, RowGroupReader
+from ..parquet.source import Convert, RowGroupReader
 from ..plan import KEY_BYTES, KEY_BYTES_HELD, Finish, OnTable, parts_of
 from ..reduction import Reduction
 from ..state_table import StateTable, split_by_shard
@@ -57,26 +57,26 @@ class _Step:
 
 
 @dataclass(eq=False)
-class _Map(_Step):
+class _MapStep(_Step):
     function: Callable[[Any], pa.Table]
 
 
 @dataclass(eq=False)
-class _Collect(_Step):
+class _CollectStep(_Step):
     """All tables, for a look-up."""
 
     tables: list[pa.Table] = field(default_factory=list, init=False)
 
 
 @dataclass(eq=False)
-class _LookUp(_Step):
-    held: _Collect
-    prepare: Callable[[pa.Table], OnTable]
+class _LookUpStep(_Step):
+    held: _CollectStep
+    make_function: Callable[[pa.Table], OnTable]
     function: OnTable | None = field(default=None, init=False)
 
 
 @dataclass(eq=False)
-class _Write(_Step):
+class _WriteStep(_Step):
     keys: list[str]
     directory: str
     num_shards: int
@@ -89,13 +89,13 @@ class _Source(_Step):
 
 
 @dataclass(eq=False)
-class _Read(_Source):
+class _ReadStep(_Source):
     dataset: Dataset
-    prepare: Prepare | None
+    convert: Convert | None
 
 
 @dataclass(eq=False)
-class _Reduce(_Source):
+class _ReduceStep(_Source):
     """From rows to states, or from states to merged ones: the end of one pass, and the beginning of another."""
 
     reducer: Any
@@ -110,11 +110,11 @@ class _Reduce(_Source):
 
 
 @dataclass(eq=False)
-class _WriteRows(_Source):
+class _WriteRowsStep(_Source):
     dataset: Dataset
-    states: _Reduce
+    states: _ReduceStep
     keys: list[str]
-    prepare: Callable[[StateTable], OnTable]
+    make_function: Callable[[StateTable], OnTable]
     schema: pa.Schema
     directory: str
 
@@ -132,13 +132,13 @@ class _Lane:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.accumulators: dict[_Reduce, Any] = {}
-        self.states: dict[_Reduce, StateTable] = {}
-        self.waiting: dict[_Reduce, list[Any]] = defaultdict(list)
-        self.rows_waiting: dict[_Reduce, int] = defaultdict(int)
-        self.bytes_waiting: dict[_Reduce, int] = defaultdict(int)
-        self.results: dict[_Write, dict[int, list[pa.Table]]] = defaultdict(lambda: defaultdict(list))
-        self.collected: dict[_Collect, list[pa.Table]] = defaultdict(list)
+        self.accumulators: dict[_ReduceStep, Any] = {}
+        self.states: dict[_ReduceStep, StateTable] = {}
+        self.waiting: dict[_ReduceStep, list[Any]] = defaultdict(list)
+        self.rows_waiting: dict[_ReduceStep, int] = defaultdict(int)
+        self.bytes_waiting: dict[_ReduceStep, int] = defaultdict(int)
+        self.results: dict[_WriteStep, dict[int, list[pa.Table]]] = defaultdict(lambda: defaultdict(list))
+        self.collected: dict[_CollectStep, list[pa.Table]] = defaultdict(list)
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------
@@ -158,21 +158,21 @@ class LocalEngine:
         self._threads, self._memory, self._watch = threads, memory, watch
         self._spill = Spill(temp, watch)
         self._sources: list[_Source] = []
-        self._runs: dict[tuple[_Write, int], Runs] = {}
+        self._runs: dict[tuple[_WriteStep, int], Runs] = {}
 
-    def read(self, label: str, dataset: Dataset, prepare: Prepare | None = None) -> _Step:
+    def read(self, label: str, dataset: Dataset, convert: Convert | None = None) -> _Step:
         del label
-        return self._begin(_Read(dataset, prepare))
+        return self._begin(_ReadStep(dataset, convert))
 
     def map(self, label: str, tables: _Step, function: OnTable) -> _Step:
         del label
-        return _follow(tables, _Map(function))
+        return _follow(tables, _MapStep(function))
 
-    def look_up(self, label: str, tables: _Step, held: _Step, prepare: Callable[[pa.Table], OnTable]) -> _Step:
+    def look_up(self, label: str, tables: _Step, held: _Step, make_function: Callable[[pa.Table], OnTable]) -> _Step:
         del label
-        collect = _Collect()
+        collect = _CollectStep()
         _follow(held, collect)
-        return _follow(tables, _LookUp(collect, prepare))
+        return _follow(tables, _LookUpStep(collect, make_function))
 
     def reduce(self, label: str, tables: _Step, reduction: Reduction, num_shards: int | None = None) -> _Step:
         del label
@@ -183,13 +183,13 @@ class LocalEngine:
         return self._reduce(tables, StateReducer(keys, trusted=True), num_shards)
 
     def _reduce(self, tables: _Step, reducer: Reducer, num_shards: int | None) -> _Step:
-        step = _Reduce(reducer, num_shards or 1)
+        step = _ReduceStep(reducer, num_shards or 1)
         _follow(tables, step)
         return self._begin(step)
 
     def finish(self, label: str, states: _Step, function: Finish) -> _Step:
         del label
-        return _follow(states, _Map(function))
+        return _follow(states, _MapStep(function))
 
     def write(
         self,
@@ -201,7 +201,7 @@ class LocalEngine:
         counters: Counters = MappingProxyType({}),
     ) -> None:
         del label
-        _follow(results, _Write(list(keys), directory, num_shards, counters))
+        _follow(results, _WriteStep(list(keys), directory, num_shards, counters))
 
     def write_rows(
         self,
@@ -209,14 +209,14 @@ class LocalEngine:
         dataset: Dataset,
         states: _Step,
         keys: Sequence[str],
-        prepare: Callable[[StateTable], OnTable],
+        make_function: Callable[[StateTable], OnTable],
         schema: pa.Schema,
         directory: str,
     ) -> None:
         del label
-        assert isinstance(states, _Reduce)
-        assert not states.takers  # a pass over them would let go of them
-        self._begin(_WriteRows(dataset, states, list(keys), prepare, schema, directory))
+        assert isinstance(states, _ReduceStep)
+        assert not states.takers  # a pass over them would free them
+        self._begin(_WriteRowsStep(dataset, states, list(keys), make_function, schema, directory))
 
     def _begin(self, source: _Source) -> _Step:
         self._sources.append(source)
@@ -236,22 +236,22 @@ class LocalEngine:
     def _needs(self, source: _Source) -> set[_Source]:
         """The sources whose passes have to be over before that of one begins."""
         ends = {step: each for each in self._sources for step in _steps_after(each)}
-        needed: set[_Source] = {ends[source]} if isinstance(source, _Reduce) else set()
-        if isinstance(source, _WriteRows):
+        needed: set[_Source] = {ends[source]} if isinstance(source, _ReduceStep) else set()
+        if isinstance(source, _WriteRowsStep):
             needed = {ends[source.states]}
-        return needed | {ends[step.held] for step in _steps_after(source) if isinstance(step, _LookUp)}
+        return needed | {ends[step.held] for step in _steps_after(source) if isinstance(step, _LookUpStep)}
 
     # --- a pass -------------------------------------------------------------------------------------------------------
 
     def _pass(self, source: _Source) -> None:
         steps = list(_steps_after(source))
         for step in steps:
-            if isinstance(step, _LookUp):
-                step.function = step.prepare(pa.concat_tables(step.held.tables))
-        if not steps and not isinstance(source, _WriteRows):
+            if isinstance(step, _LookUpStep):
+                step.function = step.make_function(pa.concat_tables(step.held.tables))
+        if not steps and not isinstance(source, _WriteRowsStep):
             return
         queue = Queue(self._units(source))
-        if isinstance(source, _WriteRows):
+        if isinstance(source, _WriteRowsStep):
             self._write_in_turn(queue)
             return
         lanes = [_Lane(number) for number in range(self._threads)]
@@ -259,15 +259,15 @@ class LocalEngine:
             run_threads([partial(self._work, queue, source, lane) for lane in lanes], self._watch)
         finally:
             queue.discard()
-        if isinstance(source, _Reduce):
+        if isinstance(source, _ReduceStep):
             source.parts = []
         for step in steps:
-            if isinstance(step, _Collect):
+            if isinstance(step, _CollectStep):
                 step.tables = [table for lane in lanes for table in lane.collected[step]]
-            elif isinstance(step, _Reduce):
+            elif isinstance(step, _ReduceStep):
                 self._watch.phase = "merging"
                 self._settle(source, step, [lane.states.pop(step) for lane in lanes if step in lane.states])
-            elif isinstance(step, _Write):
+            elif isinstance(step, _WriteStep):
                 self._watch.phase = "writing"
                 self._write(step, [lane.results.pop(step, {}) for lane in lanes])
 
@@ -289,19 +289,19 @@ class LocalEngine:
     def _carry(self, source: _Source, shard: int, table: Any, lane: _Lane, step: _Step | None = None) -> None:
         """Takes a table through the steps after one, which is the source if there is none."""
         for taker in (step or source).takers:
-            if isinstance(taker, _Map | _LookUp):
+            if isinstance(taker, _MapStep | _LookUpStep):
                 assert taker.function is not None
                 self._carry(source, shard, taker.function(table), lane, taker)
-            elif isinstance(taker, _Reduce):
+            elif isinstance(taker, _ReduceStep):
                 self._accumulate(source, taker, table, lane)
-            elif isinstance(taker, _Collect):
+            elif isinstance(taker, _CollectStep):
                 lane.collected[taker].append(table)
-            elif isinstance(taker, _Write) and isinstance(source, _Reduce) and source.spilled:
+            elif isinstance(taker, _WriteStep) and isinstance(source, _ReduceStep) and source.spilled:
                 self._runs[taker, shard].add(table)
-            elif isinstance(taker, _Write):
+            elif isinstance(taker, _WriteStep):
                 lane.results[taker][shard].append(table)
 
-    def _accumulate(self, source: _Source, step: _Reduce, table: Any, lane: _Lane) -> None:
+    def _accumulate(self, source: _Source, step: _ReduceStep, table: Any, lane: _Lane) -> None:
         prepared = step.reducer.prepare(table)
         if step.partitions is not None:
             lane.waiting[step].append(prepared)
@@ -322,7 +322,7 @@ class LocalEngine:
             del lane.accumulators[step]
             self._partitions(source, step).absorb(accumulator.table(), self._first(step, lane))
 
-    def _flush(self, step: _Reduce, lane: _Lane) -> None:
+    def _flush(self, step: _ReduceStep, lane: _Lane) -> None:
         """Adds to the partitions what waits for them, and what was accumulated before there were any."""
         assert step.partitions is not None
         if (accumulator := lane.accumulators.pop(step, None)) is not None:
@@ -332,18 +332,18 @@ class LocalEngine:
             lane.rows_waiting[step] = lane.bytes_waiting[step] = 0
             step.partitions.add(waiting, self._first(step, lane))
 
-    def _first(self, step: _Reduce, lane: _Lane) -> int:
-        """The shard that a thread begins with: each another one."""
+    def _first(self, step: _ReduceStep, lane: _Lane) -> int:
+        """The shard that a thread begins with, a different one for each."""
         return lane.number * len(step.partitions or ()) // self._threads
 
     # --- states -------------------------------------------------------------------------------------------------------
 
-    def _partitions(self, source: _Source, step: _Reduce) -> Partitions:
+    def _partitions(self, source: _Source, step: _ReduceStep) -> Partitions:
         """Where the states of many keys are, in as many shards as are to fit into memory one by one."""
         with self._watch.lock:
             if step.partitions is None:
                 # There may be as many keys as rows.
-                rows = source.dataset.num_rows if isinstance(source, _Read) else self._watch.rows
+                rows = source.dataset.num_rows if isinstance(source, _ReadStep) else self._watch.rows
                 room = LOADED_SHARE * self._memory / self._threads
                 number = min(max(LEAST_SHARDS, int(rows * KEY_BYTES_HELD / room)), MOST_SHARDS)
                 number = -(-number // step.num_shards) * step.num_shards
@@ -351,7 +351,7 @@ class LocalEngine:
                 step.partitions = Partitions(step.reducer, number, memory, self._spill)
             return step.partitions
 
-    def _settle(self, source: _Source, step: _Reduce, tables: list[StateTable]) -> None:
+    def _settle(self, source: _Source, step: _ReduceStep, tables: list[StateTable]) -> None:
         """Makes of the threads' states the parts of shards."""
         if step.reducer.keys and sum(table.num_rows for table in tables) > 2 * MANY_KEYS:
             self._partitions(source, step)
@@ -369,30 +369,30 @@ class LocalEngine:
     # --- what is read -------------------------------------------------------------------------------------------------
 
     def _units(self, source: _Source) -> list[Unit]:
-        if isinstance(source, _Read):
+        if isinstance(source, _ReadStep):
             self._watch.phase = "reading"
             dataset, groups = source.dataset, _neighbours(source.dataset, self._threads)
             # With fewer units than threads, columns are decoded in parallel.
             use_threads = len(groups) < self._threads
-            return [Unit(partial(self._tables, dataset, group, source.prepare, use_threads)) for group in groups]
-        if isinstance(source, _WriteRows):
+            return [Unit(partial(self._tables, dataset, group, source.convert, use_threads)) for group in groups]
+        if isinstance(source, _WriteRowsStep):
             self._watch.phase = "writing"
             return self._units_of_parts(source)
-        assert isinstance(source, _Reduce)
+        assert isinstance(source, _ReduceStep)
         if not source.spilled:
             return [Unit(partial(_slices, part), shard=shard) for shard, part in source.parts]
         for step in _steps_after(source):
-            if isinstance(step, _Write):
+            if isinstance(step, _WriteStep):
                 number = -(-len(source.parts) // step.num_shards)
                 self._runs |= {(step, i): Runs(self._spill, step.keys, number) for i in range(step.num_shards)}
         # Each part as a whole, as it makes one sorted run.
         return [Unit(partial(_whole, part), shard=shard) for shard, part in source.parts]
 
     def _tables(
-        self, dataset: Dataset, row_groups: Sequence[RowGroup], prepare: Prepare | None, use_threads: bool = False
+        self, dataset: Dataset, row_groups: Sequence[RowGroup], convert: Convert | None, use_threads: bool = False
     ) -> Iterator[pa.Table]:
         """The rows of row groups, in order; tiny tables are joined."""
-        reader = RowGroupReader(dataset.reading, prepare, footers=dataset.footers, use_threads=use_threads)
+        reader = RowGroupReader(dataset.reading, convert, footers=dataset.footers, use_threads=use_threads)
         held: list[pa.Table] = []
         # Half of what a reader's own tables have at most: a joined one has less than one and a half of that.
         rows, enough = 0, dataset.reading.table_rows // 2
@@ -412,7 +412,7 @@ class LocalEngine:
 
     # --- what is written ----------------------------------------------------------------------------------------------
 
-    def _write(self, step: _Write, lanes: list[dict[int, list[pa.Table]]]) -> None:
+    def _write(self, step: _WriteStep, lanes: list[dict[int, list[pa.Table]]]) -> None:
         """Writes the results of a pass, sorted: shards at the same time, or, of one, its row groups in turn."""
         tables = [[table for lane in lanes for table in lane.pop(shard, [])] for shard in range(step.num_shards)]
         runs = [self._runs.pop((step, shard), None) for shard in range(step.num_shards)]
@@ -461,14 +461,14 @@ class LocalEngine:
         finally:
             queue.discard()
 
-    def _units_of_parts(self, source: _WriteRows) -> list[Unit]:
+    def _units_of_parts(self, source: _WriteRowsStep) -> list[Unit]:
         parts, states = parts_of(source.dataset), source.states
         function = None
         if not states.spilled:
-            function = source.prepare(StateTable.concat([part() for _, part in states.parts]))
+            function = source.make_function(StateTable.concat([part() for _, part in states.parts]))
 
         def tables(part: list[RowGroup]) -> Iterator[Callable[[], pa.Table]]:
-            become = function or source.prepare(self._states_of(source, part))
+            become = function or source.make_function(self._states_of(source, part))
             for table in self._tables(source.dataset, part, None):
                 yield partial(become, table)
 
@@ -481,7 +481,7 @@ class LocalEngine:
             for number, part in enumerate(parts)
         ]
 
-    def _states_of(self, source: _WriteRows, part: list[RowGroup]) -> StateTable:
+    def _states_of(self, source: _WriteRowsStep, part: list[RowGroup]) -> StateTable:
         """The states of a part's keys, of those that were put aside."""
         keys, partitions = source.keys, source.states.partitions
         assert partitions is not None
@@ -524,7 +524,7 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
 
 
 def _neighbours(dataset: Dataset, threads: int) -> list[list[RowGroup]]:
-    """Row groups that follow each other, so many together that a unit is worth the taking."""
+    """Row groups that follow each other, so many together that a unit is large enough."""
     units: list[list[RowGroup]] = []
     rows = least = max(TABLE_ROWS, dataset.num_rows // (UNITS_PER_THREAD * threads))
     files = max(1, dataset.num_files // (FILE_UNITS_PER_THREAD * threads))

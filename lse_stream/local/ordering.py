@@ -1,4 +1,4 @@
-"""Results in the order of their keys, in tables of a row group."""
+"""Sorts results by key, into tables of one row group each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -36,7 +36,7 @@ def in_order(tables: list[pa.Table], keys: Sequence[str]) -> Iterator[pa.Table]:
 def groups_in_order(
     tables: list[pa.Table], keys: Sequence[str], threads: int, watch: Watch
 ) -> list[Callable[[], pa.Table]] | None:
-    """What makes each of those tables, by itself, so that threads can share the work; None where that does not pay."""
+    """Functions that make the tables of ``in_order`` one by one, for threads to share; None where that does not pay."""
     num_rows = sum(table.num_rows for table in tables)
     if num_rows < MANY_ROWS or threads == 1 or len(keys) != 1 or ranks_of_keys(tables[0], keys) is None:
         return None

@@ -66,7 +66,7 @@ class Partitions:
             partition.blocks.append(block)
 
     def load(self, shard: int, *, keep: bool = False) -> StateTable:
-        """The states of a shard, once no thread adds any more; let go of, unless they are to be loaded again."""
+        """The states of a shard, once no thread adds any more; freed, unless ``keep``."""
         partition = self._partitions[shard]
         with partition.lock:
             if (held := partition.accumulator) is not None and not isinstance(held, StateTable):

@@ -123,7 +123,7 @@ class Runs:
             rank = np.empty(rows.size, np.int64)
             rank[rows] = np.arange(rows.size)
             ends = np.cumsum([table.num_rows for table in held])
-            # What is not beyond the last row of a run that goes on cannot be met by what is still to come.
+            # Rows up to here come before every row that is still on disk.
             safe = min(
                 (int(rank[end - 1]) + 1 for end, goes_on in zip(ends, more, strict=True) if goes_on), default=rows.size
             )

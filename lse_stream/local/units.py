@@ -12,7 +12,7 @@ from ..parquet.sink import ShardWriter
 
 
 class StoppedError(Exception):
-    """The work was to end: another thread met a fault, or whoever watches has had enough."""
+    """The work was to end: another thread met a fault, or the caller stopped it."""
 
 
 class Watch:

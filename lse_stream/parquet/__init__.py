@@ -1,1 +1,1 @@
-"""Parquet files: found and checked before any work, read as tables of bounded size, written whole. Needs no Beam."""
+"""Parquet files: found and checked before any work, read as tables of bounded size, written whole."""

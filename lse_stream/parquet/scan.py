@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError, one_line
+from ..files import is_local, match, open_file
+from ..float64 import is_numeric_type
 from ..keys import check_key_type
-from ..values import is_numeric_type
-from .files import is_local, match, open_file
 
 # Rows and (roughly) bytes of one table: keys, values and codes stay in the second-level cache, and the memory of a
 # worker is bounded whatever the size of a row group.
@@ -28,8 +28,8 @@ TABLE_BYTES = 1 << 28
 # Rows of one row group of output: fixed, as it shapes the bytes.
 OUTPUT_ROW_GROUP = 1 << 20
 
-# So many footers show whether files are at hand: where each takes less than so many seconds, ten times what a local one
-# takes. Others are read by so many threads, which wait for the network at the same time.
+# SAMPLE footers are timed: where each takes less than AT_HAND seconds, ten times what a local one takes, the rest is
+# read one by one; otherwise by FOOTER_THREADS, which wait for the network at the same time.
 SAMPLE, AT_HAND, FOOTER_THREADS = 16, 0.0005, 16
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -85,7 +85,7 @@ class Dataset:
 
     @property
     def output_rows(self) -> int:
-        """Rows of a row group of output that has these rows: as many as fit into some memory."""
+        """Rows of a row group of output that has these rows: as many as fit into TABLE_BYTES."""
         return max(1, min(OUTPUT_ROW_GROUP, TABLE_BYTES // self.row_bytes))
 
     @property
@@ -122,7 +122,7 @@ def find_files(patterns: Sequence[str]) -> list[str]:
 
 
 def _visible(paths: Sequence[str], given: str) -> list[str]:
-    """Those that are no left-overs, markers or checksums, by the part of their names that was not given in full."""
+    """The paths that are no left-overs, markers or checksums, judged by what of their names was not given in full."""
 
     def hidden(name: str) -> bool:
         return name.startswith(".") or (name.startswith("_") and "=" not in name)

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from ..buffers import is_primitive
 from ..errors import DataError, one_line
+from ..files import join, whole_file
 from ..keys import with_own_dictionaries
-from .files import join, whole_file
 from .scan import OUTPUT_ROW_GROUP
 
 # Counts something in each table that is written.

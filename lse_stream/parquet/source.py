@@ -8,15 +8,15 @@ import pyarrow.parquet as pq
 
 from ..buffers import repeated
 from ..errors import DataError, one_line
-from ..values import LARGEST_INTEGER, to_float64_exact, valid_numbers
-from .files import open_file
+from ..files import open_file
+from ..float64 import LARGEST_INTEGER, to_float64_exact, valid_numbers
 from .scan import Reading, RowGroup
 
 # Bytes of a column that are read from a file at once.
 BUFFER_BYTES = 1 << 20
 
 # Makes of a table what comes out; raises ValueError for one with a fault, and names the column.
-Prepare = Callable[[pa.Table], pa.Table]
+Convert = Callable[[pa.Table], pa.Table]
 
 
 class RowGroupReader:
@@ -24,7 +24,7 @@ class RowGroupReader:
 
     Args:
       reading: of the row groups' dataset.
-      prepare: makes of each table what comes out.
+      convert: makes of each table what comes out.
       footers: those that are at hand, by path.
       use_threads: decode columns in parallel.
     """
@@ -32,13 +32,13 @@ class RowGroupReader:
     def __init__(
         self,
         reading: Reading,
-        prepare: Prepare | None = None,
+        convert: Convert | None = None,
         *,
         footers: Mapping[str, pq.FileMetaData] = MappingProxyType({}),
         use_threads: bool = False,
     ) -> None:
         self._reading = reading
-        self._prepare = prepare
+        self._convert = convert
         self._footers = footers
         self._use_threads = use_threads
         self._opened: tuple[str, pq.ParquetFile] | None = None
@@ -82,7 +82,7 @@ class RowGroupReader:
                 return
             try:
                 self._check_integers(table)
-                prepared = table if self._prepare is None else self._prepare(table)
+                prepared = table if self._convert is None else self._convert(table)
             except ValueError as error:
                 for row_group in row_groups if len(row_groups) > 1 else ():  # a table may reach over several
                     for _ in self.tables([row_group]):

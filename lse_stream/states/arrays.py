@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernel
-from .._kernel import StateError, States
+from .._kernel import Records, StateError
 from .._kernel.constants import UNIT
-from .._kernel.exact_sum import decode_sum
+from .._kernel.stored_sum import decode_sum
 from ..scales import Scale
 from .aggregations import Aggregation, ExactSum, ScaledSum
 
@@ -51,7 +51,7 @@ class StateArray:
 
     aggregation: Aggregation
     scale: Scale
-    sums: tuple[States, ...]
+    sums: tuple[Records, ...]
     exact: tuple[tuple[Words, Ints], ...]
 
     @classmethod
@@ -88,14 +88,14 @@ class StateArray:
         sums = tuple(_kernel.take_states(states, rows) for states in self.sums)
         return self._with(sums, tuple((words, at[rows]) for words, at in self.exact))
 
-    def slice(self, start: int, rows: int) -> "StateArray":
+    def slice(self, start: int, num_rows: int) -> "StateArray":
         """Some states that follow each other, without a copy."""
-        part = slice(start, start + rows)
+        part = slice(start, start + num_rows)
         return self._with(
             tuple(states[part] for states in self.sums), tuple((words, at[part]) for words, at in self.exact)
         )
 
-    def _with(self, sums: tuple[States, ...], exact: tuple[tuple[Words, Ints], ...]) -> "StateArray":
+    def _with(self, sums: tuple[Records, ...], exact: tuple[tuple[Words, Ints], ...]) -> "StateArray":
         return StateArray(self.aggregation, self.scale, sums, exact)
 
     @staticmethod
@@ -143,7 +143,7 @@ class StateArray:
         return ((specials[special], 0) if special else _ratio(units, low) for units, low, special in found)
 
 
-def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> States:
+def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> Records:
     x, weights = part.terms(inputs, scale)
     if part.is_plain(scale):
         return _kernel.group_values(codes, x, groups)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .. import _kernel
 from .._kernel import RECORD, StateError
 from .._kernel.constants import MOST_WORDS, NOT_A_NUMBER, VERSION
-from .._kernel.exact_sum import decode_sum, encode_sum
+from .._kernel.stored_sum import decode_sum, encode_sum
 from ..scales import NATURAL, Scale
 from .aggregations import AGGREGATIONS, LOGSUMEXP, Aggregation
 from .arrays import StateArray, require
@@ -115,7 +115,7 @@ def decode_states(
         exact.append((words, place))
         place = place + size
     require(place == end, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
-    if len(sums) == 2:
+    if len(sums) == 2 and aggregation.sums[1].doubled:
         with np.errstate(over="ignore"):
             twice = 2.0 * sums[0]["max"]
         same = (twice == sums[1]["max"]) | (np.isnan(twice) & np.isnan(sums[1]["max"]))
@@ -173,7 +173,7 @@ def _stored_words(words: Words, place: Ints) -> Ints:
 
 def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     """How many words each stored sum takes, head included; raises StateError for one that is not canonical."""
-    expected = "expected an exact sum in its one form"
+    expected = "expected a canonical exact sum"
     if place.size == 1:  # most often so, and quicker than the general way
         at, held = int(place[0]), int(end[0] - place[0])
         units, low_word, special_sum = decode_sum(words, at) if held > 0 else (0, 0, NOT_A_NUMBER + 1)

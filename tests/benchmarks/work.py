@@ -24,7 +24,7 @@ from measure import Measurement, Result, in_turn, ratio
 
 from lse_stream import _kernel, logsumexp, softmax
 from lse_stream._kernel.constants import UNIT
-from lse_stream._kernel.exact_sum import decode_sum
+from lse_stream._kernel.stored_sum import decode_sum
 from lse_stream._kernel.twin import kernel as numpy_kernel
 from lse_stream.beam import LogSumExp
 from lse_stream.table_functions import finalize, group_states

@@ -349,7 +349,7 @@ def test_checksums_are_those_of_zlib_with_the_length_above(offset_type: np.dtype
 # --- states of groups -------------------------------------------------------------------------------------------------
 
 SCALES = [
-    _kernel.NATURAL,
+    _kernel.NATURAL_FACTOR,
     np.array([1.75, 2.0**-54]),
     np.array([np.log(2), 2.3e-17]),
     np.array([0.375, -(2.0**-56)]),
@@ -397,7 +397,7 @@ def in_batches(
     groups: int,
     batches: Sequence[slice],
     weights: np.ndarray | None = None,
-    scale: np.ndarray = _kernel.NATURAL,
+    scale: np.ndarray = _kernel.NATURAL_FACTOR,
 ) -> bytes:
     """The states of groups whose number is as large as each batch needs it; looked at on the way."""
     grown = Groups(kind)

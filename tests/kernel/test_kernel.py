@@ -132,7 +132,7 @@ def test_groups_without_rows_are_empty_states() -> None:
 # --- weights, scales, exact sums --------------------------------------------------------------------------------------
 
 SCALES = [
-    _kernel.NATURAL,
+    _kernel.NATURAL_FACTOR,
     *(np.array(pair) for pair in ((np.log(2), 2.3e-17), (1e-3, 1e-20), (1e40, -1e20), (1e-90, 0))),
 ]
 STRANGE_WEIGHTS = [0.0, -0.0, 1.0, -1.0, 5e-324, 1e-310, -1.7e308, 2.0**400, 2.0**-400, 3.0]
@@ -290,7 +290,7 @@ def test_all_kernels_agree_on_states_on_a_scale() -> None:
 
 @pytest.mark.usefixtures("kernel")
 def test_a_state_on_the_natural_scale_is_the_plain_one() -> None:
-    plain, state = _kernel._kernel().State(), state_on(_kernel.NATURAL, False)
+    plain, state = _kernel._kernel().State(), state_on(_kernel.NATURAL_FACTOR, False)
     for one in (plain, state):
         one.add(1.5)
         one._update(np.array([2.5, -3.0]))
@@ -315,7 +315,7 @@ def test_a_record_is_checked_by_the_scale_of_the_state(byte: int) -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("other", [(FACTORS[1], False), (FACTORS[0], True), (_kernel.NATURAL, False)])
+@pytest.mark.parametrize("other", [(FACTORS[1], False), (FACTORS[0], True), (_kernel.NATURAL_FACTOR, False)])
 def test_states_on_two_scales_do_not_merge(other: tuple[np.ndarray, bool]) -> None:
     one, two = state_on(FACTORS[0], False), state_on(*other)
     for first, second in ((one, two), (two, one)):
@@ -446,7 +446,7 @@ def test_kernels_agree_on_damaged_records() -> None:
 
 
 def _check(name: str, states: np.ndarray) -> tuple[int, int] | None:
-    return (numpy_kernel if name == "numpy" else _kernel._kernel()).check(states, _kernel.NATURAL, b"\0")  # type: ignore[no-any-return]
+    return (numpy_kernel if name == "numpy" else _kernel._kernel()).check(states, _kernel.NATURAL_FACTOR, b"\0")  # type: ignore[no-any-return]
 
 
 # --- which kernel -----------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from apache_beam.testing.util import assert_that
 
 from lse_stream.beam.parquet_io import ROWS_READ, ReadTables, WriteShards, rows_read
 from lse_stream.errors import DataError, InputError
+from lse_stream.files import open_file
 from lse_stream.parquet import scan as scanning
 from lse_stream.parquet import sink
-from lse_stream.parquet.files import open_file
 from lse_stream.parquet.scan import Dataset, find_files, scan
 from lse_stream.parquet.sink import write_shard
 from lse_stream.parquet.source import RowGroupReader

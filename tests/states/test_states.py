@@ -200,7 +200,7 @@ def golden_rows() -> dict[str, tuple[Case, list[Row]]]:
 
 
 def write_golden() -> None:
-    """Run once for a new record version: files of old versions stay."""
+    """Run once for a new record version: files of released versions stay."""
     entries = [
         {"name": name, "rows": [[x.hex() for x in row] for row in rows], "record": case.of(rows).to_bytes().hex()}
         for name, (case, rows) in golden_rows().items()

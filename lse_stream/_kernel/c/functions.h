@@ -72,13 +72,13 @@ static PyObject *py_reciprocals_of(PyObject *module, PyObject *args) {
 }
 
 /* (reciprocals, codes, x, scale, out) */
-static PyObject *py_softmax_of(PyObject *module, PyObject *args) {
+static PyObject *py_softmax_by(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[5];
     if (open_buffers(args, "....*", v)) return NULL;
     size_t n = LENGTH(v[1], int32_t), groups = LENGTH(v[0], reciprocal);
     int fits = n == LENGTH(v[2], double) && n == LENGTH(v[4], double) && v[3].len == sizeof(scale);
-    return finished(v, 5, WITHOUT_GIL(fits, softmax_of(v[0].buf, groups, v[1].buf, v[2].buf, n, SCALE_OF(v[3]), v[4].buf)));
+    return finished(v, 5, WITHOUT_GIL(fits, softmax_by(v[0].buf, groups, v[1].buf, v[2].buf, n, SCALE_OF(v[3]), v[4].buf)));
 }
 
 /* The words of sums by group, which are freed; the buffers are closed. */

@@ -19,7 +19,7 @@ static void checksum_bytes(const void *offsets, size_t offset_size, const char *
     }
 }
 
-/* SplitMix64's step and finaliser (Steele, Lea, Flood, OOPSLA 2014). */
+/* SplitMix64's step and finalizer (Steele, Lea, Flood, OOPSLA 2014). */
 INLINE uint64_t mix_hash(uint64_t word) {
     word += GOLDEN;
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9ULL;

@@ -156,7 +156,7 @@ static PyObject *State_max(PyObject *object, void *closure) {
 
 static PyMethodDef State_methods[] = {
     {"add", State_add, METH_O, "Adds one number."},
-    {"merge", State_merge, METH_O, "Adds all that another state contains; the other is left as it is."},
+    {"merge", State_merge, METH_O, "Adds all that another state contains; the other is left as it is. Raises TypeError or StateError for what does not merge."},
     {"value", State_value, METH_NOARGS, "The log-sum-exp, rounded once."},
     {"to_bytes", State_to_bytes, METH_NOARGS, "The canonical record."},
     {"_use_scale", State_use_scale, METH_VARARGS, NULL},

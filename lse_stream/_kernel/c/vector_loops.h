@@ -1,4 +1,4 @@
-/* The loops over values, written once over LANES doubles and included once per instruction set by native.c, which sets
+/* The loops over values, written once over LANES doubles and included once per instruction set by instruction_sets.h, which sets
    NAME(f), TARGET, LANES and, for more than one lane, MAX, FNMA and LOOKUP. Plain vector types do the rest: gcc and clang
    lower them to the target's instructions. Every lane computes the same IEEE operations, so all sets give the same bits.
 

@@ -151,7 +151,7 @@ static void reciprocals_of(const record *records, size_t n, reciprocal *out) {
 }
 
 /* e^(c x) / S, with S the sum whose reciprocal the code of each row names. */
-static int softmax_of(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c,
+static int softmax_by(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c,
                       double *out) {
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
     products *p = malloc(sizeof *p);

@@ -5,16 +5,16 @@ import numpy.typing as npt
 
 from .. import constants as c
 from ..constants import FAR_BASE, LIMB_BITS, NO_BASE
-from ..record import FAULTS, States
-from .loops import tiny
+from ..record import FAULTS, Records
 from .state import is_near_in, limbs_of, own_terms
+from .vector_loops import tiny
 from .wide import get_limbs, is_negative, less_terms, shift_limb
 
 Floats = npt.NDArray[np.float64]
 
 
 @tiny
-def check(states: States, scale: Floats, is_signed: bytes) -> tuple[int, int] | None:
+def check(states: Records, scale: Floats, is_signed: bytes) -> tuple[int, int] | None:
     """(row, index into FAULTS) of the first record that is not canonical, or None."""
     signed_sum = is_signed != b"\0"
     count, maximum = states["count"], states["max"]

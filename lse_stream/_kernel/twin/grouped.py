@@ -4,9 +4,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..constants import LIMB_BITS, NO_BASE, SPAN
-from ..record import States, empty_states
-from .loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
+from ..record import Records, empty_states
 from .state import is_near, is_near_base, set_max
+from .vector_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
 from .wide import put_limbs, sum_runs, wide
 
 Floats = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ def sort_runs(codes: npt.NDArray[np.int32]) -> tuple[Ints, Ints]:
 
 
 @tiny
-def reduce_values(values: Floats, starts: Ints) -> States:
+def reduce_values(values: Floats, starts: Ints) -> Records:
     """One state per run of values."""
     lengths = np.diff(starts, append=values.size)
     states = empty_states(starts.size)
@@ -50,7 +50,7 @@ def reduce_values(values: Floats, starts: Ints) -> States:
     return states
 
 
-def reduce_states(states: States, starts: Ints) -> States:
+def reduce_states(states: Records, starts: Ints) -> Records:
     """One state per run of states: the merge."""
     lengths = np.diff(starts, append=states.size)
     merged = empty_states(starts.size)
@@ -60,7 +60,7 @@ def reduce_states(states: States, starts: Ints) -> States:
     merged["count"] = count
     maxima = np.maximum.reduceat(states["max"], starts)
     merged["max"] = np.where(np.isnan(maxima), np.nan, maxima)
-    # States with a base are summed, unless the maximum is too far above: then those that tie with it are.
+    # Records with a base are summed, unless the maximum is too far above: then those that tie with it are.
     is_max = states["max"] == np.repeat(maxima, lengths)
     largest = np.where(is_max, states["base"], NO_BASE)
     near = np.repeat(is_near_base(np.maximum.reduceat(largest, starts)), lengths)
@@ -87,7 +87,7 @@ def reduce_states(states: States, starts: Ints) -> States:
     return merged
 
 
-def group_values(out: States, codes: npt.NDArray[np.int32], values: Floats) -> None:
+def group_values(out: Records, codes: npt.NDArray[np.int32], values: Floats) -> None:
     """Writes the state of each code's values."""
     check_codes(codes, out.size)
     out[:] = empty_states(out.size)
@@ -100,7 +100,7 @@ def group_values(out: States, codes: npt.NDArray[np.int32], values: Floats) -> N
         out[present] = reduce_states(pairs, np.arange(0, pairs.size, 2))
 
 
-def merge_groups(out: States, codes: npt.NDArray[np.int32], states: States) -> None:
+def merge_groups(out: Records, codes: npt.NDArray[np.int32], states: Records) -> None:
     """Writes the merged state of each code's states."""
     check_codes(codes, out.size)
     out[:] = empty_states(out.size)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..record import States, concat_states, empty_states
+from ..record import Records, concat_states, empty_states
 from .grouped import check_codes, group_values, merge_groups, reduce_states
 from .weighted import group_terms
 
@@ -119,7 +119,7 @@ class Groups:
             group_values(part, local, items)
         self.merge((present, part), n_groups)
 
-    def merge(self, arrays: tuple[Codes, States], n_groups: int) -> None:
+    def merge(self, arrays: tuple[Codes, Records], n_groups: int) -> None:
         """Merges states into the groups of their codes."""
         codes, states = arrays
         if states.size != codes.size:
@@ -134,7 +134,7 @@ class Groups:
             merged[present] = reduce_states(pairs, np.arange(0, pairs.size, 2))
         self._states = merged
 
-    def export(self, out: States) -> None:
+    def export(self, out: Records) -> None:
         """Writes the groups' states."""
         out[:] = self._states
 
@@ -151,7 +151,7 @@ def checksum_bytes(offsets: Ints, data: Bytes, out: Words) -> None:
 
 
 def _mix(words: Words) -> Words:
-    """SplitMix64's step and finaliser."""
+    """SplitMix64's step and finalizer."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..constants import FAR, FLUSH, SPAN
-from ..record import RECORD, States, empty_states
+from ..record import RECORD, Records, empty_states
 from .check import check
+from .exact_sum import merge_sums, sum_products
 from .grouped import CHUNK, group_values, merge_groups, reduce_states
-from .grouped_sums import merge_sums, sum_products
-from .loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
 from .state import is_near, set_max
 from .values import quotients_of, row_values, values_of
-from .weighted import group_terms, reciprocals_of, reduce_terms, softmax_of
+from .vector_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
+from .weighted import group_terms, reciprocals_of, reduce_terms, softmax_by
 
 __all__ = [
     "State",
@@ -30,12 +30,12 @@ __all__ = [
     "quotients_of",
     "reciprocals_of",
     "row_values",
-    "softmax_of",
+    "softmax_by",
     "sum_products",
     "values_of",
 ]
 
-NATURAL = (1.0, 0.0, False)
+NATURAL_SCALE = (1.0, 0.0, False)
 BLOCK = 4 * FLUSH  # values of one pass over the cache
 
 
@@ -46,13 +46,13 @@ class State:
 
     # Terms are e^(c x): c as a double-double, and whether x is negated first.
     _scale: tuple[float, float, bool]
-    _record: States
+    _record: Records
     # Values that wait to be summed together: when that happens cannot be seen in an exact sum.
     _pending: list[float]
 
     def __new__(cls, *_: object, **__: object) -> Self:
         self = super().__new__(cls)
-        self._scale = NATURAL
+        self._scale = NATURAL_SCALE
         self._record = empty_states(1)
         self._pending = []
         return self
@@ -67,11 +67,12 @@ class State:
         raise TypeError(f"expected a real number, found {type(x).__name__}")
 
     def add(self, x: object) -> None:
+        """Adds one number."""
         self._pending.append(x if type(x) is float else float(x) if isinstance(x, float) else self._to_float_exact(x))
         if len(self._pending) == FLUSH:
             self._settled()
 
-    def _settled(self) -> States:
+    def _settled(self) -> Records:
         if self._pending:
             pending, self._pending = self._pending, []
             self._update(np.array(pending))
@@ -82,7 +83,7 @@ class State:
         """Adds a contiguous 1-D array."""
         if not values.size:
             return
-        if self._scale != NATURAL:
+        if self._scale != NATURAL_SCALE:
             *factor, descends = self._scale
             for i in range(0, values.size, CHUNK):
                 x = values[i : i + CHUNK].astype(np.float64)
@@ -110,20 +111,28 @@ class State:
             part["limbs"][0, limb] = total & (1 << 64) - 1, total >> 64 & (1 << 64) - 1
         self._merge_record(part)
 
-    def _merge_record(self, record: States) -> None:
+    def _merge_record(self, record: Records) -> None:
         self._record = reduce_states(np.concatenate([self._record, record]), np.zeros(1, np.int64))
 
     def _refuse_merge(self, other: object) -> None:
         raise TypeError(f"expected a state on the same scale to merge, found {type(other)}")
 
     def merge(self, other: "State") -> None:
+        """Adds all that another state contains; the other is left as it is.
+
+        Raises:
+          TypeError: no such state.
+          StateError: a state of another scale; both named.
+        """
         if not isinstance(other, State) or self._scale != other._scale:
-            return self._refuse_merge(other)
-        self._settled()
-        self._merge_record(other._settled())
+            self._refuse_merge(other)
+        else:
+            self._settled()
+            self._merge_record(other._settled())
 
     def value(self) -> float:
-        if self._scale != NATURAL:
+        """The log-sum-exp, rounded once."""
+        if self._scale != NATURAL_SCALE:
             raise ValueError("the kernel's value is for the natural scale alone")
         out = np.empty(1)
         values_of(self._settled(), out)
@@ -131,6 +140,7 @@ class State:
 
     @property
     def count(self) -> int:
+        """How many terms were added."""
         return int(self._settled()["count"][0])
 
     @property

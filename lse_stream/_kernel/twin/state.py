@@ -5,8 +5,8 @@ import numpy.typing as npt
 
 from ..constants import FAR_BASE, LIMB_BITS, NO_BASE, TOO_FAR
 from ..double_double import two_prod
-from ..record import States
-from .loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
+from ..record import Records
+from .vector_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
 from .wide import Wide, wide
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +46,7 @@ def is_near_in(x: Floats, scale: Floats) -> npt.NDArray[np.bool_]:
 
 
 @tiny
-def set_max(states: States, maximum: Floats) -> None:
+def set_max(states: Records, maximum: Floats) -> None:
     """Writes max, in its one form, and base."""
     maximum = np.where(np.isnan(maximum), np.nan, maximum) + 0.0  # first the NaN: it may be of the kind that signals
     states["max"] = maximum

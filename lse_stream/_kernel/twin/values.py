@@ -8,10 +8,10 @@ import numpy.typing as npt
 from .. import constants as c
 from ..constants import FAR_BASE, LIMB_BITS, NO_BASE
 from ..double_double import divide, quick_two_sum, two_prod, two_sum
-from ..record import States, empty_states
+from ..record import Records, empty_states
 from .grouped import CHUNK, group_values
-from .loops import Workspace, log1p_pair, scale_by, terms, tiny
 from .state import is_near, is_near_base, limbs_of, own_terms
+from .vector_loops import Workspace, log1p_pair, scale_by, terms, tiny
 from .wide import (
     Wide,
     add_wide,
@@ -47,7 +47,7 @@ def pair_of(columns: Sequence[Wide]) -> tuple[Floats, Floats]:
     return s, e
 
 
-def excess(states: States) -> tuple[Floats, Floats, list[Wide]]:
+def excess(states: Records) -> tuple[Floats, Floats, list[Wide]]:
     """Of states with a finite max: the term of the max as a pair, and the limbs less that term's."""
     maximum = states["max"].copy()
     near = is_near(maximum)
@@ -58,7 +58,7 @@ def excess(states: States) -> tuple[Floats, Floats, list[Wide]]:
 
 
 @tiny
-def values_of(states: States, out: Floats) -> None:
+def values_of(states: Records, out: Floats) -> None:
     """Writes max + log1p((sum - term of max) / term of max), rounded once."""
     out[:] = states["max"]
     rows = np.flatnonzero(np.isfinite(out))
@@ -88,7 +88,7 @@ def row_values(x: Floats, out: Floats) -> None:
 
 
 @tiny
-def quotients_of(states: States, counts: Ints, scale: Floats, out: Floats) -> None:
+def quotients_of(states: Records, counts: Ints, scale: Floats, out: Floats) -> None:
     """Writes (sign, ln q high, low, q high, low), q = abs(sum) / (count term of the max), for each state."""
     out[:] = [1.0, 0.0, 0.0, 1.0, 0.0]
     maximum = states["max"]

@@ -6,11 +6,11 @@ import numpy.typing as npt
 from .. import constants as c
 from ..constants import FAR_BASE, NO_BASE, NO_EXPONENT
 from ..double_double import divide, two_prod
-from ..record import States, empty_states
+from ..record import Records, empty_states
 from .grouped import CHUNK, check_codes, reduce_states, sort_runs
-from .loops import Workspace, power_of, terms, tiny
 from .state import base_of_exponent, exponent_of, is_near_base, is_near_in, limbs_of, scaled
 from .values import pair_of
+from .vector_loops import Workspace, power_of, terms, tiny
 from .wide import get_limbs, magnitude, put_limbs
 
 Floats = npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ def base_of_products(high: Floats, exponent: Ints) -> Ints:
 
 
 @tiny
-def reduce_terms(x: Floats, w: Floats, starts: Ints, scale: Floats, *, has_signs: bool) -> States:
+def reduce_terms(x: Floats, w: Floats, starts: Ints, scale: Floats, *, has_signs: bool) -> Records:
     """One state per run of products w e^(c x)."""
     counts = np.diff(starts, append=x.size)
     high, low, exponent = weigh(x, w, scale)
@@ -74,7 +74,7 @@ def reduce_terms(x: Floats, w: Floats, starts: Ints, scale: Floats, *, has_signs
     return reduced
 
 
-def group_terms(out: States, codes: npt.NDArray[np.int32], x: Floats, weights: Floats, scale: Floats) -> None:
+def group_terms(out: Records, codes: npt.NDArray[np.int32], x: Floats, weights: Floats, scale: Floats) -> None:
     """Writes the state of each code's products w e^(c x); without weights every one is 1."""
     check_codes(codes, out.size)
     out[:] = empty_states(out.size)
@@ -89,7 +89,7 @@ def group_terms(out: States, codes: npt.NDArray[np.int32], x: Floats, weights: F
 
 
 @np.errstate(under="ignore", over="ignore", invalid="ignore", divide="ignore")
-def reciprocals_of(states: States, out: Floats) -> None:
+def reciprocals_of(states: Records, out: Floats) -> None:
     """Writes of each state (n, 5): the reciprocal of its sum as high and low, the max, the reciprocal's exponent, and
     whether the max is far. The last two are integers.
     """
@@ -110,7 +110,7 @@ def reciprocals_of(states: States, out: Floats) -> None:
 
 
 @np.errstate(under="ignore", over="ignore", invalid="ignore", divide="ignore")
-def softmax_of(reciprocals: Floats, codes: npt.NDArray[np.int32], x: Floats, scale: Floats, out: Floats) -> None:
+def softmax_by(reciprocals: Floats, codes: npt.NDArray[np.int32], x: Floats, scale: Floats, out: Floats) -> None:
     """Writes e^(c x) / S, with S the sum whose reciprocal the code of each row names."""
     check_codes(codes, reciprocals.shape[0])
     rh, rl, maxima = reciprocals[:, 0], reciprocals[:, 1], reciprocals[:, 2]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..constants import LIMB_BITS
-from ..record import States
+from ..record import Records
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -64,13 +64,13 @@ def sum_runs(column: Wide, starts: Ints) -> Wide:
     return words[0] | words[1] << shift, words[2] | words[3] << shift
 
 
-def put_limbs(states: States, columns: Sequence[Wide]) -> None:
+def put_limbs(states: Records, columns: Sequence[Wide]) -> None:
     for i, (low, high) in enumerate(columns):
         states["limbs"][:, i, 0] = low
         states["limbs"][:, i, 1] = high
 
 
-def get_limbs(states: States) -> list[Wide]:
+def get_limbs(states: Records) -> list[Wide]:
     return [(states["limbs"][:, i, 0].copy(), states["limbs"][:, i, 1].copy()) for i in range(3)]
 
 

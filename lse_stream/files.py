@@ -1,4 +1,4 @@
-"""Local files, and those of any filesystem that Beam knows: only these import Beam."""
+"""Files, local and of any filesystem that Beam knows (only these import Beam); written whole or not at all."""
 
 import os
 import re

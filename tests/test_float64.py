@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lse_stream.values import (
+from lse_stream.float64 import (
     LARGEST_INTEGER,
     check_numeric_type,
     is_numeric_type,

@@ -1,4 +1,4 @@
-"""Numbers to float64, exactly or not at all."""
+"""Numbers of Python, NumPy and Arrow to float64, exactly or not at all."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -67,7 +67,7 @@ def is_arrow(values: object) -> bool:
 
 def is_numeric_type(data_type: Any) -> bool:
     """Whether an Arrow type is of numbers that ``valid_numbers`` takes, or of nulls."""
-    import pyarrow as pa
+    import pyarrow as pa  # only when Arrow data comes: accumulators load without it
 
     if pa.types.is_dictionary(data_type):
         data_type = data_type.value_type

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import constants as c
-from ..exact_sum import decode_sum, encode_sum
+from ..stored_sum import decode_sum, encode_sum
 from .grouped import check_codes
 
 Floats = npt.NDArray[np.float64]
