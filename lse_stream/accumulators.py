@@ -23,7 +23,7 @@ from .states.arrays import StateArray, check_same
 from .states.codec import decode_states, encode_states
 from .states.results import result_of, variances
 
-# Values converted at a time: bounds the memory that takes.
+# Values converted at a time: half a megabyte, which stays in the cache.
 BLOCK = 1 << 16
 
 Values = npt.NDArray[np.float64] | npt.NDArray[np.float32]

@@ -23,7 +23,7 @@ Axis = int | Sequence[int] | None
 _BLOCK = 1 << 20
 # Values whose softmax is written at a time: with codes and results they stay in a second-level cache of 512 kB.
 _CACHED = 1 << 14
-# Weighted values of one row that are summed at a time: bounds the memory of their codes.
+# Weighted values of one row that are summed at a time: with codes and converted values a megabyte or so.
 _LONG = 1 << 16
 
 

@@ -27,6 +27,8 @@ Words = npt.NDArray[np.uint64]
 
 # Rows of an exact sum that wait at least: adding them up costs a pass over all groups.
 LEAST_WAITING = 1 << 16
+# What such a row takes at most: a code and two numbers, with what aligns them.
+ROW_BYTES = 24
 
 
 class _ExactSums:
@@ -79,7 +81,7 @@ class _ExactSums:
 
     @property
     def nbytes(self) -> int:
-        waiting = sum(words.nbytes for _, words, _ in self._stored) + 24 * self._waiting
+        waiting = sum(words.nbytes for _, words, _ in self._stored) + ROW_BYTES * self._waiting
         return int(self._words.nbytes + self._at.nbytes + waiting)
 
 

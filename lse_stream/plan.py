@@ -100,7 +100,7 @@ class Engine(Protocol):
         """
 
 
-# Rows of one file of ``write_rows``, which one worker writes.
+# Rows of one file of ``write_rows``, which one worker writes: some seconds of work, and files of 100 MB or so.
 PART_ROWS = 1 << 22
 
 

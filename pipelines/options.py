@@ -69,6 +69,7 @@ _WORDS: dict[str, dict[str, Any]] = {
 }
 _REQUIRED = ("input", "value", "output")
 _LEAST = {"num_shards": 1, "min_count": 0, "threads": 1}
+# More files or threads than that are a slip, such as a number of keys.
 _MOST = {"num_shards": 10_000, "threads": 10_000}
 # Of the engine in this process.
 LOCAL = ("threads", "memory", "temp")

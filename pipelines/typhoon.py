@@ -46,9 +46,9 @@ examples:
   PROGRAM 5 5 3 1 --base 4 --picture out/storms.svg
 """
 
-# How far below the strongest the others are where one dominates.
-FAR = 10
-# How far the picture lets the strongest pull ahead.
+# How far below the strongest the others are where one dominates: to the base e, each does 1/22,000 of its damage.
+DOMINATED_BY = 10
+# How far the picture lets the strongest pull ahead: there log-sum-exp and max are one line.
 LEAD = 6
 PICTURES = (".svg", ".png")
 
@@ -84,7 +84,7 @@ def mixes_of(categories: Sequence[float]) -> dict[str, list[float]]:
     strongest, others = max(categories), len(categories) - 1
     return {
         "these storms": list(categories),
-        "one dominates": [strongest, *[strongest - FAR] * others],
+        "one dominates": [strongest, *[strongest - DOMINATED_BY] * others],
         "all tied": [strongest] * (others + 1),
         "spread by 1": [strongest - i for i in range(others + 1)],
     }

@@ -119,7 +119,7 @@ def group_terms(
       scale: c as a double-double (2,), positive.
     """
     states = np.empty(n_groups, RECORD)
-    arrays = (np.ascontiguousarray(a, np.float64) for a in (x, np.empty(0) if weights is None else weights))
+    arrays = (np.ascontiguousarray(a, np.float64) for a in (x, NONE if weights is None else weights))
     _kernel().group_terms(states, np.ascontiguousarray(codes, np.int32), *arrays, scale)
     return states
 
@@ -161,7 +161,7 @@ def softmax_of(
 def sum_products(codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> Sums:
     """The exact sum of a b of each code, and where each begins (n_groups + 1,). None for b is 1; a b of 0 adds 0."""
     begins = np.empty(n_groups + 1, np.int64)
-    arrays = (np.ascontiguousarray(v, np.float64) for v in (a, np.empty(0) if b is None else b))
+    arrays = (np.ascontiguousarray(v, np.float64) for v in (a, NONE if b is None else b))
     words = _kernel().sum_products(np.ascontiguousarray(codes, np.int32), *arrays, begins)
     return np.frombuffer(words, np.uint64), begins
 

@@ -16,7 +16,7 @@ from .units import Watch, run_threads
 
 Ints = npt.NDArray[np.int64]
 
-# With fewer rows one thread sorts them.
+# With fewer rows one thread sorts them: that takes about 50 ms, and threads have to merge.
 MANY_ROWS = 1 << 19
 
 

@@ -85,7 +85,7 @@ class Unit:
         """Writes what became of a table, once those before it are written."""
         with self._turn:
             while self._written < number:
-                self._turn.wait(0.1)
+                self._turn.wait(0.1)  # seconds, so that a stop is noticed though no one writes any more
                 watch.check()
             if self._writer is None and self._open_writer is not None:
                 self._writer = self._open_writer()

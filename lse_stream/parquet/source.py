@@ -12,7 +12,8 @@ from ..files import open_file
 from ..float64 import LARGEST_INTEGER, to_float64_exact, valid_numbers
 from .scan import Reading, RowGroup
 
-# Bytes of a column that are read from a file at once.
+# Bytes of a column that are read from a file at once: large enough that a disk or a network is not asked for every
+# page.
 BUFFER_BYTES = 1 << 20
 
 # Makes of a table what comes out; raises ValueError for one with a fault, and names the column.

@@ -17,6 +17,9 @@ Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
 
+# What a key takes beside its bytes: an entry of a dictionary, a bytes object, an int.
+ENTRY_BYTES = 200
+
 
 def _first_appearances(rows: npt.NDArray[np.void] | Ints) -> tuple[Ints, Ints]:
     """Of each distinct row its first place, in that order, and for every row the number of its distinct one."""
@@ -58,7 +61,7 @@ class WordIndex:
 
     @property
     def nbytes(self) -> int:
-        return len(self._codes) * (8 * self._width + 200)
+        return len(self._codes) * (8 * self._width + ENTRY_BYTES)
 
 
 class ByteIndex:
@@ -90,7 +93,7 @@ class ByteIndex:
 
     @property
     def nbytes(self) -> int:
-        return sum(len(key or b"") + 200 for key in self._codes)
+        return sum(len(key or b"") + ENTRY_BYTES for key in self._codes)
 
 
 class Groups:

@@ -38,8 +38,8 @@ def pair_of(columns: Sequence[Wide]) -> tuple[Floats, Floats]:
     first = add_wide(first, shift_limb(second))
     digits.append(low_bits(first))
     upper = shift_limb(first)
-    digits.append(low_bits(upper) * 2.0**50)
-    digits.append(shift_limb(upper)[0].view(np.int64).astype(np.float64) * 2.0**100)
+    digits.append(low_bits(upper) * 2.0**LIMB_BITS)
+    digits.append(shift_limb(upper)[0].view(np.int64).astype(np.float64) * 2.0 ** (2 * LIMB_BITS))
     s, e = digits[0], np.zeros_like(digits[0])
     for digit in digits[1:]:
         s, error = two_sum(digit, s)

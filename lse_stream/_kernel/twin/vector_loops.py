@@ -66,7 +66,7 @@ def terms(
     if far:
         k -= tail
     r -= k
-    np.bitwise_and(u.view(np.int64), 127, out=index)
+    np.bitwise_and(u.view(np.int64), 127, out=index)  # the table has 2^7 entries
     EXP2_HIGH.take(index, out=high, mode="clip")
     EXP2_LOW.take(index, out=low, mode="clip")
     np.multiply(r, c.E3, out=p)
@@ -86,7 +86,11 @@ def terms(
 
 
 def scale_by(high: Floats, low: Floats, steps: Words, turns: Words, base: Ints) -> None:
-    """Multiplies the pair in place by 2^((steps >> 7) + (turns << 22) - base). Above the exponent all is cut off."""
+    """Multiplies the pair in place by 2^((steps >> 7) + (turns << 22) - base).
+
+    Steps are 1/2^7 of a power of 2: a power is 128 of them, a turn of 2^22 powers 2^29, and a shift by 52 - 7 puts them
+    into the field of a double's exponent. All that is above it is cut off.
+    """
     steps += (turns << np.uint64(29)) + ((1023 - base) * 128).view(np.uint64)
     steps <<= np.uint64(45)
     steps &= np.uint64(0x7FF << 52)
@@ -117,7 +121,10 @@ def power_of(exponent: Ints) -> Floats:
 
 
 def log1p_pair(yh: Floats, yl: Floats) -> tuple[Floats, Floats]:
-    """log1p of a double-double y > -1, as a double-double."""
+    """log1p of a double-double y > -1, as a double-double: 1 + y = 2^exponent s, ln s = -ln(i / 128) + log1p(w).
+
+    Below 2^-8 it is log1p(y) itself, whose series then needs no table.
+    """
     small = np.abs(yh) < 2.0**-8
     sh, sl = two_sum(np.ones_like(yh), yh)
     sh, sl = quick_two_sum(sh, sl + yl)
