@@ -100,7 +100,7 @@ def valid_numbers(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]
     Raises:
       TypeError: neither numbers nor nulls, the type named.
     """
-    import pyarrow as pa
+    import pyarrow as pa  # only when Arrow data comes, here and below: accumulators load without it
 
     from .buffers import numbers_of
 

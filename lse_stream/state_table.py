@@ -65,8 +65,11 @@ class StateTable:
 
     @classmethod
     def group(cls, table: pa.Table, reduction: Reduction) -> Self:
-        """The states of a table of rows; without keys one row, even if the table is empty. Raises as
-        ``ColumnAggregation.inputs``."""
+        """The states of a table of rows; without keys one row, even if the table is empty.
+
+        Raises:
+          KeyError, TypeError, ValueError: as ``ColumnAggregation.inputs``.
+        """
         index = KeyIndex(key_schema(table, reduction.keys))
         codes = index.encode(table)
         states = {}
@@ -114,8 +117,7 @@ class StateTable:
         return cls(pa.concat_tables([table.keys for table in tables]), states)
 
     def check_alike(self, other: "StateTable", place: str = "") -> None:
-        """Raises TypeError for a table whose key columns have other types, StateError for other
-        aggregations or scales."""
+        """Raises TypeError for a table with key columns of other types, StateError for other aggregations or scales."""
         if not self.keys.schema.equals(other.keys.schema):
             for name, expected in zip(self.keys.schema.names, self.keys.schema.types, strict=True):
                 found = other.keys.schema.field(name).type
@@ -244,8 +246,8 @@ def to_ipc(table: pa.Table, *, compression: str = "zstd") -> bytes:
     """The table as an Arrow IPC stream. Unlike a pickle it holds a slice's own rows only.
 
     A state with an int64 key and its offset is 92 bytes, compressed about 35. That costs 0.25 us, and pays even within
-    one process, since Beam
-    copies what it shuffles a dozen times: 4e6 states took 12 s and 1.9 GB, compressed 7 s and 0.9 GB.
+    one process, since Beam copies what it shuffles a dozen times: 4e6 states took 12 s and 1.9 GB, compressed 7 s and
+    0.9 GB.
     """
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)

@@ -153,8 +153,7 @@ def finalize(
 
     Args:
       table: as from ``group_states`` or ``merge_states``.
-      results: names of results; by default those that ``lse_stream.states.aggregations`` lists as
-        columns. Log-sum-exp
+      results: names of results; by default those that ``lse_stream.states.aggregations`` lists as columns. Log-sum-exp
         has logsumexp, count, max, logmeanexp, bonus and exp_bonus.
       min_count: with fewer terms the results are null, but for count and max. 0 gives -inf for nothing.
       state: name of the column of states.

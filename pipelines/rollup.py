@@ -90,10 +90,10 @@ build = build_of(describe)
 
 
 def results_of(dataset: Dataset, keys: Sequence[str]) -> list[str] | None:
-    """The results that the files have beside the states: the output has them too. None for those of the
-    aggregation.
+    """The results that the files have beside the states: the output has them too.
 
-    That is where there are none beside the states, or where the type of the column does not name the aggregation.
+    None, for those that the aggregation has by default, where there are none beside the states, or where the type of the
+    column does not name the aggregation.
     """
     found = aggregation_of(dataset.schema.field(STATE).type, STATE)
     results = [name for name in dataset.schema.names if found and name in found[0].results and name not in keys]
