@@ -92,7 +92,7 @@ build = build_of(describe)
 def results_of(dataset: Dataset, keys: Sequence[str]) -> list[str] | None:
     """The results that the files have beside the states: the output has them too.
 
-    None, for those that the aggregation has by default, where there are none beside the states, or where the type of the
+    None, for the default ones of the aggregation, where there are none beside the states, or where the type of the
     column does not name the aggregation.
     """
     found = aggregation_of(dataset.schema.field(STATE).type, STATE)
