@@ -10,7 +10,19 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms.core import Windowing
 from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, python_sdk_capabilities
+from apache_beam.transforms.trigger import TriggerFn
 from apache_beam.typehints.trivial_inference import key_value_types
+
+
+def windowing_with(windowing: Windowing, trigger: TriggerFn, accumulation_mode: Any) -> Windowing:
+    """A windowing with another trigger and mode; windows, timestamps and lateness stay."""
+    return Windowing(
+        windowing.windowfn,
+        trigger,
+        accumulation_mode,
+        windowing.timestamp_combiner,
+        windowing.allowed_lateness.micros / 1e6,
+    )
 
 
 class ParDoInto(beam.ParDo):

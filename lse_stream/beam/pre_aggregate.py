@@ -5,13 +5,12 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
-from apache_beam.transforms.core import Windowing
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterProcessingTime, AfterWatermark
 from apache_beam.transforms.window import BoundedWindow, TimestampCombiner
 from apache_beam.typehints.typehints import Tuple
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .internals import ParDoInto, key_type_of
+from .internals import ParDoInto, key_type_of, windowing_with
 
 # How many keys and windows a bundle holds before it sends them on: an accumulator takes about 0.5 kB, all of them 64
 # MB.
@@ -59,14 +58,9 @@ class PreAggregate(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tup
 
     def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, Any]]:
         outer = pcoll.windowing
-        inner = Windowing(
-            outer.windowfn,
-            # On time as well, so that the last part is not late for the grouping that follows.
-            AfterWatermark(early=AfterProcessingTime(self._every), late=AfterCount(1)),
-            AccumulationMode.DISCARDING,
-            outer.timestamp_combiner,
-            outer.allowed_lateness.micros / 1e6,
-        )
+        # On time as well, so that the last part is not late for the grouping that follows.
+        trigger = AfterWatermark(early=AfterProcessingTime(self._every), late=AfterCount(1))
+        inner = windowing_with(outer, trigger, AccumulationMode.DISCARDING)
         held = ParDoInto(_Same(), inner, pcoll.element_type)
         merge = ParDoInto(_MergeParts(self._merge), outer, pcoll.element_type)
         merged: PCollection[tuple[Any, Any]] = pcoll | "Hold" >> held | "Group" >> beam.GroupByKey() | "Merge" >> merge
