@@ -80,7 +80,7 @@ def check_numeric_type(data_type: Any, name: str = "input") -> None:
         raise TypeError(f"{name}: expected integers, float16, float32 or float64, found Arrow type {data_type}")
 
 
-def _as_chunked(values: Any) -> Any:
+def as_chunked(values: Any) -> Any:
     """A pyarrow column, or what has the Arrow C data interface, as a chunked array."""
     import pyarrow as pa
 
@@ -104,7 +104,7 @@ def valid_numbers(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]
 
     from .buffers import numbers_of
 
-    values = _as_chunked(values)
+    values = as_chunked(values)
     check_numeric_type(values.type, name)
     for chunk in values.chunks:
         if pa.types.is_dictionary(chunk.type):
@@ -133,7 +133,7 @@ def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np
 
         from .buffers import nulls_of_column
 
-        column = _as_chunked(values)
+        column = as_chunked(values)
         check_numeric_type(column.type, name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)

@@ -10,7 +10,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from . import _kernel
 from .accumulators import Accumulator, LogSumExpAccumulator
-from .float64 import column_to_float64_exact, is_arrow, to_float64_exact, to_float_exact
+from .float64 import as_chunked, column_to_float64_exact, is_arrow, to_float64_exact, to_float_exact
 from .scales import NATURAL
 from .states.aggregations import LOGSUMEXP, WEIGHTED_LOGSUMEXP
 from .states.arrays import StateArray
@@ -39,8 +39,9 @@ def _real(a: object, name: str, *, drop_nulls: bool = False) -> Array:
     elif isinstance(a, np.ndarray):
         array = a
     elif is_arrow(a):
-        array = column_to_float64_exact(a, name)
-        if not drop_nulls and array.size < len(a):  # type: ignore[arg-type]
+        column = as_chunked(a)
+        array = column_to_float64_exact(column, name)
+        if not drop_nulls and array.size < len(column):
             raise ValueError(
                 f"{name}: expected no nulls, found some: fill them first, or use lse_stream.list_functions"
             )
