@@ -89,7 +89,7 @@ class ToStateCombineFn(_AccumulatorCombineFn):
         return self._combine_fn.add_input(accumulator, element)
 
     def extract_output(self, accumulator: Any) -> Any:
-        return accumulator
+        return accumulator.copy()  # Beam may go on adding to the one that it has
 
     def default_type_hints(self) -> IOTypeHints:
         hints: IOTypeHints = self._combine_fn.default_type_hints()

@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -12,6 +12,7 @@ from apache_beam.coders.typecoders import registry
 from apache_beam.pvalue import Row
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.userstate import CombiningValueStateSpec
 from apache_beam.typehints.decorators import TypeCheckError
 from contract import bits, check_accumulators, check_pipelines
 
@@ -29,6 +30,7 @@ from lse_stream.beam.combine_fns import (
     LogLikelihoodCombineFn,
     LogMeanExpCombineFn,
     LogSumExpCombineFn,
+    ToStateCombineFn,
     WeightedLogSumExpCombineFn,
 )
 
@@ -257,3 +259,26 @@ def test_what_is_no_pair_is_an_error(element: Any) -> None:
 def test_a_scale_that_is_none_is_refused_before_the_run() -> None:
     with pytest.raises(ValueError, match="scale: expected 'natural'"):
         LogSumExpCombineFn("furlong")
+
+
+TOTAL = CombiningValueStateSpec("total", combine_fn=ToStateCombineFn(LogSumExpCombineFn()))
+TOTAL_PARAM = beam.DoFn.StateParam(TOTAL)
+
+
+class _Running(beam.DoFn):
+    """(key, number) to the counts of the state of the key before and after, both looked at afterwards."""
+
+    def __init__(self) -> None:
+        beam.DoFn.__init__(self)  # a call of the inherited one would be one of a function without types
+
+    def process(self, element: tuple[str, float], total: Any = TOTAL_PARAM) -> Iterator[tuple[int, int]]:
+        before = total.read()
+        total.add(element[1])
+        after = total.read()
+        yield before.count, after.count
+
+
+def test_states_that_are_read_stay_as_they_were_read() -> None:
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        numbers = pipeline | beam.Create([("a", float(i)) for i in range(6)])
+        assert_that(numbers | beam.ParDo(_Running()), equal_to([(i, i + 1) for i in range(6)]))
