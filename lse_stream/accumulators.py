@@ -87,6 +87,12 @@ class LogSumExpAccumulator(_kernel.State):
     __slots__ = ("_values_scale",)
 
     AGGREGATION: ClassVar[Aggregation] = LOGSUMEXP
+    _values_scale: Scale
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        self = super().__new__(cls)
+        self._values_scale = NATURAL
+        return self
 
     def __init__(self, values: object = (), *, scale: Scale | str = NATURAL) -> None:
         super().__init__()
@@ -94,10 +100,10 @@ class LogSumExpAccumulator(_kernel.State):
         self.update(values)
 
     def _take_scale(self, scale: Scale) -> None:
-        self._values_scale = scale
-        if scale is not NATURAL:
+        if scale is not self._values_scale:
             high, low = scale.factor.tolist()
-            self._use_scale(high, low, scale.descends)
+            self._use_scale(high, low, scale.descends)  # which refuses a state that is not empty
+            self._values_scale = scale
 
     def _empty(self) -> Self:
         empty = type(self).__new__(type(self))
@@ -131,8 +137,8 @@ class LogSumExpAccumulator(_kernel.State):
         self.merge(part)
 
     def _refuse_merge(self, other: object) -> None:
-        # Called by ``merge`` for what is no state, or one of another scale.
-        if isinstance(other, LogSumExpAccumulator):
+        # Called by ``merge`` for what is no state, or one of another aggregation or scale.
+        if isinstance(other, Accumulator):
             check_same(self.states(), other.states())
         raise TypeError(f"expected a state to merge, found {type(other).__name__}")
 
@@ -149,23 +155,26 @@ class LogSumExpAccumulator(_kernel.State):
         return encode_states(self.states())[0].tobytes()
 
     @classmethod
-    def from_bytes(cls, record: bytes) -> Self:
+    def from_bytes(cls, record: bytes | bytearray | memoryview) -> Self:
         """The state of a record that ``to_bytes`` gave.
 
+        Args:
+          record: bytes, or another object with the buffer protocol.
+
         Raises:
+          TypeError: no such object.
           StateError: not such a record: truncated, of another version or aggregation, or not canonical; with expected
             and found.
         """
-        state = cls.__new__(cls)
-        if record[1:4].strip(b"\0"):  # the kind and the scale of another accumulator, or of another scale
+        state, record = cls.__new__(cls), _bytes(record)
+        if record[1:4].strip(b"\0"):  # of another aggregation, or on another scale
             states = _decode(record, LOGSUMEXP)
             state._take_scale(states.scale)
             state._load(states.sums[0].tobytes())
             return state
         if len(record) != RECORD.itemsize:
             raise StateError(0, f"state: expected {RECORD.itemsize} bytes, found {len(record)}")
-        state._take_scale(NATURAL)
-        fault = state._load(bytes(record))
+        fault = state._load(record)
         if fault is not None:
             raise _kernel.fault_error(np.frombuffer(record, RECORD), 0, fault)
         return state
@@ -214,6 +223,10 @@ class LogSumExpAccumulator(_kernel.State):
 
 # Rows that wait to be summed together: when that happens cannot be seen in an exact sum.
 _PENDING = 1024
+
+
+def _bytes(record: bytes | bytearray | memoryview) -> bytes:
+    return record if type(record) is bytes else bytes(memoryview(record))
 
 
 def _decode(record: bytes, expected: Aggregation) -> StateArray:
@@ -299,18 +312,17 @@ class _PartsAccumulator:
         self.states()
         self._add_columns(arrays)
 
-    def merge(self, other: "_PartsAccumulator") -> None:
+    def merge(self, other: "Accumulator") -> None:
         """Adds all that another state holds; the other is left as it is.
 
         Raises:
           TypeError: no such state.
           StateError: one of another aggregation or scale; both named.
         """
-        if not isinstance(other, _PartsAccumulator):
+        if not isinstance(other, Accumulator):
             raise TypeError(f"expected a state to merge, found {type(other).__name__}")
-        check_same(self._states, other._states)
         added = other.states()
-        self.states()
+        check_same(self.states(), added)
         self._merge_states(added)
 
     def value(self) -> Any:
@@ -341,14 +353,18 @@ class _PartsAccumulator:
         return encode_states(self.states())[0].tobytes()
 
     @classmethod
-    def from_bytes(cls, record: bytes) -> Self:
+    def from_bytes(cls, record: bytes | bytearray | memoryview) -> Self:
         """The state of a record that ``to_bytes`` gave.
 
+        Args:
+          record: bytes, or another object with the buffer protocol.
+
         Raises:
+          TypeError: no such object.
           StateError: not such a record: truncated, of another version or aggregation, or not canonical.
         """
         accumulator = cls.__new__(cls)
-        accumulator._states, accumulator._pending = _decode(record, cls.AGGREGATION), []
+        accumulator._states, accumulator._pending = _decode(_bytes(record), cls.AGGREGATION), []
         return accumulator
 
     def copy(self) -> Self:

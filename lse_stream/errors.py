@@ -21,14 +21,14 @@ class DataError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.add_note(f"[lse_stream error: {quote(message)}]")
+        self.add_note(f"[lse_stream error: {quote(message, errors='surrogatepass')}]")
 
 
 def message_in(text: str) -> str | None:
     """The message of a ``DataError`` that has been printed somewhere in a text; None if there is none."""
     found = _MARKER.findall(text)
     # The last, as a marker follows its message, which may look like one itself.
-    return _STEP.sub("", unquote(found[-1])) if found else None
+    return _STEP.sub("", unquote(found[-1], errors="surrogatepass")) if found else None
 
 
 def one_line(error: BaseException) -> str:

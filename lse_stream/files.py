@@ -53,11 +53,16 @@ def whole_file(path: str) -> Iterator[Any]:
     """A new file to write. It appears under its name at the end of the block, and replaces one of that name.
 
     If the block fails, nothing appears. A local file is written under a hidden name beside it, and renamed; an object
-    of an object store appears when it is closed. The directory must exist.
+    of an object store appears when it is closed, and is deleted if the block fails. The directory must exist.
     """
     if not is_local(path):
-        with create_file(path) as sink:
-            yield sink
+        try:
+            with create_file(path) as sink:
+                yield sink
+        except BaseException:
+            with suppress(Exception):  # another error is on its way already
+                delete_files([path])  # closing it made it appear
+            raise
         return
     folder, name = os.path.split(path)
     written = os.path.join(folder, f".{name}.{os.urandom(8).hex()}")

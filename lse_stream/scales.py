@@ -1,7 +1,7 @@
 """Scales of logarithms: natural, of a base, of a temperature, decibel, magnitude."""
 
 from decimal import Context, Decimal
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Self
 
 import numpy as np
@@ -54,24 +54,37 @@ class Scale:
         if scale in ("log2", "log10"):
             return cls.base(float(scale.removeprefix("log")))
         name, _, number = scale.partition(" ")
-        try:
-            if name in ("base", "temperature"):
-                return cls.base(float(number)) if name == "base" else cls.temperature(float(number))
-        except ValueError as error:
-            raise ValueError(f"scale {scale!r}: {error}") from error
+        if name in ("base", "temperature"):
+            try:
+                parameter = float(number)
+            except ValueError:
+                raise ValueError(f"scale: expected {name} and a number, found {scale!r}") from None
+            try:
+                return cls.base(parameter) if name == "base" else cls.temperature(parameter)
+            except ValueError as error:
+                raise ValueError(f"scale {scale!r}: {error}") from error
         if scale not in cls.CODES:
             raise ValueError(
                 "scale: expected 'natural', 'log2', 'log10', 'decibel', 'magnitude', 'base B' or 'temperature T', "
                 f"found {scale!r}"
             )
-        return cls._made(scale, None)
+        return cls._named(scale)
 
     @classmethod
-    @lru_cache(maxsize=256)  # for the factor, which takes 0.1 ms to compute
-    def _made(cls, name: str, parameter: float | None) -> Self:
+    def _new(cls, name: str, parameter: float | None = None) -> Self:
         self = super().__new__(cls)
         self.code, self.parameter = cls.CODES.index(name), parameter
         return self
+
+    @classmethod
+    @cache  # for good: the natural scale is known by its identity
+    def _named(cls, name: str) -> Self:
+        return cls._new(name)
+
+    @classmethod
+    @lru_cache(maxsize=256)  # for the factor, which takes 0.1 ms to compute
+    def _numbered(cls, name: str, parameter: float) -> Self:
+        return cls._new(name, parameter)
 
     @classmethod
     def base(cls, b: float) -> Self:
@@ -86,7 +99,7 @@ class Scale:
         b = to_float_exact(b)
         if not 1.0 < b <= _MOST:
             raise ValueError(f"base: expected a number above 1, of at most {_MOST:g}, found {b!r}")
-        return cls._made("base", b)
+        return cls._numbered("base", b)
 
     @classmethod
     def temperature(cls, t: float) -> Self:
@@ -101,7 +114,7 @@ class Scale:
         t = to_float_exact(t)
         if not _LEAST <= t <= _MOST:
             raise ValueError(f"temperature: expected a number above 0, from {_LEAST:g} to {_MOST:g}, found {t!r}")
-        return cls._made("natural", None) if t == 1.0 else cls._made("temperature", t)
+        return cls._named("natural") if t == 1.0 else cls._numbered("temperature", t)
 
     def __reduce__(self) -> tuple[type["Scale"], tuple[str]]:
         return Scale, (self.name,)

@@ -24,7 +24,7 @@ class StateType(pa.ExtensionType):
     """Arrow type of a column of states: binary, one record of an accumulator's ``to_bytes`` each.
 
     It survives IPC and Parquet, and loads as plain binary where this package is not imported. The metadata contains the
-    records' version, aggregation (as "kind") and scale. A column of a version that this release does not know loads,
+    records' version, aggregation and scale. A column of a version that this release does not know loads,
     and is refused in use.
 
     Args:
@@ -44,7 +44,7 @@ class StateType(pa.ExtensionType):
         storage_type: pa.DataType | None = None,
     ) -> None:
         self.version, self.aggregation, self.scale = version, aggregation, scale
-        self._serialized = json.dumps({"version": version, "kind": aggregation, "scale": scale}).encode()
+        self._serialized = json.dumps({"version": version, "aggregation": aggregation, "scale": scale}).encode()
         super().__init__(storage_type or pa.binary(), "lse_stream.state")
 
     def __arrow_ext_serialize__(self) -> bytes:
@@ -76,7 +76,7 @@ class StateType(pa.ExtensionType):
 def _loaded(storage_type: pa.DataType, serialized: bytes) -> StateType:
     try:
         found = json.loads(serialized)  # of a later version it may hold more
-        return StateType(int(found["version"]), str(found["kind"]), str(found["scale"]), storage_type)
+        return StateType(int(found["version"]), str(found["aggregation"]), str(found["scale"]), storage_type)
     except (ValueError, KeyError, TypeError):
         return StateType(0, "unknown", "unknown", storage_type)  # it loads all the same, and is refused in use
 

@@ -262,7 +262,8 @@ def _parse(argv: Sequence[str]) -> Options:
     parser.add_argument("--unit", choices=UNITS, default="nats", help="of sum and mean (default nats)")
     options = parser.parse(argv)
     if (options.logits is None) == (options.value is None):
-        raise UsageError("--logits, --value: expected one of them, found both or none")
+        found = "none" if options.value is None else "both"
+        raise UsageError(f"--logits, --value: expected one of them, found {found}")
     if options.label is None:
         raise UsageError("--label: expected a value, found none")
     for word, found in (("class", options.classes), ("labels", options.labels)):

@@ -1,5 +1,6 @@
 """What a stored column of states holds: ``python -m pipelines.inspect --help``."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ Shows what the columns of states in a Parquet or Arrow IPC file contain:
 version, aggregation and scale, how many rows, the results of the first states.
 Every record is checked; of a damaged one it names the row and the fault.
 
-Exit status 0, 1 for a damaged column, 2 for a file without states.
+Exit status 0, 1 for a damaged state, 2 for a file that cannot be read or has none.
 """
 
 EXAMPLES = """\
@@ -49,7 +50,7 @@ def read_table(path: str) -> pa.Table:
     with open(path, "rb") as file:
         magic = file.read(6)
     if magic[:4] == b"PAR1":
-        return pq.read_table(path, partitioning=None)
+        return pq.read_table(path, partitioning=None, page_checksum_verification=True)
     with pa.memory_map(path) as source:
         reader = pa.ipc.open_file(source) if magic == b"ARROW1" else pa.ipc.open_stream(source)
         return reader.read_all()
@@ -98,10 +99,12 @@ def _run(argv: Sequence[str]) -> None:
     parser = ArgumentParser(PROGRAM, DESCRIPTION, EXAMPLES, "FILE")
     parser.add_argument("file", metavar="FILE", help="Parquet, or Arrow IPC (file or stream)")
     path: str = parser.parse_args(argv).file
+    if os.path.isdir(path):
+        raise InputError(f"{path}: expected a Parquet or Arrow IPC file, found a directory: name one of its files")
     try:
         table = read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: expected a Parquet or Arrow IPC file, found {one_line(error)}") from error
+        raise InputError(f"{path}: expected an undamaged Parquet or Arrow IPC file, found {one_line(error)}") from error
     names = columns_of_states(table)
     if not names:
         found = ", ".join(table.column_names) or "none"
@@ -116,7 +119,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns 0, 1 for a damaged column, 2 for a file without states."""
+    """Runs the program; returns 0, 1 for a damaged state, 2 for a file that cannot be read or has none."""
     return run_main(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
 
 

@@ -73,6 +73,11 @@ def parse_options(
     return options
 
 
+def is_embedded(options: PipelineOptions) -> bool:
+    """Whether the runner is Beam's in this process."""
+    return str(options.view_as(StandardOptions).runner).endswith(EMBEDDED_RUNNER)
+
+
 def execute_plan(
     options: Options, plan: Callable[[BeamEngine], Any], num_rows: int, max_broadcast: int | None
 ) -> PipelineResult:
@@ -144,7 +149,7 @@ def _execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: 
 
 def _runner(options: PipelineOptions) -> PipelineRunner:
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
-    if not str(standard.runner).endswith(EMBEDDED_RUNNER) or direct.direct_running_mode != "multi_threading":
+    if not is_embedded(options) or direct.direct_running_mode != "multi_threading":
         return create_runner(standard.runner)
     direct.direct_running_mode = "in_memory"
     return threaded_runner()
@@ -182,8 +187,7 @@ def _progress(options: Options, num_rows: int | None, stderr: TextIO) -> Iterato
     """Reports rows until the block ends. What it gives takes the result of a runner that does not block."""
     results: list[PipelineResult] = []
     direct = options.beam.view_as(DirectOptions)
-    is_embedded = str(options.beam.view_as(StandardOptions).runner).endswith(EMBEDDED_RUNNER)
-    in_threads = is_embedded and direct.direct_running_mode != "multi_processing"
+    in_threads = is_embedded(options.beam) and direct.direct_running_mode != "multi_processing"
     first = rows_read.read()
 
     def rows() -> int | None:

@@ -69,7 +69,7 @@ def run_main(program: str, body: Callable[[Sequence[str]], None], argv: Sequence
 
 def _is_of_use(record: logging.LogRecord) -> bool:
     # Beam says this at its import, of cloud clients that no program here needs.
-    return "apitools not found" not in record.getMessage()
+    return "apitools not found" not in str(record.msg)
 
 
 def run(options: Options, plan: Plan, num_rows: int, *, max_broadcast: int | None = None) -> float:

@@ -21,7 +21,7 @@ from .command import UsageError
 from .kafka_options import check_expansion_service, check_topics, parse_config
 from .options import Options, Parser, check_columns
 from .output import delete_results, has_results, make_output, prepare_output
-from .run import EMBEDDED_RUNNER, run_main, staged
+from .run import run_main, staged
 from .summary import head, pluralize, preview, read_totals
 from .window_options import FORMS, parse_duration, parse_window
 
@@ -223,8 +223,9 @@ def parse(argv: Sequence[str]) -> Options:
       UsageError: an option that is unknown, incomplete, out of range, or not for this source.
     """
     options = vars(_parser().parse(argv, _beam_defaults)).copy()
-    kafka, bounded = options["source"] == "kafka", _is_bounded(options)
-    embedded = options["beam"].get_all_options()["runner"].endswith(EMBEDDED_RUNNER)
+    from .on_beam import is_embedded  # what needs Beam alone imports it
+
+    kafka, bounded, embedded = options["source"] == "kafka", _is_bounded(options), is_embedded(options["beam"])
     if not bounded and embedded:
         raise UsageError("--source kafka: expected --max_records, or a runner of streams such as --runner=FlinkRunner")
     _check_together(options, kafka=kafka)
@@ -239,7 +240,7 @@ def parse(argv: Sequence[str]) -> Options:
     try:
         scale = Scale(options["scale"])
     except ValueError as error:
-        raise UsageError(f"--scale {options['scale']}: {error}") from None
+        raise UsageError(f"--{error}") from None
     types = {}
     if kafka:
         types = dict(_typed_key(text) for text in options["key"])
@@ -352,9 +353,10 @@ def _run(argv: Sequence[str]) -> None:
 
     start = time.monotonic()
     rows = dataset.num_rows if dataset else options.max_records
-    keywords = keywords_of(options)
     with _place(options) as directory:
-        result = execute(options, lambda pipeline: build(pipeline, dataset, directory, **keywords), rows)
+        # The transforms are made inside, where their faults become one line.
+        graph = partial(build, dataset=dataset, directory=directory)
+        result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options)), rows)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
 

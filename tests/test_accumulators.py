@@ -17,7 +17,7 @@ from conftest import EDGES, any_float, finite_or_minus_inf, random_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lse_stream import LogSumExpAccumulator, StateError, logsumexp
+from lse_stream import LogLikelihoodAccumulator, LogSumExpAccumulator, Scale, StateError, logsumexp
 
 INF, NAN = math.inf, math.nan
 NAN_BYTES = np.float64(NAN).tobytes()
@@ -339,7 +339,7 @@ def test_what_is_not_real_numbers_is_refused_by_name(values: Any, named: str) ->
     assert state == accumulate([1.0])
 
 
-@pytest.mark.parametrize("x", [None, "1", 1j, True, np.bool_(True), [1.0], np.longdouble(1)])
+@pytest.mark.parametrize("x", [None, "1", 1j, True, np.bool_(True), [1.0], (1.0,), (), np.longdouble(1)])
 def test_add_refuses_what_is_not_a_real_number(x: Any) -> None:
     state = LogSumExpAccumulator()
     with pytest.raises(TypeError, match="expected a real number, found"):
@@ -354,9 +354,49 @@ def test_more_than_one_dimension_is_refused() -> None:
         LogSumExpAccumulator(pd.DataFrame({"a": [1.0]}))
 
 
-def test_merge_refuses_what_is_no_state() -> None:
-    with pytest.raises((TypeError, AttributeError)):
-        LogSumExpAccumulator().merge(1.0)  # type: ignore[arg-type]
+@pytest.mark.parametrize("make", [LogSumExpAccumulator, LogLikelihoodAccumulator])
+@pytest.mark.parametrize("other", [1.0, None, (1.0,), ()])
+def test_merge_refuses_what_is_no_state(make: Any, other: Any) -> None:
+    with pytest.raises(TypeError, match=f"expected a state to merge, found {type(other).__name__}"):
+        make().merge(other)
+
+
+def test_merge_names_two_aggregations() -> None:
+    one, two = LogSumExpAccumulator([1.0]), LogLikelihoodAccumulator([1.0])
+    named = r"states of two aggregations do not merge: "
+    with pytest.raises(StateError, match=f"{named}logsumexp and log_likelihood"):
+        one.merge(two)  # type: ignore[arg-type]
+    with pytest.raises(StateError, match=f"{named}log_likelihood and logsumexp"):
+        two.merge(one)
+    assert (one, two) == (LogSumExpAccumulator([1.0]), LogLikelihoodAccumulator([1.0]))
+
+
+@pytest.mark.parametrize("state", [LogSumExpAccumulator([1.0, 2.0]), LogLikelihoodAccumulator([1.0, 2.0])])
+def test_a_record_is_any_buffer(state: Any) -> None:
+    record = state.to_bytes()
+    for held in (bytearray(record), memoryview(record), np.frombuffer(record, np.uint8)):
+        assert type(state).from_bytes(held) == state
+    for other in ("text", 5, None):
+        with pytest.raises(TypeError, match="bytes-like"):
+            type(state).from_bytes(other)
+
+
+def test_a_scale_is_fixed_by_the_first_value() -> None:
+    state = LogSumExpAccumulator([1.0], scale="decibel")
+    before = state.to_bytes()
+    with pytest.raises(ValueError, match="not empty"):
+        state.__init__(scale="magnitude")  # type: ignore[misc]
+    assert (state.scale, state.to_bytes()) == (Scale("decibel"), before)
+
+
+def test_a_subclass_may_leave_out_our_constructor() -> None:
+    class Named(LogSumExpAccumulator):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    state = Named("a")
+    state.add(1.0)
+    assert (state.scale, state.value()) == (Scale("natural"), 1.0)
 
 
 def test_of_nothing() -> None:

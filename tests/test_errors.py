@@ -11,6 +11,7 @@ MESSAGES = [
     "a.parquet, row group 3: column 'x': expected integers, found 9007199254740993",
     'it has [brackets], "quotes", a \\ backslash, 100 % and\n  two lines',
     "ключ='ü', [lse_stream error: no]",
+    "/data/\udcff.parquet, column 'x': a path whose bytes are no UTF-8",
 ]
 
 

@@ -21,6 +21,11 @@ def test_all_names_come_quietly_and_without_beam() -> None:
     assert found.stdout == "0.6931471805599453 False\n"
 
 
+def test_all_names_of_beam_leave_those_of_the_package() -> None:
+    found = run("from lse_stream import *; from lse_stream.beam import *; print(softmax([0.0]), LogSumExp.__name__)")
+    assert (found.returncode, found.stdout) == (0, "[1.] LogSumExp\n")
+
+
 def test_the_package_alone_loads_next_to_nothing() -> None:
     found = run("import sys, lse_stream; print({'numpy', 'pyarrow', 'apache_beam'} & set(sys.modules))")
     assert (found.returncode, found.stderr, found.stdout) == (0, "", "set()\n")

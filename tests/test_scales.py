@@ -158,3 +158,18 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
     for call in make:
         with pytest.raises(TypeError, match=r"^scale: expected a name or a Scale, found int$"):
             call(2)
+
+
+def test_the_natural_scale_is_one_object_however_many_others_there_are() -> None:
+    natural = Scale("natural")
+    for t in range(2, 400):
+        assert Scale.temperature(t).name == f"temperature {t}.0"
+    assert Scale("natural") is natural is Scale.temperature(1)
+    assert LogSumExpAccumulator([1.0, 2.0], scale="natural").to_bytes() == LogSumExpAccumulator([1.0, 2.0]).to_bytes()
+    assert pickle.loads(pickle.dumps(natural)) is natural
+
+
+@pytest.mark.parametrize("name", ["base", "base x", "temperature", "temperature 1 2"])
+def test_a_scale_without_its_number_is_told(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^scale: expected {name.split()[0]} and a number, found '{name}'$"):
+        Scale(name)

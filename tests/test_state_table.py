@@ -369,7 +369,7 @@ def test_bytes_of_another_kind_or_a_missing_column_are_refused_even_if_trusted()
     chunk = pa.ExtensionArray.from_storage(StateType(1, "weighted_logsumexp"), held["state"].chunk(0).storage)
     wrong = held.set_column(1, "state", chunk)
     for trusted in (False, True):
-        with pytest.raises(StateError, match="column 'state', row 0: expected version 1, kind 1"):
+        with pytest.raises(StateError, match="column 'state', row 0: expected version 1, aggregation 1"):
             StateTable.from_arrow(wrong, ["i"], trusted=trusted)
         with pytest.raises(KeyError, match="column 'gone': expected once"):
             StateTable.from_arrow(held, ["gone"], trusted=trusted)

@@ -745,7 +745,10 @@ DAMAGED = {
     "long": (record(1.0) + b"\0", "expected a multiple of 8 bytes, found 81"),
     "nothing": (b"", "expected a record, found 0 bytes"),
     "version": (edited("version", 2), "expected version 1, .*, found version 2, .*"),
-    "kind": (edited("kind", 1), r"expected .* kind 0 \(logsumexp\), .*, found .* kind 1 \(weighted_logsumexp\), .*"),
+    "aggregation": (
+        edited("aggregation", 1),
+        r"expected .* aggregation 0 \(logsumexp\), .*, found .* aggregation 1 \(weighted_logsumexp\), .*",
+    ),
     "scale": (edited("scale", 3), r"expected .* scale 0 \(natural\), found .* scale 3 \(decibel\)"),
     "reserved": (edited("reserved", 7), "expected version 1, .*, found .*, reserved bytes 0x7"),
     "count": (edited("count", -1), "expected a count of 0 or more, found count -1"),
@@ -806,7 +809,7 @@ def test_columns_of_another_version_load_and_are_refused_in_use(change: dict[str
 
 
 def test_metadata_says_what_the_records_are_and_may_say_more_in_later_versions() -> None:
-    said = {"version": 1, "kind": "logsumexp", "scale": "natural"}
+    said = {"version": 1, "aggregation": "logsumexp", "scale": "natural"}
     assert json.loads(StateType().__arrow_ext_serialize__()) == said
     assert StateType().extension_name == "lse_stream.state"
     assert StateType().storage_type == pa.binary()
@@ -859,7 +862,7 @@ def test_states_load_from_the_storage_types_that_others_write() -> None:
             finalize(table)
 
 
-@pytest.mark.parametrize("metadata", [b"", b"{}", b"[1]", b'{"version": "new", "kind": 1, "scale": 2}', b"\xff"])
+@pytest.mark.parametrize("metadata", [b"", b"{}", b"[1]", b'{"version": "new", "aggregation": 1, "scale": 2}', b"\xff"])
 def test_a_column_of_damaged_metadata_loads_and_is_refused_in_use(metadata: bytes) -> None:
     table = stored_as(pa.binary(), metadata)
     assert table.num_rows == 3

@@ -6,7 +6,7 @@ _f = float.fromhex
 VERSION = 1
 
 # In a record: log-sum-exp.
-KIND = 0
+AGGREGATION = 0
 
 # In a record: the natural scale.
 SCALE = 0
@@ -83,7 +83,7 @@ NOT_A_NUMBER = 3
 
 # What a record that is not canonical violates, in the order in which this is looked for.
 FAULT_VERSION = 0
-FAULT_KIND = 1
+FAULT_AGGREGATION = 1
 FAULT_SCALE = 2
 FAULT_RESERVED = 3
 FAULT_COUNT = 4

@@ -20,7 +20,7 @@ LN2 = log(2)
 
 LIMB_BITS = 50
 ROUND = 1.5 * 2.0**52
-FAULT_FIELDS = ("version", "kind", "scale", "reserved", "count", "max", "base", "limbs")
+FAULT_FIELDS = ("version", "aggregation", "scale", "reserved", "count", "max", "base", "limbs")
 
 
 class Pattern(int):
@@ -84,7 +84,7 @@ def numbers() -> dict[str, tuple[int | float, str]]:
     """Limits, formats and codes that C and Python share, each with its reason; "" where the reason is the one above."""
     values: dict[str, tuple[int | float, str]] = {
         "VERSION": (1, "Of a record. A change of any number in this file is a new version."),
-        "KIND": (0, "In a record: log-sum-exp."),
+        "AGGREGATION": (0, "In a record: log-sum-exp."),
         "SCALE": (0, "In a record: the natural scale."),
         "LIMB_BITS": (
             LIMB_BITS,

@@ -4,7 +4,7 @@
 field     bytes  meaning
 ========  =====  ==================================================================================================
 version       1  ``VERSION``; a change of any kernel constant is a new version
-kind          1  0: log-sum-exp
+aggregation   1  0: log-sum-exp
 scale         2  0: natural (e)
 reserved      4  0
 count         8  int64, terms added: NaN and infinities included
@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import constants as c
-from .constants import KIND, NO_BASE, SCALE, VERSION
+from .constants import AGGREGATION, NO_BASE, SCALE, VERSION
 
 RECORD = np.dtype(
     [
         ("version", "u1"),
-        ("kind", "u1"),
+        ("aggregation", "u1"),
         ("scale", "<u2"),
         ("reserved", "<u4"),
         ("count", "<i8"),
@@ -41,7 +41,7 @@ Records = npt.NDArray[np.void]
 # What a record that is not canonical violates, and the field: by what the kernels' check returns.
 FAULTS = {
     c.FAULT_VERSION: (f"version {VERSION}", "version"),
-    c.FAULT_KIND: (f"kind {KIND} (log-sum-exp)", "kind"),
+    c.FAULT_AGGREGATION: (f"aggregation {AGGREGATION} (log-sum-exp)", "aggregation"),
     c.FAULT_SCALE: (f"scale {SCALE} (natural)", "scale"),
     c.FAULT_RESERVED: ("reserved bytes 0", "reserved"),
     c.FAULT_COUNT: ("a count of 0 or more", "count"),

@@ -55,7 +55,7 @@ class ShardWriter:
         self._held: list[pa.Table] = []
         self._num_rows = 0
         self._counters, self._counts = counters, dict.fromkeys(counters, 0)
-        self._stack = ExitStack()
+        self._stack, self._is_discarded = ExitStack(), False
         with self._errors_as_data_error():
             sink = self._stack.enter_context(whole_file(self.path))
             # Results are nearly all distinct, and so are keys that are numbers: a dictionary is of no use to them.
@@ -63,7 +63,9 @@ class ShardWriter:
                 f.name for f in schema if pa.types.is_floating(f.type) or (f.name in keys and is_primitive(f.type))
             ]
             dictionary = [name for name in schema.names if name not in distinct]
-            self._writer = pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=dictionary)
+            self._writer = pq.ParquetWriter(
+                sink, schema, compression="zstd", use_dictionary=dictionary, write_page_checksum=True
+            )
             self._stack.callback(self._writer.close)
 
     def write(self, table: pa.Table) -> None:
@@ -89,7 +91,9 @@ class ShardWriter:
             self._writer.write_table(rows, row_group_size=self._rows)
 
     def close(self) -> str:
-        """Puts the file in place; gives its path."""
+        """Puts the file in place; gives its path. Raises DataError for one that was discarded."""
+        if self._is_discarded:
+            raise DataError(f"{self.path}: expected a file to put in place, found that it was discarded")
         if self._num_rows:
             self._write(pa.concat_tables(self._held))
         with self._errors_as_data_error():
@@ -100,6 +104,7 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Closes the file, of which nothing appears."""
+        self._is_discarded = True
         fault = RuntimeError("discarded")
         with suppress(Exception):  # another error is on its way already
             self._stack.__exit__(type(fault), fault, None)

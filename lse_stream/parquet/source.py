@@ -96,7 +96,7 @@ class RowGroupReader:
         file = self._open(row_groups[0].path)
         columns = list(self._reading.file_columns)
         if row_groups[0].index is None:
-            yield self._with_partition(file.schema_arrow.empty_table().select(columns), row_groups[0])
+            yield self._with_partition(pa.Table.from_batches([], file.schema_arrow).select(columns), row_groups[0])
             return
         batches = file.iter_batches(
             self._reading.table_rows,

@@ -2,7 +2,7 @@
 
 A record consists of words of 64 bits, all little-endian::
 
-    version (uint8), kind (uint8: the code of the aggregation), scale (uint16), reserved (uint32)
+    version (uint8), aggregation (uint8: its code), scale (uint16), reserved (uint32)
     count of terms (int64)
     parameter of the scale (float64), for a base or a temperature alone
     of each scaled sum: max, base, limbs, as in ``_kernel.record``
@@ -141,7 +141,7 @@ def _describe(head: int) -> str:
     name = _BY_CODE[code].name if code in _BY_CODE else "unknown"
     scale_name = Scale.CODES[scale] if scale < len(Scale.CODES) else "unknown"
     extra = f", reserved bytes {reserved:#x}" if reserved else ""
-    return f"version {version}, kind {code} ({name}), scale {scale} ({scale_name}){extra}"
+    return f"version {version}, aggregation {code} ({name}), scale {scale} ({scale_name}){extra}"
 
 
 def _header(words: Words, offsets: Ints) -> tuple[Aggregation, Scale]:
@@ -149,7 +149,9 @@ def _header(words: Words, offsets: Ints) -> tuple[Aggregation, Scale]:
     head = int(words[offsets[0]])
     aggregation, code = _BY_CODE.get(head >> 8 & 0xFF), head >> 16 & 0xFFFF
     if head & 0xFF != VERSION or aggregation is None or code >= len(Scale.CODES) or head >> 32:
-        raise StateError(0, f"state 0: expected version {VERSION}, a known kind and scale, found {_describe(head)}")
+        raise StateError(
+            0, f"state 0: expected version {VERSION}, a known aggregation and scale, found {_describe(head)}"
+        )
     name = Scale.CODES[code]
     if name in ("base", "temperature"):
         parameter = float(words[offsets[0] + 2].view(np.float64)) if offsets[1] - offsets[0] > 2 else np.nan

@@ -31,7 +31,7 @@ def result_of(states: StateArray, name: str) -> Result:
     """
     if name not in states.aggregation.results:
         raise KeyError(
-            f"expected a result of {states.aggregation.name}, {', '.join(states.aggregation.results)}, found {name!r}"
+            f"expected a result of {states.aggregation.name} ({', '.join(states.aggregation.results)}), found {name!r}"
         )
     values = RESULTS[name](states)
     return values if values.dtype == np.int64 else np.where(np.isnan(values), np.nan, values + 0.0)

@@ -367,6 +367,32 @@ def test_a_count_beyond_int64_is_refused() -> None:
     assert states["count"].tolist() == [2**62, 2**62]
 
 
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("x", [1.0, -np.inf])
+def test_a_value_added_to_the_largest_count_is_refused(x: float) -> None:
+    record = _kernel.group_values(np.array([0], np.int32), np.array([-np.inf]), 1)
+    record["count"] = 2**63 - 1
+    state = _kernel.State()
+    state._load(record.tobytes())
+
+    def add() -> None:
+        state.add(x)
+        state.to_bytes()  # the twin adds values here at the latest
+
+    with pytest.raises(OverflowError, match="count"):
+        add()
+    assert state.to_bytes() == record.tobytes()
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_tuple_is_no_state() -> None:
+    state = _kernel.State()
+    for other in ((), (1.0,), (1.0, 2.0)):
+        with pytest.raises(TypeError, match="expected a state on the same scale to merge, found <class 'tuple'>"):
+            state.merge(other)  # type: ignore[arg-type]
+    assert state.count == 0
+
+
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
@@ -392,7 +418,7 @@ OTHER_NAN = np.array([0xFFF8000000000001], np.uint64).view(np.float64)[0]
     ("record", "field"),
     [
         (damaged(NORMAL, "version", 2), "version"),
-        (damaged(NORMAL, "kind", 1), "kind"),
+        (damaged(NORMAL, "aggregation", 1), "aggregation"),
         (damaged(NORMAL, "scale", 7), "scale"),
         (damaged(NORMAL, "reserved", 1), "reserved"),
         (damaged(NORMAL, "count", -1), "count"),

@@ -103,7 +103,7 @@ def test_files_of_another_form(tmp_path: Path, content: bytes, capsys: pytest.Ca
     path.write_bytes(content)
     assert main([str(path)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"inspect: error: {path}: expected a Parquet or Arrow IPC file, found ")
+    assert error.startswith(f"inspect: error: {path}: expected an undamaged Parquet or Arrow IPC file, found ")
     assert error.count("\n") == 1
 
 
@@ -112,6 +112,8 @@ def test_files_without_states_or_that_are_not_there(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err.endswith("expected a column of states, found columns k, x, w\n")
     assert main([str(tmp_path / "none.parquet")]) == 2
     assert "found FileNotFoundError" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith("found a directory: name one of its files\n")
 
 
 def test_it_is_a_command_that_needs_no_beam(tmp_path: Path) -> None:

@@ -453,7 +453,7 @@ KAFKA = (
         (IN, f"{GOOD} --pre_aggregate 0s", ["--pre_aggregate 0s: expected whole seconds"]),
         (IN, f"{GOOD} --topic rows", ["--topic: expected none with --source replay, found rows"]),
         (IN, f"{GOOD} --runner DaskRunner", ["--runner DaskRunner: it gives silently wrong results with windows"]),
-        (IN, f"{GOOD} --scale loud", ["--scale loud"]),
+        (IN, f"{GOOD} --scale loud", ["--scale: expected 'natural'", "found 'loud'"]),
         (IN, f"{GOOD} --key k", ["--key k: expected columns named once"]),
         (
             IN,
@@ -540,7 +540,22 @@ def test_dead_letters_that_cannot_be_put_anywhere(
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
-def test_streams_on_flink_have_what_they_need() -> None:
+def test_a_fault_of_the_expansion_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the service says:\nno such setting")
+
+    for check in ("check_topics", "check_expansion_service"):  # as if all were there
+        monkeypatch.setattr(f"pipelines.stream.{check}", lambda *_: None)
+    monkeypatch.setattr("lse_stream.beam.kafka.ReadRows", fail)
+    monkeypatch.chdir(tmp_path)
+    assert main([*KAFKA.split(), "--output", "out", "--quiet"]) == 1
+    assert capsys.readouterr().err == "stream: error: RuntimeError: no such setting (--traceback shows all)\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def test_streams_on_flink_have_what_they_need(caplog: pytest.LogCaptureFixture) -> None:
     def flink(*more: str) -> dict[str, Any]:
         arguments = KAFKA.replace("--max_records 5", "").split()
         options = parse([*arguments, "--runner=FlinkRunner", *more])
@@ -548,4 +563,7 @@ def test_streams_on_flink_have_what_they_need() -> None:
 
     found = flink()
     assert (found["streaming"], found["partial"]) == (True, 10)
+    caplog.clear()
+    parse([*KAFKA.split(), "--runner=FlinkRunner", "--flink_master=localhost:8081"])
+    assert caplog.messages == []
     assert parse(KAFKA.split()).pre_aggregate is None

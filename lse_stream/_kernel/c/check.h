@@ -5,7 +5,7 @@
 /* The first fault of a record, of those that record.py describes. */
 static int fault_of(const record *r, scale c, int is_signed) {
     if (r->version != VERSION) return FAULT_VERSION;
-    if (r->kind != KIND) return FAULT_KIND;
+    if (r->aggregation != AGGREGATION) return FAULT_AGGREGATION;
     if (r->scale != SCALE) return FAULT_SCALE;
     if (r->reserved != 0) return FAULT_RESERVED;
     if (r->count < 0) return FAULT_COUNT;

@@ -4,7 +4,7 @@
 #define VERSION (1)
 
 /* In a record: log-sum-exp. */
-#define KIND (0)
+#define AGGREGATION (0)
 
 /* In a record: the natural scale. */
 #define SCALE (0)
@@ -81,7 +81,7 @@
 
 /* What a record that is not canonical violates, in the order in which this is looked for. */
 #define FAULT_VERSION (0)
-#define FAULT_KIND (1)
+#define FAULT_AGGREGATION (1)
 #define FAULT_SCALE (2)
 #define FAULT_RESERVED (3)
 #define FAULT_COUNT (4)

@@ -9,7 +9,7 @@ typedef struct {
 
 /* record.py describes the fields. */
 typedef struct __attribute__((packed)) {
-    uint8_t version, kind;
+    uint8_t version, aggregation;
     uint16_t scale;
     uint32_t reserved;
     int64_t count;
@@ -28,7 +28,7 @@ static state load(const record *r) {
 }
 
 static void store(record *r, const state *s) {
-    record out = {VERSION, KIND, SCALE, 0, s->count, s->max, s->base, {s->limb[0], s->limb[1], s->limb[2]}};
+    record out = {VERSION, AGGREGATION, SCALE, 0, s->count, s->max, s->base, {s->limb[0], s->limb[1], s->limb[2]}};
     memcpy(r, &out, sizeof out);
 }
 

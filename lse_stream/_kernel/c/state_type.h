@@ -31,26 +31,24 @@ static PyObject *State_use_scale(PyObject *object, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static void add_value(StateObject *self, double x) {
+static PyObject *add_value(StateObject *self, double x) {
+    if (__builtin_expect(self->s.count == INT64_MAX, 0)) return outcome(COUNT_OVERFLOW);
     if (self->is_plain)
         add(&self->s, x);
     else
         add_term(&self->s, self->descends ? -x : x, self->c);
+    Py_RETURN_NONE;
 }
 
 static PyObject *State_add(PyObject *object, PyObject *x) {
     StateObject *self = (StateObject *)object;
-    if (PyFloat_Check(x)) {
-        add_value(self, PyFloat_AsDouble(x));
-        Py_RETURN_NONE;
-    }
-    PyObject *exact = PyObject_CallMethod(object, "_to_float_exact", "O", x);
+    if (PyFloat_Check(x)) return add_value(self, PyFloat_AsDouble(x));
+    PyObject *exact = PyObject_CallMethod(object, "_to_float_exact", "(O)", x);
     if (!exact) return NULL;
     double value = PyFloat_AsDouble(exact);
     Py_DECREF(exact);
     if (value == -1.0 && PyErr_Occurred()) return NULL;
-    add_value(self, value);
-    Py_RETURN_NONE;
+    return add_value(self, value);
 }
 
 /* Adds n values of float64 or float32. */
@@ -104,7 +102,7 @@ static PyObject *State_merge(PyObject *object, PyObject *other) {
     StateObject *self = (StateObject *)object;
     const StateObject *added = (const StateObject *)other;
     if (!PyObject_TypeCheck(other, StateType) || !is_on_scale_of(self, added))
-        return PyObject_CallMethod(object, "_refuse_merge", "O", other);
+        return PyObject_CallMethod(object, "_refuse_merge", "(O)", other);
     return outcome(merge(&self->s, added->s));
 }
 

@@ -53,7 +53,7 @@ def check(states: Records, scale: Floats, is_signed: bytes) -> tuple[int, int] |
         bad_limbs[rows] |= is_negative(rest) | ((count[rows] == 1) & more)  # of one term the max is all there is
     faults = np.zeros((len(FAULTS), states.size), np.bool_)
     faults[c.FAULT_VERSION] = states["version"] != c.VERSION
-    faults[c.FAULT_KIND] = states["kind"] != c.KIND
+    faults[c.FAULT_AGGREGATION] = states["aggregation"] != c.AGGREGATION
     faults[c.FAULT_SCALE] = states["scale"] != c.SCALE
     faults[c.FAULT_RESERVED] = states["reserved"] != 0
     faults[c.FAULT_COUNT] = count < 0
