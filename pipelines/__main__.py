@@ -17,8 +17,9 @@ PROGRAMS = {
     "typhoon": "the lesson of the storms: what log-sum-exp does, step by step",
 }
 
-USAGE = f"usage: {COMMAND} PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help says more):\n" + "".join(
-    f"  {name:14} {what}\n" for name, what in PROGRAMS.items()
+USAGE = (
+    f"usage: {COMMAND} PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help says more; --version that of all):\n"
+    + "".join(f"  {name:14} {what}\n" for name, what in PROGRAMS.items())
 )
 
 
@@ -27,6 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
     if name in ("-h", "--help"):
         print(USAGE, end="")
+        return 0
+    if name == "--version":
+        from importlib.metadata import version  # with all that it imports
+
+        print(f"lse-stream {version('lse-stream')}")
         return 0
     if name not in PROGRAMS:
         found = repr(name) if name else "none"

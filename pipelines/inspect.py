@@ -25,7 +25,7 @@ Shows what the columns of states in a Parquet or Arrow IPC file contain:
 version, aggregation and scale, how many rows, the results of the first states.
 Every record is checked; of a damaged one it names the row and the fault.
 
-Exit status 0, 1 for a damaged state, 2 for a file that cannot be read or has none.
+Exit status 0, 1 for a damaged state, 2 for a file without states or unreadable.
 """
 
 EXAMPLES = """\

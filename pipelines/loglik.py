@@ -263,7 +263,7 @@ def _shown(directory: str, keys: Sequence[str], waic: bool) -> pa.Table:
         return head(directory, [*keys, *RESULTS])
     table = head(directory, [*keys, COUNT, *WAIC])
     elpd = table[ELPD_WAIC].combine_chunks()
-    return table.append_column("waic", array_of(-2.0 * numbers_of(elpd), null=nulls_of(elpd)))
+    return table.append_column("waic", array_of(0.0 - 2.0 * numbers_of(elpd), null=nulls_of(elpd)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

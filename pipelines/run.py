@@ -105,6 +105,7 @@ def build_of(describe: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def build(pipeline: Any, dataset: Any, directory: str, **options: Any) -> Any:
+        """Adds the graph to a pipeline; its files go to the directory, which must exist. Options as of ``describe``."""
         from lse_stream.beam.engine import BeamEngine  # what needs Beam alone imports it
 
         return describe(BeamEngine(pipeline), dataset=dataset, directory=directory, **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from programs import ROOT, check_fault, write
 
+from lse_stream import __version__
 from pipelines.__main__ import PROGRAMS, main
 
 
@@ -50,6 +51,8 @@ def test_the_command_of_all_programs(capsys: pytest.CaptureFixture[str], tmp_pat
     captured = capsys.readouterr()
     assert all(f"  {program} " in captured.out for program in PROGRAMS)
     assert captured.err == ""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lse-stream {__version__}\n"
     for argv, found in (([], "none"), (["parket"], "'parket'")):
         assert main(argv) == 2
         captured = capsys.readouterr()
