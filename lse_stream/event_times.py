@@ -1,4 +1,4 @@
-"""Event times: columns of timestamps or dates as microseconds, within what Apache Beam can hold."""
+"""Event times: columns of timestamps or dates as microseconds, within what Apache Beam and ISO 8601 can hold."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ Micros = npt.NDArray[np.int64]
 _OF_BEAM = (2**63 - 1) // 1000 * 1000
 _CENTURY = 100 * 366 * 86_400_000_000
 EARLIEST, LATEST = _CENTURY - _OF_BEAM, _OF_BEAM - _CENTURY
-
+# Years 1 to 9999: what ISO 8601 writes with four digits, and what Python's datetime holds.
+_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 # The columns of results that contain the times of their window.
 WINDOW = ("window_start", "window_end")
@@ -52,3 +53,19 @@ def check_event_time(data_type: pa.DataType, name: str) -> None:
     """Raises TypeError for a column that holds neither timestamps nor dates."""
     if not (pa.types.is_timestamp(data_type) or pa.types.is_date(data_type)):
         raise TypeError(f"column {name!r}: expected timestamps or dates as event times, found {data_type}")
+
+
+def is_in_years(micros: int, room: int = 0) -> bool:
+    """Whether a time, and all that is within ``room`` microseconds of it, is in the years 1 to 9999."""
+    return _FIRST + room <= micros <= _LAST - room
+
+
+def check_years(times: Micros, name: str, room: int = 0) -> None:
+    """Raises ValueError for the first of times (n,) that ``is_in_years`` says no of; row and value named."""
+    beyond = (times < _FIRST + room) | (times > _LAST - room)
+    if beyond.any():
+        row = int(beyond.argmax())
+        raise ValueError(
+            f"column {name!r}, row {row}: expected a time that is, with its windows, in the years 1 to 9999, "
+            f"found {times[row]} us since 1970"
+        )

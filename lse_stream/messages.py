@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .event_times import EARLIEST, LATEST, WINDOW, event_times
+from .event_times import WINDOW, Micros, check_years, event_times, is_in_years
 from .float64 import column_to_float64_exact, to_float_exact
 
 # The column of event times of the tables, whatever it is called in the messages.
@@ -36,6 +36,7 @@ SHOWN = 80
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME_TYPE = pa.timestamp("us", "UTC")
+_IN_YEARS = "that is, with its windows, in the years 1 to 9999"
 
 
 class MessageError(ValueError):
@@ -50,11 +51,13 @@ class Fields:
       keys: names and types of key columns.
       value: name of the column of numbers.
       event_time: name of the column of event times; None for the time of the Kafka record.
+      room: how far the windows of an event time may reach from it, in microseconds; they stay in the years 1 to 9999.
     """
 
     keys: dict[str, pa.DataType]
     value: str
     event_time: str | None
+    room: int = 0
 
     def schema(self) -> pa.Schema:
         """Of the tables: keys, value, EVENT_TIME."""
@@ -62,11 +65,15 @@ class Fields:
 
 
 def dead_letter(message: Any, reason: str) -> bytes:
-    """What is kept of a bad message: reason, place and payload, as a line of JSON."""
+    """What is kept of a bad message: reason, place, time and payload, as a line of JSON.
+
+    The time is that of the record: as ISO 8601, or in milliseconds since 1970 where it is not in the years 1 to 9999.
+    """
     payload = message.value
     letter: dict[str, Any] = {"reason": reason}
     letter |= {"topic": message.topic, "partition": message.partition, "offset": message.offset}
-    letter["time"] = _json_value(_EPOCH + timedelta(milliseconds=message.timestamp))
+    is_time = is_in_years(1000 * message.timestamp)
+    letter["time"] = _json_value(_EPOCH + timedelta(milliseconds=message.timestamp)) if is_time else message.timestamp
     if payload is None:
         letter["payload"] = None
     else:
@@ -95,19 +102,14 @@ def read_json(payload: bytes, record_millis: int, fields: Fields) -> tuple[Any, 
     ]
     value = _number(_field(message, fields.value, "value"), f"value {fields.value!r}")
     if fields.event_time is None:
-        return *keys, value, _record_micros(record_millis)
+        return *keys, value, _record_micros(record_millis, fields.room)
     found = _field(message, fields.event_time, "event time")
-    micros = _micros(found, f"event time {fields.event_time!r}")
-    if not EARLIEST <= micros <= LATEST:
-        raise MessageError(
-            f"event time {fields.event_time!r}: expected a time that Beam can hold, found {_shown(found)}"
-        )
-    return *keys, value, micros
+    return *keys, value, _micros(found, f"event time {fields.event_time!r}", fields.room)
 
 
-def _record_micros(millis: int) -> int:
-    if not EARLIEST <= 1000 * millis <= LATEST:
-        raise MessageError(f"timestamp of the record: expected a time that Beam can hold, found {millis} ms")
+def _record_micros(millis: int, room: int) -> int:
+    if not is_in_years(1000 * millis, room):
+        raise MessageError(f"time of the record: expected one {_IN_YEARS}, found {millis} ms since 1970")
     return 1000 * millis
 
 
@@ -151,20 +153,21 @@ def _date(found: Any, what: str) -> date:
         raise MessageError(f"{what}: expected a date such as 2017-09-05, found {_shown(found)}") from None
 
 
-def _micros(found: Any, what: str) -> int:
+def _micros(found: Any, what: str, room: int = 0) -> int:
     """Microseconds since 1970 of milliseconds, or of text as ISO 8601 has it; in UTC where it names no zone."""
     if isinstance(found, int) and not isinstance(found, bool):
         micros = found * 1000
-        if -(2**63) <= micros < 2**63:
-            return micros
-    elif isinstance(found, str):
+    else:
         try:
             time = datetime.fromisoformat(found)
-        except ValueError:
-            pass
-        else:
-            return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
-    raise MessageError(f"{what}: expected milliseconds since 1970 or a time as in ISO 8601, found {_shown(found)}")
+        except (TypeError, ValueError):
+            raise MessageError(
+                f"{what}: expected milliseconds since 1970 or a time as in ISO 8601, found {_shown(found)}"
+            ) from None
+        micros = ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+    if not is_in_years(micros, room):
+        raise MessageError(f"{what}: expected a time {_IN_YEARS}, found {_shown(found)}")
+    return micros
 
 
 _SPECIAL = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
@@ -189,6 +192,8 @@ def read_arrow(payload: bytes, record_millis: int, fields: Fields) -> pa.Table:
         column = _message_column(table, name, "key")
         if column.type != data_type:
             raise MessageError(f"key {name!r}: expected a column of {data_type}, found {column.type}")
+        if pa.types.is_temporal(data_type):
+            _column_micros(column.drop_null(), name)
         columns.append(column)
     value = _message_column(table, fields.value, "value")
     try:
@@ -199,14 +204,20 @@ def read_arrow(payload: bytes, record_millis: int, fields: Fields) -> pa.Table:
         raise MessageError(str(error)) from None
     columns.append(pa.chunked_array([pa.array(numbers, mask=~valid)]))
     if fields.event_time is None:
-        times = pa.repeat(pa.scalar(_record_micros(record_millis), _TIME_TYPE), table.num_rows)
+        times = pa.repeat(pa.scalar(_record_micros(record_millis, fields.room), _TIME_TYPE), table.num_rows)
     else:
-        try:
-            micros = event_times(_message_column(table, fields.event_time, "event time"), fields.event_time)
-        except (TypeError, ValueError) as error:
-            raise MessageError(str(error)) from None
-        times = pa.array(micros).cast(_TIME_TYPE)
+        column = _message_column(table, fields.event_time, "event time")
+        times = pa.array(_column_micros(column, fields.event_time, fields.room)).cast(_TIME_TYPE)
     return pa.Table.from_arrays([*columns, times], schema=fields.schema())
+
+
+def _column_micros(column: pa.ChunkedArray, name: str, room: int = 0) -> Micros:
+    try:
+        micros = event_times(column, name)
+        check_years(micros, name, room)
+    except (TypeError, ValueError) as error:
+        raise MessageError(str(error)) from None
+    return micros
 
 
 def _message_column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:

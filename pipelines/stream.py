@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lse_stream.event_times import WINDOW, check_event_time, event_times
+from lse_stream.event_times import WINDOW, check_event_time, check_years, event_times
 from lse_stream.messages import EVENT_TIME, KEY_TYPES, MAX_MESSAGE_BYTES, READERS, Fields
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.scales import Scale
@@ -103,9 +103,11 @@ def build(
     from lse_stream.beam.sessions import LastSessions
     from lse_stream.beam.transforms import Finalize
     from lse_stream.beam.window_states import WindowStates
+    from lse_stream.beam.windows import reach_of
 
     if dataset is not None:
-        tables = pipeline | "ReadTables" >> ReadTables(dataset, partial(_check_event_times, event_time))
+        room = None if output_topic is None else reach_of(windowfn)
+        tables = pipeline | "ReadTables" >> ReadTables(dataset, partial(_check_event_times, event_time, room))
     else:
         tables = pipeline | "ReadRows" >> topic
     common: dict[str, Any] = {"allowed_lateness": allowed_lateness, "discarding": discarding}
@@ -122,9 +124,11 @@ def build(
         results | "WriteWindows" >> WriteWindows(directory, num_shards, each_pane=discarding)
 
 
-def _check_event_times(name: str, table: pa.Table) -> pa.Table:
-    """The table as it is; faults are found here, where its file is known."""
-    event_times(table.column(name), name)
+def _check_event_times(name: str, room: int | None, table: pa.Table) -> pa.Table:
+    """The table as it is; faults are found here, where its file is known. With ``room``, times go into messages."""
+    micros = event_times(table.column(name), name)
+    if room is not None:
+        check_years(micros, name, room)
     return table
 
 
@@ -385,6 +389,7 @@ def _topics(options: Options) -> dict[str, Any]:
     if not options.bootstrap_servers:
         return {}
     from lse_stream.beam.kafka import Cluster, ReadRows, WriteTopic
+    from lse_stream.beam.windows import reach_of
 
     cluster = Cluster(options.config, options.expansion_service)
     topics: dict[str, Any] = {}
@@ -392,7 +397,7 @@ def _topics(options: Options) -> dict[str, Any]:
         topics["topic"] = ReadRows(
             cluster,
             options.topic,
-            Fields(options.key_types, options.value, options.event_time),
+            Fields(options.key_types, options.value, options.event_time, reach_of(options.windowfn)),
             message_format=options.format,
             max_message_bytes=options.max_message_bytes,
             max_records=options.max_records,

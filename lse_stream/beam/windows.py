@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.trigger import AccumulationMode
-from apache_beam.transforms.window import FixedWindows, IntervalWindow, SlidingWindows, WindowFn
+from apache_beam.transforms.window import FixedWindows, IntervalWindow, Sessions, SlidingWindows, WindowFn
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -21,6 +21,11 @@ from .internals import ParDoInto
 def accumulation_mode(*, discarding: bool) -> Any:
     """Beam's mode of panes: all rows of the window so far, or those since the last pane."""
     return AccumulationMode.DISCARDING if discarding else AccumulationMode.ACCUMULATING
+
+
+def reach_of(windowfn: FixedWindows | SlidingWindows | Sessions) -> int:
+    """How far the windows of a time reach from it, in microseconds; of sessions, ahead of any merge."""
+    return int((windowfn.gap_size if isinstance(windowfn, Sessions) else windowfn.size).micros)
 
 
 class WindowTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):

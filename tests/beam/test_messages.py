@@ -1,0 +1,156 @@
+"""Whatever a message is: a row whose results can be written, or a dead letter that can be."""
+
+import json
+import random
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+from apache_beam.transforms.window import FixedWindows, SlidingWindows
+from apache_beam.utils.windowed_value import PaneInfo
+
+from lse_stream.beam.kafka import DEAD, ReadMessages
+from lse_stream.beam.windows import reach_of, split_by_window
+from lse_stream.event_times import WINDOW, event_times
+from lse_stream.messages import EVENT_TIME, KEY_TYPES, Fields, MessageError, read_arrow, read_json, result_messages
+from lse_stream.table_functions import finalize, group_states, take_rows
+
+KEYS = {f"the {name}": data_type for name, data_type in KEY_TYPES.items()}
+HOUR = FixedWindows(3600)
+FIRST, LAST = -62_135_596_800_000, 253_402_300_799_999  # milliseconds: years 1 and 9999
+
+# Milliseconds at which something changes: the ends of years that can be written, of Beam's range, of 64 bits.
+MILLIS = [0, -1, FIRST, LAST, -(2**63) // 1000, 2**63 // 1000, -(2**63), 2**63 - 1, 1_504_612_800_000_000, 2**200]
+TIMES = [
+    "2017-09-05",
+    "0001-01-01",
+    "9999-12-31T23:59:59.999999",
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:00-14:00",
+]
+ANYTHING: list[Any] = [None, True, "", "x", "\ud800", "2017-02-30", 1.5, 1e308, -0.0, 10**400, [], {}, [[1]], "NaN"]
+
+
+class Message(NamedTuple):
+    """As Beam's KafkaIO gives them."""
+
+    value: bytes | None
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+
+
+def time_of(rng: random.Random) -> Any:
+    near = rng.choice(MILLIS) + rng.choice([0, 1, -1, rng.randrange(-(10**10), 10**10)])
+    return rng.choice([near, near, rng.randrange(FIRST, LAST), rng.choice(TIMES), rng.choice(ANYTHING)])
+
+
+def message_of(rng: random.Random, offset: int) -> Message:
+    row = {
+        "the string": rng.choice(["a", "b", rng.choice(ANYTHING)]),
+        "the int64": rng.choice([1, 2, rng.choice(MILLIS)]),
+        "the bool": rng.choice([True, False, True, False, rng.choice(ANYTHING)]),
+        "the date": rng.choice(["2017-09-05", "0001-01-01", "9999-12-31", rng.choice(TIMES)]),
+        "the timestamp": rng.choice([rng.choice(TIMES[:3]), time_of(rng)]),
+        "level": rng.choice([1, -2.5, "Infinity", rng.choice(ANYTHING)]),
+        "time": time_of(rng),
+    }
+    payload: bytes | None = json.dumps(row).encode()
+    assert payload is not None
+    if rng.random() < 0.1:
+        damaged = bytearray(payload)
+        damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        payload = rng.choice([None, b"", bytes(damaged), payload[: rng.randrange(len(payload))], b"[" * 10**5])
+    millis = max(-(2**63), min(2**63 - 1, rng.choice(MILLIS) + rng.randrange(-(10**10), 10**10)))
+    return Message(payload, "rows", 0, offset, millis)
+
+
+def check_results(table: pa.Table) -> int:
+    """Results of windows of an hour can be written as messages, and are as many rows as were read."""
+    pane, rows = PaneInfo(is_first=True, is_last=True, timing=1, index=0, nonspeculative_index=0), 0
+    for window, held in split_by_window(HOUR, event_times(table[EVENT_TIME], EVENT_TIME)):
+        part = table if held is None else take_rows(table, held)
+        results = finalize(group_states(part, list(KEYS), "level"))
+        for name, time in zip(WINDOW, (window.start, window.end), strict=True):
+            times = pa.repeat(pa.scalar(time.micros, pa.timestamp("us", "UTC")), results.num_rows)
+            results = results.append_column(name, times)
+        for _, message in result_messages(results, list(KEYS), ["logsumexp", "count"], pane):
+            found = json.loads(message)
+            assert datetime.fromisoformat(found["window_start"]) < datetime.fromisoformat(found["window_end"])
+            rows += found["count"]
+    return rows
+
+
+def check_any(seed: int, messages: int, event_time: str | None) -> None:
+    rng = random.Random(seed)
+    dofn = ReadMessages(Fields(KEYS, "level", event_time, reach_of(HOUR)), "json", 10_000)
+    dofn.setup()
+    dofn.start_bundle()
+    sent = [message_of(rng, offset) for offset in range(messages)]
+    found = [output for message in sent for output in dofn.process(message, beam.utils.timestamp.Timestamp(5))]
+    found += dofn.finish_bundle()
+    letters = [json.loads(output.value) for output in found if getattr(output, "tag", None) == DEAD]
+    for letter in letters:
+        assert letter["time"] == sent[letter["offset"]].timestamp or datetime.fromisoformat(letter["time"])
+    rows = sum(check_results(output.value) for output in found if getattr(output, "tag", None) != DEAD)
+    assert rows + len(letters) == messages
+    assert min(rows, len(letters)) > messages // 20
+
+
+@pytest.mark.parametrize("event_time", ["time", None])
+def test_any_message_is_a_result_or_a_dead_letter(event_time: str | None) -> None:
+    check_any(1, 2000, event_time)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("event_time", ["time", None])
+def test_any_message_is_a_result_or_a_dead_letter_at_length(seed: int, event_time: str | None) -> None:
+    check_any(100 + seed, 10_000, event_time)
+
+
+@pytest.mark.parametrize("windowfn", [HOUR, SlidingWindows(7200, 600)])
+def test_windows_stay_in_the_years_1_to_9999(windowfn: Any) -> None:
+    fields = Fields({}, "level", "time", reach_of(windowfn))
+    room = windowfn.size.micros // 1000
+    for millis, is_in in (
+        (FIRST + room, True),
+        (FIRST + room - 1, False),
+        (LAST - room, True),
+        (LAST - room + 1, False),
+    ):
+        payload = json.dumps({"level": 1, "time": millis}).encode()
+        table = pa.table({"level": [1], "time": pa.array([millis], pa.timestamp("ms"))})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        record = Fields({}, "level", None, fields.room)
+        for read, data, time, its in (
+            (read_json, payload, 0, fields),
+            (read_arrow, sink.getvalue().to_pybytes(), 0, fields),
+            (read_json, payload, millis, record),
+            (read_arrow, sink.getvalue().to_pybytes(), millis, record),
+        ):
+            if not is_in:
+                with pytest.raises(MessageError, match="in the years 1 to 9999"):
+                    read(data, time, its)
+                continue
+            read(data, time, its)
+        if is_in:
+            for window, _ in split_by_window(windowfn, np.array([1000 * millis])):
+                for end in (window.start, window.end):
+                    assert FIRST * 1000 <= end.micros <= LAST * 1000 + 999
+
+
+@pytest.mark.parametrize("key", [pa.array([-719_163], pa.date32()), pa.array([2**62], KEY_TYPES["timestamp"])])
+def test_keys_of_arrow_messages_are_in_those_years_too(key: pa.Array) -> None:
+    table = pa.table({"k": pa.chunked_array([key]), "level": [1]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(MessageError, match="column 'k', row 0: expected a time"):
+        read_arrow(sink.getvalue().to_pybytes(), 0, Fields({"k": key.type}, "level", None))
