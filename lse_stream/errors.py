@@ -1,6 +1,9 @@
 """Errors of input: one line each, which names the place, and is found again in the text that a runner returns."""
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote, unquote
 
 # Runners return the text of an exception that a worker has printed: somewhere among tracebacks, cut and escaped in
@@ -22,6 +25,16 @@ class DataError(ValueError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.add_note(f"[lse_stream error: {quote(message, errors='surrogatepass')}]")
+
+
+@contextmanager
+def errors_of_writing(path: str) -> Iterator[None]:
+    """Makes a DataError of what a file system says within the block, with the host: a worker may have other disks."""
+    try:
+        yield
+    except OSError as error:
+        found = f"{one_line(error)} (on host {os.uname().nodename})"
+        raise DataError(f"{path}: expected a file that can be written, found {found}") from error
 
 
 def message_in(text: str) -> str | None:

@@ -26,6 +26,11 @@ def join(directory: str, *names: str) -> str:
     return os.path.join(directory, *names) if is_local(directory) else str(_beam().join(directory, *names))
 
 
+def part_name(part: int, parts: int) -> str:
+    """The name of one of the files of a table."""
+    return f"part-{part:05d}-of-{parts:05d}.parquet"
+
+
 def open_file(path: str) -> pa.NativeFile:
     """A file for random access."""
     if is_local(path):

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from lse_stream import files
-from lse_stream.errors import InputError, one_line
-from lse_stream.files import is_local, join
+from lse_stream.errors import DataError, InputError, one_line
+from lse_stream.files import is_local, join, part_name
 
 # Marks a directory of an object store as whole, as Hadoop's committers do. Local ones are renamed as a whole instead.
 SUCCESS = "_SUCCESS"
@@ -158,6 +158,27 @@ def make_table_directory(staging: str, name: str) -> str:
     path = join(staging, name)
     files.make_directory(path)
     return path
+
+
+def check_whole(staging: str, directory: str) -> None:
+    """Raises DataError unless each table that was written aside has all of its files.
+
+    There is one at least, and each tells how many there are.
+    """
+    tables: dict[str, list[str]] = {}
+    if is_local(staging):
+        tables = {f"{entry.name}/": [] for entry in os.scandir(staging) if entry.is_dir()}
+    for name in files.names_below(staging):
+        folder, slash, part = name.rpartition("/")
+        tables.setdefault(folder + slash, []).append(part)
+    for folder, names in (tables or {"": []}).items():
+        parts = max((int(name.rpartition("-")[2].removesuffix(".parquet")) for name in names), default=1)
+        for name in [part_name(part, parts) for part in range(parts)]:
+            if name not in names:
+                raise DataError(
+                    f"--output {directory}: expected {folder}{name} after the run, found none: all workers have to "
+                    "write where this machine reads"
+                )
 
 
 def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:

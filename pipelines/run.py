@@ -17,7 +17,7 @@ from lse_stream.plan import Engine
 from .command import UsageError
 from .interrupts import Interrupted, interrupts, too_late, undisturbed
 from .options import Options
-from .output import discard, place_of, prepare_output, publish, stage
+from .output import check_whole, discard, place_of, prepare_output, publish, stage
 
 EXIT_OK, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
 
@@ -94,6 +94,7 @@ def run(options: Options, plan: Plan, num_rows: int, *, max_broadcast: int | Non
             execute_plan(options, lambda engine: plan(engine, directory=directory), num_rows, max_broadcast)
         else:
             _run_here(options, plan, directory, num_rows)
+        check_whole(directory, options.output)
     return time.monotonic() - start
 
 

@@ -15,6 +15,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from ..errors import errors_of_writing
 from ..files import join, whole_file
 from ..messages import MAX_MESSAGE_BYTES, READERS, Fields, MessageError, dead_letter, result_messages
 from ..state_column import STATE
@@ -216,7 +217,8 @@ class WriteLines(beam.DoFn):
             return
         data = b"".join(line + b"\n" for line in self._lines)
         name = f"dead-letters-{hashlib.sha256(data).hexdigest()[:16]}.jsonl"
-        with whole_file(join(self._directory, name)) as sink:
+        path = join(self._directory, name)
+        with errors_of_writing(path), whole_file(path) as sink:
             sink.write(data)
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..buffers import is_primitive
-from ..errors import DataError, one_line
-from ..files import join, whole_file
+from ..errors import DataError, errors_of_writing
+from ..files import join, part_name, whole_file
 from ..keys import with_own_dictionaries
 from .scan import OUTPUT_ROW_GROUP
 
@@ -49,7 +49,7 @@ class ShardWriter:
         prefix: str = "",
         counters: Counters = MappingProxyType({}),
     ) -> None:
-        self.path = join(directory, f"{prefix}part-{shard:05d}-of-{num_shards:05d}.parquet")
+        self.path = join(directory, prefix + part_name(shard, num_shards))
         self._rows = row_group_rows or OUTPUT_ROW_GROUP
         self._keys = keys
         self._held: list[pa.Table] = []
@@ -111,11 +111,12 @@ class ShardWriter:
 
     @contextmanager
     def _errors_as_data_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.discard()
-            raise DataError(f"{self.path}: expected a file that can be written, found {one_line(error)}") from error
+        with errors_of_writing(self.path):
+            try:
+                yield
+            except OSError:
+                self.discard()
+                raise
 
 
 def write_shard(

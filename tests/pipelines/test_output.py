@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from programs import ROOT, check_fault, contents, write
 
-from lse_stream.errors import InputError
+from lse_stream.errors import DataError, InputError
 from lse_stream.local import LocalEngine
 from pipelines import parquet
-from pipelines.output import discard, prepare_output, publish, remove_left_behind, stage
+from pipelines.output import check_whole, discard, prepare_output, publish, remove_left_behind, stage
 
 PART = "part-00000-of-00001.parquet"
 
@@ -218,6 +218,28 @@ def test_what_was_written_aside_takes_its_place(tmp_path: Path) -> None:
     publish(str(staging), str(tmp_path / "out"))
     assert left(tmp_path) == ["out"]
     assert contents(tmp_path / "out") == {PART: b"new"}
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        ([], "part-00000-of-00001.parquet"),
+        (["part-00000-of-00003.parquet", "part-00002-of-00003.parquet"], "part-00001-of-00003.parquet"),
+        (["totals/part-00000-of-00001.parquet", "overall/"], "overall/part-00000-of-00001.parquet"),
+        (["totals/part-00000-of-00002.parquet"], "totals/part-00001-of-00002.parquet"),
+    ],
+)
+def test_a_table_without_all_of_its_files_is_not_whole(tmp_path: Path, names: list[str], missing: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name.endswith("/"):
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).touch()
+    with pytest.raises(DataError, match=f"--output out: expected {missing} after the run, found none"):
+        check_whole(str(tmp_path), "out")
+    (tmp_path / missing).touch()
+    check_whole(str(tmp_path), "out")
 
 
 def test_an_empty_directory_may_stand_there(tmp_path: Path) -> None:

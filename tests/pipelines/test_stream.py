@@ -26,6 +26,7 @@ from lse_stream.beam.kafka import DEAD, ReadMessages, WriteLines
 from lse_stream.beam.parquet_io import WriteWindows
 from lse_stream.beam.sessions import LastSessions
 from lse_stream.beam.window_states import WindowStates
+from lse_stream.errors import DataError
 from lse_stream.messages import KEY_TYPES, Fields, result_messages
 from lse_stream.state_column import STATE
 from lse_stream.table_functions import finalize, group_states, sort_by_keys
@@ -384,6 +385,15 @@ def test_dead_letters_are_a_file_for_each_bundle(tmp_path: Path) -> None:
             )
     [path] = tmp_path.iterdir()
     assert [json.loads(line)["reason"] for line in path.read_text().splitlines()] == ["one", "two"]
+
+
+def test_dead_letters_are_never_put_into_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    writer = WriteLines(str(tmp_path / "bad"))
+    writer.start_bundle()
+    writer.process(b"{}")
+    with pytest.raises(DataError, match=r"bad/dead-letters-.*: expected a file that can be written, .* \(on host "):
+        writer.finish_bundle()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_results_as_messages() -> None:
