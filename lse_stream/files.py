@@ -89,6 +89,30 @@ def make_directory(path: str) -> None:
         _beam().mkdirs(path)
 
 
+# The beginning of the name of a file by which a local directory is known: another machine may have one of that name.
+MARK = ".lse_stream-"
+
+
+def mark_of(directory: str) -> str | None:
+    """The path of the mark in a directory; None in one without, and where all machines see the same."""
+    if not is_local(directory) or not os.path.isdir(directory):
+        return None
+    return next((os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(MARK)), None)
+
+
+def mark_directory(directory: str) -> None:
+    """Leaves a mark, an empty file with a random name, in a local directory that has none."""
+    if is_local(directory) and mark_of(directory) is None:
+        with open(os.path.join(directory, f"{MARK}{os.urandom(8).hex()}"), "xb"):
+            pass
+
+
+def check_mark(mark: str | None) -> None:
+    """Raises FileNotFoundError where the mark that the machine saw which started a run is not seen."""
+    if mark is not None and not os.path.exists(mark):
+        raise FileNotFoundError(f"not the {os.path.dirname(mark)} of the machine that started the run")
+
+
 def names_below(directory: str) -> list[str]:
     """The files below a directory, by their paths inside it; of a local one that is not there, none."""
     if is_local(directory):

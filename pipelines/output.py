@@ -139,7 +139,7 @@ def delete_results(directory: str) -> None:
 
 
 def make_output(option: str, directory: str) -> None:
-    """Makes a directory, if it is not there, for files that appear in it one by one.
+    """Makes a directory, if it is not there, for files that appear in it one by one, and marks it for the workers.
 
     Raises:
       InputError: it cannot be made.
@@ -147,6 +147,7 @@ def make_output(option: str, directory: str) -> None:
     try:
         if is_local(directory):
             os.makedirs(directory, exist_ok=True)
+            files.mark_directory(directory)
         else:
             files.make_directory(directory)
     except (OSError, ValueError) as error:  # Beam's own errors are these too
@@ -213,14 +214,15 @@ def discard(staging: str) -> None:
 
 
 def _names_in(directory: str) -> list[str]:
-    """What is at a place, but for what runs put aside there.
+    """What is at a place, but for its mark and what runs put aside there.
 
     Raises:
       InputError: it cannot be listed.
     """
     try:
         if is_local(directory):
-            return _local_names_below(directory) if os.path.exists(directory) else []
+            names = _local_names_below(directory) if os.path.exists(directory) else []
+            return [name for name in names if not name.startswith(files.MARK)]
         return [name for name in files.names_below(directory) if not name.startswith(_INCOMPLETE)]
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(f"--output {directory}: expected a directory to be made, found {one_line(error)}") from error

@@ -418,8 +418,8 @@ def _place(options: Options) -> Iterator[str | None]:
         with staged(options) as directory:
             yield directory
     else:
-        make_output("output", options.output)
         delete_results(options.output)
+        make_output("output", options.output)
         yield options.output
 
 

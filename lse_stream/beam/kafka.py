@@ -16,7 +16,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..errors import errors_of_writing
-from ..files import join, whole_file
+from ..files import check_mark, join, mark_of, whole_file
 from ..messages import MAX_MESSAGE_BYTES, READERS, Fields, MessageError, dead_letter, result_messages
 from ..state_column import STATE
 from ..states.aggregations import LOGSUMEXP
@@ -201,10 +201,17 @@ class ReadMessages(beam.DoFn):
 
 
 class WriteLines(beam.DoFn):
-    """Lines to a file per bundle, named after its content, so that a bundle that is tried again writes it again."""
+    """Lines to a file per bundle, named after its content, so that a bundle that is tried again writes it again.
+
+    A worker fails with a DataError where it does not see the mark that is in the directory now.
+    """
 
     def __init__(self, directory: str) -> None:
-        self._directory = directory
+        self._directory, self._mark = directory, mark_of(directory)
+
+    def setup(self) -> None:
+        with errors_of_writing(self._directory):
+            check_mark(self._mark)
 
     def start_bundle(self) -> None:
         self._lines: list[bytes] = []
@@ -218,8 +225,10 @@ class WriteLines(beam.DoFn):
         data = b"".join(line + b"\n" for line in self._lines)
         name = f"dead-letters-{hashlib.sha256(data).hexdigest()[:16]}.jsonl"
         path = join(self._directory, name)
-        with errors_of_writing(path), whole_file(path) as sink:
-            sink.write(data)
+        with errors_of_writing(path):
+            check_mark(self._mark)
+            with whole_file(path) as sink:
+                sink.write(data)
 
 
 class ToMessages(beam.DoFn):

@@ -13,6 +13,8 @@ from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection
 from apache_beam.utils.timestamp import Timestamp
 
+from ..errors import errors_of_writing
+from ..files import check_mark, mark_of
 from ..parquet.scan import Dataset, Reading, RowGroup
 from ..parquet.sink import Counters, write_shard
 from ..parquet.source import Convert, RowGroupReader
@@ -176,7 +178,8 @@ class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollectio
     and so does a bundle that is tried again. Each table is one file, however many windows a bundle closes.
 
     Args:
-      directory: where to, on any Beam filesystem; it must exist.
+      directory: where to, on any Beam filesystem; it must exist. Workers that do not see the mark that it has now, if
+        it has one (see ``lse_stream.files``), fail.
       num_shards: N.
       each_pane: keep every pane, in a file of its own with the pane's index ahead of the part: those of discarding
         panes, which only together are the whole.
@@ -209,6 +212,11 @@ class _WriteWindow(beam.DoFn):
         self._directory = directory
         self._num_shards = num_shards
         self._each_pane = each_pane
+        self._mark = mark_of(directory)
+
+    def setup(self) -> None:
+        with errors_of_writing(self._directory):
+            check_mark(self._mark)
 
     def process(
         self,
@@ -219,6 +227,7 @@ class _WriteWindow(beam.DoFn):
         shard, table = element
         pane_name = f"pane-{pane.index:05d}-" if self._each_pane else ""
         prefix = f"{_compact(window.start)}-{_compact(window.end)}-{pane_name}"
+        self.setup()  # a disk may have come or gone since
         yield write_shard(self._directory, self._num_shards, shard, [table], table.schema, prefix=prefix)
 
 

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import IN_PROCESSES, ROOT, check_fault, contents, write
+from programs import BEAM, ROOT, check_fault, contents, write
 
-# What hides a folder from a worker, which has a view of the file system of its own: an empty disk in its place, or
-# another one with a copy of all that is in it.
+from lse_stream.errors import message_in
+
+# What hides a folder from a worker, which has a view of the file system of its own: an empty disk in its place, another
+# one with a copy of all that is in it, or one with directories of the same names.
 EMPTY = 'mount -t tmpfs none "$0"'
 COPY = 'cp -r "$0" "$0.copy" && mount --bind "$0.copy" "$0"'
+SAME_NAMES = f'{EMPTY} && mkdir "$0/results"'
 UNSHARE = ["unshare", "-r", "-m", "sh", "-c"]
 
 
@@ -22,16 +25,22 @@ def can_hide(folder: Path) -> bool:
         return False
 
 
-def run(folder: Path, hide: str, *argv: str) -> subprocess.CompletedProcess[str]:
-    """A program on Beam, from whose workers the folder ``out`` is hidden."""
+def run(folder: Path, hide: str, code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """A program whose workers of Beam do not see the folder ``out``."""
     worker = folder / "worker"
     worker.write_text(
         f"""#!/bin/sh\nexec {" ".join(UNSHARE)} '{hide} && exec "$@"' {folder}/out {sys.executable} "$@"\n"""
     )
     worker.chmod(0o755)
-    program = f"import sys; sys.executable = {str(worker)!r}; from pipelines.__main__ import main; sys.exit(main())"
     return subprocess.run(
-        [sys.executable, "-c", program, *argv, *IN_PROCESSES, "--quiet"],
+        [
+            sys.executable,
+            "-c",
+            f"import sys; sys.executable = {str(worker)!r}; {code}",
+            *argv,
+            BEAM,
+            "--direct_running_mode=multi_processing",
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -58,7 +67,46 @@ def test_a_run_whose_results_are_elsewhere_fails_and_replaces_nothing(
     argv = [program, "--input", str(source), "--key=k", "--value=x", "--output", str(results), "--overwrite"]
     write(results / "part-00000-of-00001.parquet", {"k": ["old"]})
     before = contents(tmp_path / "out")
-    found = run(tmp_path, hide, *argv)
+    found = run(tmp_path, hide, "from pipelines.__main__ import main; sys.exit(main())", *argv, "--quiet")
     assert found.returncode == 1, found.stderr
     check_fault(found.stderr, said, program)
     assert contents(tmp_path / "out") == before
+
+
+# Files of a stream without an end appear one by one in a directory that is there, which the launcher has marked.
+STREAM = """
+import apache_beam as beam, pyarrow as pa
+from lse_stream.beam import WindowTables, WriteWindows
+from lse_stream.beam.kafka import WriteLines
+from pipelines.output import make_output
+
+def windows(pipeline):
+    rows = pa.table({"time": pa.array([0], pa.timestamp("s")), "x": [1.0]})
+    tables = pipeline | beam.Create([rows]) | WindowTables(beam.window.FixedWindows(60), "time")
+    tables | beam.Map(lambda table: (0, table)) | WriteWindows("out/results", 1)
+
+def dead_letters(pipeline):
+    pipeline | beam.Create([b"{}"]) | beam.ParDo(WriteLines("out/results"))
+
+make_output("output", "out/results")
+with beam.Pipeline(argv=sys.argv[2:]) as pipeline:
+    globals()[sys.argv[1]](pipeline)
+"""
+
+
+@pytest.mark.parametrize("writer", ["windows", "dead_letters"])
+def test_files_of_streams_go_to_the_marked_directory_alone(tmp_path: Path, writer: str) -> None:
+    results = tmp_path / "out" / "results"
+    results.mkdir(parents=True)
+    if not can_hide(results):
+        pytest.skip("no views of the file system for single processes here")
+    found = run(tmp_path, SAME_NAMES, STREAM, writer)
+    assert found.returncode == 1
+    message = message_in(found.stderr) or ""
+    assert message.startswith("out/results")
+    assert "not the out/results of the machine that started the run (on host " in message
+    [mark] = results.iterdir()
+    found = run(tmp_path, "true", STREAM, writer)
+    assert (found.returncode, message_in(found.stderr)) == (0, None)
+    assert len(list(results.iterdir())) == 2
+    assert mark.exists()
