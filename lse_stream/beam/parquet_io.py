@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection
+from apache_beam.transforms.trigger import DefaultTrigger
+from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 
 from ..errors import errors_of_writing
@@ -140,6 +142,7 @@ class WriteShards(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection
       keys, counters: as of ``lse_stream.parquet.sink.ShardWriter``.
 
     Raises:
+      ValueError: an input in other than the global window, whose files would replace each other.
       DataError: when the pipeline runs: a file cannot be written.
 
     >>> import os, tempfile
@@ -156,6 +159,12 @@ class WriteShards(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection
         self._write = _WriteShard(directory, num_shards, list(keys), dict(counters))
 
     def expand(self, shards: PCollection[tuple[int, pa.Table]]) -> PCollection[str]:
+        windowing = shards.windowing
+        if not isinstance(windowing.windowfn, GlobalWindows) or windowing.triggerfn != DefaultTrigger():
+            raise ValueError(
+                "expected the global window with the default trigger, found "
+                f"{windowing.windowfn} with {windowing.triggerfn}"
+            )
         paths: PCollection[str] = shards | "Write" >> beam.ParDo(self._write)
         return paths
 

@@ -17,6 +17,25 @@ from .internals import ParDoInto, key_type_of, windowing_with
 MAX_ACCUMULATORS = 1 << 17
 
 
+def check_windowing(windowing: Any) -> None:
+    """Raises ValueError for a windowing in which a reduction ahead of a grouping would show.
+
+    That is one with timestamps of its output other than the window's end, or a trigger that counts elements, of which
+    several are one by then.
+    """
+    if windowing.timestamp_combiner != TimestampCombiner.OUTPUT_AT_EOW:
+        raise ValueError("expected the timestamp combiner OUTPUT_AT_EOW, Beam's default, found another")
+    if _counts(windowing.triggerfn):
+        raise ValueError(f"expected a trigger that does not count elements beyond 1, found {windowing.triggerfn}")
+
+
+def _counts(trigger: Any) -> bool:
+    if isinstance(trigger, AfterCount):
+        return trigger.count != 1
+    parts = [getattr(trigger, name, None) for name in ("early", "late", "underlying")]
+    return any(_counts(part) for part in (*parts, *getattr(trigger, "triggers", ())) if part is not None)
+
+
 class _Same(beam.DoFn):
     def __init__(self) -> None:
         beam.DoFn.__init__(self)  # a call of the inherited one would be one of a function without types
@@ -92,7 +111,8 @@ class PreCombinePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection
       max_states: how many keys and windows a bundle holds before it sends them on.
 
     Raises:
-      ValueError: the input's windowing has timestamps of its output other than the window's end.
+      ValueError: the input's windowing has timestamps of its output other than the window's end, or a trigger that
+        counts elements beyond 1.
 
     >>> from lse_stream.beam import LogSumExpCombineFn, MergeStates
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
@@ -111,8 +131,7 @@ class PreCombinePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection
         self._max_states = max_states
 
     def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, Any]]:
-        if pcoll.windowing.timestamp_combiner != TimestampCombiner.OUTPUT_AT_EOW:
-            raise ValueError("expected the timestamp combiner OUTPUT_AT_EOW, Beam's default, found another")
+        check_windowing(pcoll.windowing)
         key_type = key_type_of(pcoll.element_type)
         state_type = type(self._combine_fn.create_accumulator())
         states: PCollection[tuple[Any, Any]] = pcoll | "CombineBundle" >> beam.ParDo(

@@ -8,6 +8,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PCollection
 from apache_beam.transforms.combiners import Count
+from apache_beam.transforms.trigger import DefaultTrigger
 
 from ..float64 import to_float_exact
 from ..keyed_softmax import KeyedSoftmax
@@ -40,6 +41,8 @@ class LogSoftmax:
     The sums of up to ``max_broadcast`` keys (of a window) are sent to every worker, which looks them up. Of more keys,
     rows and sums are shuffled to each other. The number of keys decides while the pipeline runs; the bits are the same.
 
+    The input has an end, and one pane for each window: otherwise the sums would be those of whichever pane is there.
+
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
     ...     _ = pipeline | beam.Create([("a", 7.0), ("a", -1000.0)]) | LogSoftmax.PerKey() | beam.Map(print)
     ('a', (7.0, 0.0))
@@ -54,7 +57,8 @@ class LogSoftmax:
           value: the number of a row; by default the row is the number.
 
         Raises:
-          ValueError: ``max_broadcast`` is negative.
+          ValueError: ``max_broadcast`` is negative; an input without an end, with lateness or another trigger than the
+            default.
         """
 
         def __init__(
@@ -65,6 +69,7 @@ class LogSoftmax:
             self._value = value
 
         def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, tuple[Any, float]]]:
+            _check_panes(pcoll)
             value, limit = self._value, self._max_broadcast
             numbers = pcoll | "Value" >> beam.MapTuple(lambda key, row: (key, to_float_exact(value(row))))
             logs = numbers | "Sum" >> beam.CombinePerKey(_LogCombineFn())
@@ -100,7 +105,7 @@ class LogSoftmax:
           max_broadcast: how many keys a worker holds at once.
 
         Raises:
-          TypeError, ValueError: as ``LogSumExp.PerKeyFromTables``; and for a negative ``max_broadcast``.
+          TypeError, ValueError: as ``LogSumExp.PerKeyFromTables``, and as ``PerKey`` here.
         """
 
         def __init__(
@@ -120,6 +125,7 @@ class LogSoftmax:
             self._sum = ReduceTables(reduction, num_shards=num_shards, max_states=max_states)
 
         def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:
+            _check_panes(pcoll)
             keys, value, limit = self._keys, self._value, self._max_broadcast
             states = pcoll | "Sum" >> self._sum
             counts = states | "Rows" >> beam.MapTuple(lambda _, table: table.num_rows)
@@ -149,6 +155,17 @@ def _check_broadcast(max_broadcast: int) -> int:
     if max_broadcast < 0:
         raise ValueError(f"max_broadcast: expected 0 or more, found {max_broadcast}")
     return max_broadcast
+
+
+def _check_panes(pcoll: PCollection[Any]) -> None:
+    windowing = pcoll.windowing
+    if not pcoll.is_bounded:
+        raise ValueError("LogSoftmax: expected an input with an end, found one without")
+    if windowing.triggerfn != DefaultTrigger() or windowing.allowed_lateness.micros:
+        raise ValueError(
+            "LogSoftmax: expected the default trigger and no lateness, as each window has one pane then, found "
+            f"{windowing.triggerfn} and {windowing.allowed_lateness.micros / 1e6:g} s"
+        )
 
 
 def _with_log_softmax(

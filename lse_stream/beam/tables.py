@@ -15,7 +15,7 @@ from ..reduction import Reduction
 from ..state_table import StateTable, from_ipc, to_ipc
 from . import coders as coders  # for its effect: tables travel by these coders
 from .bundle_policy import BundlePolicy
-from .pre_aggregate import PreAggregate
+from .pre_aggregate import PreAggregate, check_windowing
 
 # How many distinct keys a bundle holds before it sends them on: up to 0.7 GB per worker thread (``plan.KEY_BYTES``).
 MAX_STATES = 1 << 20
@@ -35,7 +35,7 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
       is_sorted: whether a table comes out in the order of its keys.
 
     Raises:
-      ValueError: a number below 1, or an input in windows that merge.
+      ValueError: a number below 1; an input in windows that merge, or in a windowing as ``PreCombinePerKey`` refuses.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
     def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, StateTable]]:
         if pcoll.windowing.windowfn.is_merging():
             raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
+        check_windowing(pcoll.windowing)
         parts = pcoll | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
         shards: PCollection[tuple[int, StateTable]] = (
             (parts if self._pre_aggregate is None else parts | "PreAggregate" >> self._pre_aggregate)

@@ -16,6 +16,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from ..event_times import WINDOW, Micros, event_times
 from ..table_functions import take_rows
 from .internals import ParDoInto
+from .pre_aggregate import check_windowing
 
 
 def accumulation_mode(*, discarding: bool) -> Any:
@@ -44,6 +45,7 @@ class WindowTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]
 
     Raises:
       TypeError: other windows.
+      ValueError: a windowing as ``PreCombinePerKey`` refuses.
       TypeError, ValueError: when the pipeline runs: a column of another type, a null, or a time beyond Beam's range.
 
     >>> rows = pa.table({"time": pa.array([0, 30, 60], pa.timestamp("s")), "x": [1.0, 2.0, 3.0]})
@@ -60,6 +62,7 @@ class WindowTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]
             raise TypeError(f"expected fixed or sliding windows for tables, found {windowfn}")
         self._windowfn = windowfn
         self._windowing = beam.WindowInto(windowfn, **windowing).windowing
+        check_windowing(self._windowing)
         self._event_time = event_time
 
     def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:

@@ -20,6 +20,7 @@ from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterWatermark
 from apache_beam.transforms.window import (
     FixedWindows,
@@ -681,6 +682,27 @@ def test_log_softmax_goes_by_window(max_broadcast: int) -> None:
         first, second = log_softmax([1.0, 2.0]).tolist()
         expected = [("a", (1.0, first)), ("a", (2.0, second)), ("a", (7.0, 0.0))]
         assert_that(rows | LogSoftmax.PerKey(max_broadcast), check_bits(expected))
+
+
+@pytest.mark.parametrize(
+    ("transform", "row"),
+    [(LogSoftmax.PerKey(), ("a", 1.0)), (LogSoftmax.PerKeyFromTables(["k"], "x"), pa.table({"k": [1], "x": [1.0]}))],
+)
+def test_log_softmax_refuses_what_has_several_panes(transform: Any, row: Any) -> None:
+    pipeline = beam.Pipeline(FnApiRunner())
+    rows = pipeline | beam.Create([row])
+    late = beam.WindowInto(FixedWindows(10), allowed_lateness=60)
+    early = beam.WindowInto(
+        FixedWindows(10),
+        trigger=AfterWatermark(late=AfterCount(1)),
+        accumulation_mode=AccumulationMode.ACCUMULATING,
+    )
+    for label, window in (("late", late), ("early", early)):
+        with pytest.raises(ValueError, match="LogSoftmax: expected the default trigger and no lateness"):
+            rows | f"Window {label}" >> window | f"Softmax {label}" >> transform
+    endless = pipeline | PeriodicImpulse() | "Rows" >> beam.Map(lambda _: row).with_output_types(rows.element_type)
+    with pytest.raises(ValueError, match="LogSoftmax: expected an input with an end, found one without"):
+        endless | "Softmax" >> transform
 
 
 def test_log_softmax_of_nothing_is_nothing() -> None:

@@ -21,7 +21,10 @@ from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that
 from apache_beam.transforms.trigger import (
     AccumulationMode,
+    AfterAll,
+    AfterAny,
     AfterCount,
+    AfterEach,
     AfterProcessingTime,
     AfterWatermark,
     DefaultTrigger,
@@ -29,6 +32,7 @@ from apache_beam.transforms.trigger import (
 )
 from apache_beam.transforms.window import (
     FixedWindows,
+    GlobalWindows,
     IntervalWindow,
     Sessions,
     SlidingWindows,
@@ -52,7 +56,7 @@ from lse_stream.beam.combine_fns import (
     ToStateCombineFn,
     WeightedLogSumExpCombineFn,
 )
-from lse_stream.beam.parquet_io import WriteWindows
+from lse_stream.beam.parquet_io import WriteShards, WriteWindows
 from lse_stream.beam.pre_aggregate import PreAggregate
 from lse_stream.beam.windows import WindowTables, split_by_window
 from lse_stream.errors import DataError
@@ -357,11 +361,50 @@ def test_a_bundle_of_many_keys_sends_them_on() -> None:
         assert_that(found, lambda found: _same(sorted(found), wanted))
 
 
-def test_other_timestamps_than_the_end_of_the_window_are_refused() -> None:
+def test_shards_of_windows_which_would_replace_each_other_are_refused() -> None:
+    shards = beam.Pipeline(FnApiRunner()) | beam.Create([(0, pa.table({"x": [1]}))])
+    for name, windowing in (
+        ("fixed", beam.WindowInto(FixedWindows(5))),
+        ("panes", beam.WindowInto(GlobalWindows(), **COUNTING_PANES)),
+    ):
+        with pytest.raises(ValueError, match="expected the global window with the default trigger, found"):
+            shards | name >> windowing | f"Write {name}" >> WriteShards("out", 1)
+
+
+COUNTING_PANES: dict[str, Any] = {
+    "trigger": Repeatedly(AfterCount(1)),
+    "accumulation_mode": AccumulationMode.ACCUMULATING,
+}
+AT_EARLIEST: dict[str, Any] = {"timestamp_combiner": TimestampCombiner.OUTPUT_AT_EARLIEST}
+COUNTING = [
+    Repeatedly(AfterCount(2)),
+    AfterWatermark(early=AfterCount(2)),
+    AfterWatermark(late=AfterAny(AfterCount(1), AfterCount(3))),
+    AfterEach(AfterWatermark(), Repeatedly(AfterAll(AfterProcessingTime(1), AfterCount(2)))),
+]
+
+
+@pytest.mark.parametrize(
+    ("windowing", "message"),
+    [
+        (AT_EARLIEST, "OUTPUT_AT_EOW"),
+        *(({"trigger": trigger}, "does not count elements beyond 1, found .*Count") for trigger in COUNTING),
+    ],
+)
+def test_a_windowing_in_which_a_reduction_would_show_is_refused(windowing: dict[str, Any], message: str) -> None:
+    windowing = {"accumulation_mode": AccumulationMode.DISCARDING, **windowing}
     pipeline = beam.Pipeline(FnApiRunner())
-    windowing = beam.WindowInto(FixedWindows(5), timestamp_combiner=TimestampCombiner.OUTPUT_AT_EARLIEST)
-    with pytest.raises(ValueError, match="OUTPUT_AT_EOW"):
-        pipeline | beam.Create([("a", 1.0)]) | windowing | PreCombinePerKey(LogSumExpCombineFn())
+    for rows, transform in (
+        (("a", 1.0), PreCombinePerKey(LogSumExpCombineFn())),
+        (table_of([("a", 1.0, 1)]), LogSumExp.PerKeyFromTables(["k"], "x")),
+    ):
+        name = type(transform).__name__
+        windows = beam.WindowInto(FixedWindows(5), **windowing)
+        created = pipeline | f"{name} rows" >> beam.Create([rows]) | f"{name} windows" >> windows
+        with pytest.raises(ValueError, match=message):
+            created | transform
+    with pytest.raises(ValueError, match=message):
+        WindowTables(FixedWindows(5), "time", **windowing)
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.5])
