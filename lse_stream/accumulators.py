@@ -57,6 +57,9 @@ def _arrays(values: object) -> Iterator[Values]:
         raise TypeError(f"expected an array or a sequence of real numbers, found {type(values).__name__}")
 
 
+_NOTHING: tuple[()] = ()
+
+
 class LogSumExpAccumulator(_kernel.State):
     """Log-sum-exp of the values added so far, ``ln sum(exp(x))``, kept so that partial results combine exactly.
 
@@ -90,14 +93,20 @@ class LogSumExpAccumulator(_kernel.State):
     _values_scale: Scale
 
     def __new__(cls, *_: object, **__: object) -> Self:
-        self = super().__new__(cls)
+        return cls._new()
+
+    @classmethod
+    def _new(cls) -> Self:
+        self = _kernel.State.__new__(cls)
         self._values_scale = NATURAL
         return self
 
-    def __init__(self, values: object = (), *, scale: Scale | str = NATURAL) -> None:
+    def __init__(self, values: object = _NOTHING, *, scale: Scale | str = NATURAL) -> None:
         super().__init__()
-        self._take_scale(Scale(scale))
-        self.update(values)
+        if scale is not self._values_scale:
+            self._take_scale(Scale(scale))
+        if values is not _NOTHING:
+            self.update(values)
 
     def _take_scale(self, scale: Scale) -> None:
         if scale is not self._values_scale:
@@ -106,7 +115,7 @@ class LogSumExpAccumulator(_kernel.State):
             self._values_scale = scale
 
     def _empty(self) -> Self:
-        empty = type(self).__new__(type(self))
+        empty = self._new()
         empty._take_scale(self._values_scale)
         return empty
 
@@ -166,7 +175,7 @@ class LogSumExpAccumulator(_kernel.State):
           StateError: not such a record: truncated, of another version or aggregation, or not canonical; with expected
             and found.
         """
-        state, record = cls.__new__(cls), _bytes(record)
+        state, record = cls._new(), _bytes(record)
         if record[1:4].strip(b"\0"):  # of another aggregation, or on another scale
             states = _decode(record, LOGSUMEXP)
             state._take_scale(states.scale)

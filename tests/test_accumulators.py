@@ -387,6 +387,11 @@ def test_a_scale_is_fixed_by_the_first_value() -> None:
     with pytest.raises(ValueError, match="not empty"):
         state.__init__(scale="magnitude")  # type: ignore[misc]
     assert (state.scale, state.to_bytes()) == (Scale("decibel"), before)
+    with pytest.raises(ValueError, match="not empty"):
+        state.__init__()  # type: ignore[misc]
+    empty = LogSumExpAccumulator(scale="decibel")
+    empty.__init__([60.0])  # type: ignore[misc]
+    assert (empty.scale, empty.value()) == (Scale("natural"), 60.0)
 
 
 def test_a_subclass_may_leave_out_our_constructor() -> None:
