@@ -7,8 +7,20 @@ import pyarrow as pa
 from .float64 import check_numeric_type
 
 
+def check_table(table: object) -> None:
+    """Raises TypeError for what is no Arrow table."""
+    if not isinstance(table, pa.Table | pa.RecordBatch):
+        raise TypeError(f"expected a pyarrow.Table, found {type(table).__name__}")
+
+
 def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column; raises KeyError for one that is missing, or contained more than once."""
+    """A column.
+
+    Raises:
+      TypeError: no table.
+      KeyError: it is missing, or contained more than once.
+    """
+    check_table(table)
     if table.column_names.count(name) != 1:
         raise KeyError(f"column {name!r}: expected once among the columns {table.column_names}")
     return table.column(name)
@@ -16,6 +28,7 @@ def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 def columns_of(table: pa.Table, names: Sequence[str]) -> pa.Table:
     """Some columns, as a table without metadata."""
+    check_table(table)
     schema = pa.schema([(name, column_of(table, name).type) for name in names])
     return pa.Table.from_arrays([table.column(name) for name in names], schema=schema)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Self
 
 import numpy as np
@@ -95,9 +96,9 @@ class Reduction:
 
 
 def check_names(keys: Sequence[str], *, others: Iterable[str]) -> None:
-    """Raises TypeError for a str in place of a sequence of names, ValueError for a name that is used twice."""
-    if isinstance(keys, str):
-        raise TypeError(f"keys: expected a sequence of column names, found the str {keys!r}")
+    """Raises TypeError for what is no sequence of names, a str included, ValueError for a name that is used twice."""
+    if isinstance(keys, str) or not isinstance(keys, Sequence):
+        raise TypeError(f"keys: expected a sequence of column names, found the {type(keys).__name__} {keys!r}")
     taken = set(others)
     for name in keys:
         if name in taken:
@@ -111,8 +112,11 @@ def check_results(aggregation: Aggregation, results: Sequence[str] | None, min_c
     """The names of the results that are asked for: None for those of the aggregation's columns.
 
     Raises:
+      TypeError: a ``min_count`` that is no integer.
       ValueError: no such result, one that is asked for twice, or a negative ``min_count``.
     """
+    if not isinstance(min_count, Integral):
+        raise TypeError(f"min_count: expected an integer, found {min_count!r}")
     if min_count < 0:
         raise ValueError(f"min_count: expected 0 or more, found {min_count}")
     names = aggregation.columns if results is None else results

@@ -85,7 +85,7 @@ def merge_states(tables: pa.Table | Iterable[pa.Table], keys: Sequence[str], *, 
     >>> finalize(merge_states([part, part], [])).to_pydict()
     {'logsumexp': [1.3862943611198906], 'count': [4], 'max': [0.0]}
     """
-    tables = [tables] if isinstance(tables, pa.Table) else list(tables)
+    tables = list(tables) if isinstance(tables, Iterable) and not isinstance(tables, pa.Table) else [tables]
     check_names(keys, others=[state])
     if not tables:
         raise ValueError("expected at least one table of states, found none")

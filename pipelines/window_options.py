@@ -14,20 +14,21 @@ _MOST_SECONDS = timedelta(days=36525).total_seconds()
 FORMS = "fixed:1h, sliding:1h/10m or session:30m"
 
 
-def parse_duration(option: str, text: str) -> float:
-    """The seconds of a duration such as "90s", "15m", "1h", "2d", "1w" or "500ms".
+def parse_duration(option: str, text: str, whole: str | None = None) -> float:
+    """The seconds of a duration such as "90s", "15m", "1h", "2d", "1w" or "500ms"; ``whole`` is all that was typed.
 
     Raises:
       UsageError: it cannot be read, or is more than a century.
     """
     found = _DURATION.fullmatch(text)
+    typed = f"--{option} {whole or text}"
     if found is None:
         raise UsageError(
-            f"--{option} {text}: expected a whole number and a unit of {', '.join(_UNITS)}, such as 30m, found {text!r}"
+            f"{typed}: expected a whole number and a unit of {', '.join(_UNITS)}, such as 30m, found {text!r}"
         )
     seconds = int(found[1]) * _UNITS[found[2]]
     if seconds > _MOST_SECONDS:
-        raise UsageError(f"--{option} {text}: expected at most 100 years, found more")
+        raise UsageError(f"{typed}: expected at most 100 years, found more")
     return seconds
 
 
@@ -41,7 +42,7 @@ def parse_window(text: str) -> Any:
     from apache_beam.utils.timestamp import Duration
 
     form, _, lengths = text.partition(":")
-    seconds = [parse_duration("window", length) for length in lengths.split("/")] if lengths else []
+    seconds = [parse_duration("window", length, text) for length in lengths.split("/")] if lengths else []
     if not all(seconds):
         raise UsageError(f"--window {text}: expected durations of more than 0, found 0")
     match form, [Duration(micros=round(length * 1e6)) for length in seconds]:

@@ -868,3 +868,25 @@ def test_a_column_of_damaged_metadata_loads_and_is_refused_in_use(metadata: byte
     assert table.num_rows == 3
     with pytest.raises(StateError, match=r"^column 'state': expected states .* found version 0, aggregation unknown"):
         finalize(table)
+
+
+@pytest.mark.parametrize("wrong", [None, {"k": [1]}, 5, "table"])
+def test_what_is_no_table_is_told(wrong: Any) -> None:
+    found = f"expected a pyarrow.Table, found {type(wrong).__name__}"
+    with pytest.raises(TypeError, match=found):
+        group_states(wrong, ["k"], "x")
+    with pytest.raises(TypeError, match=found):
+        finalize(wrong)
+    if not isinstance(wrong, dict | str):  # of which the items are no tables
+        with pytest.raises(TypeError, match=found):
+            merge_states(wrong, ["k"])
+
+
+def test_keys_and_counts_of_other_types_are_told() -> None:
+    table = pa.table({"k": [1], "x": [0.0]})
+    for keys in (None, 5):
+        with pytest.raises(TypeError, match=f"keys: expected a sequence of column names, found the .* {keys}"):
+            group_states(table, keys, "x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="min_count: expected an integer, found 'a'"):
+        finalize(group_states(table, ["k"], "x"), min_count="a")  # type: ignore[arg-type]
+    assert finalize(group_states(table, ["k"], "x"), min_count=np.int64(2))["logsumexp"].to_pylist() == [None]  # type: ignore[arg-type]

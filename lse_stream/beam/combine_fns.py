@@ -22,6 +22,13 @@ from .coders import AccumulatorCoder
 Number = float | int | np.floating | np.integer
 
 
+def check_combine_fn(combine_fn: beam.CombineFn) -> beam.CombineFn:
+    """What was given; raises TypeError for what is no CombineFn, such as a class or a function."""
+    if not isinstance(combine_fn, beam.CombineFn):
+        raise TypeError(f"expected a CombineFn, such as LogSumExpCombineFn(), found {combine_fn!r}")
+    return combine_fn
+
+
 class _AccumulatorCombineFn(beam.CombineFn):
     """Combines elements in an accumulator; what it gives depends on the multiset of elements alone.
 
@@ -80,7 +87,7 @@ class ToStateCombineFn(_AccumulatorCombineFn):
 
     def __init__(self, combine_fn: beam.CombineFn) -> None:
         super().__init__()
-        self._combine_fn = combine_fn
+        self._combine_fn = check_combine_fn(combine_fn)
 
     def create_accumulator(self) -> Any:
         return self._combine_fn.create_accumulator()
@@ -114,7 +121,7 @@ class MergeStatesCombineFn(_AccumulatorCombineFn):
 
     def __init__(self, combine_fn: beam.CombineFn) -> None:
         super().__init__()
-        self._combine_fn = combine_fn
+        self._combine_fn = check_combine_fn(combine_fn)
 
     def create_accumulator(self) -> Any:
         return self._combine_fn.create_accumulator()

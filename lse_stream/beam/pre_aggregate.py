@@ -10,6 +10,7 @@ from apache_beam.transforms.window import BoundedWindow, TimestampCombiner
 from apache_beam.typehints.typehints import Tuple
 from apache_beam.utils.windowed_value import WindowedValue
 
+from .combine_fns import check_combine_fn
 from .internals import ParDoInto, key_type_of, windowing_with
 
 # How many keys and windows a bundle holds before it sends them on: an accumulator takes about 0.5 kB, all of them 64
@@ -125,7 +126,7 @@ class PreCombinePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection
         self, combine_fn: beam.CombineFn, *, pre_aggregate: int | None = None, max_states: int = MAX_ACCUMULATORS
     ) -> None:
         super().__init__()
-        self._combine_fn = combine_fn
+        self._combine_fn = check_combine_fn(combine_fn)
         merge = combine_fn.merge_accumulators
         self._pre_aggregate = None if pre_aggregate is None else PreAggregate(merge, pre_aggregate)
         self._max_states = max_states

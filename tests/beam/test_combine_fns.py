@@ -30,9 +30,11 @@ from lse_stream.beam.combine_fns import (
     LogLikelihoodCombineFn,
     LogMeanExpCombineFn,
     LogSumExpCombineFn,
+    MergeStatesCombineFn,
     ToStateCombineFn,
     WeightedLogSumExpCombineFn,
 )
+from lse_stream.beam.pre_aggregate import PreCombinePerKey
 
 
 def logsumexp(values: Any) -> float:
@@ -282,3 +284,10 @@ def test_states_that_are_read_stay_as_they_were_read() -> None:
     with beam.Pipeline(FnApiRunner()) as pipeline:
         numbers = pipeline | beam.Create([("a", float(i)) for i in range(6)])
         assert_that(numbers | beam.ParDo(_Running()), equal_to([(i, i + 1) for i in range(6)]))
+
+
+@pytest.mark.parametrize("make", [ToStateCombineFn, MergeStatesCombineFn, PreCombinePerKey])
+@pytest.mark.parametrize("wrong", [sum, LogSumExpCombineFn, 5])
+def test_what_is_no_combine_fn_is_refused(make: Any, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected a CombineFn, such as LogSumExpCombineFn\(\), found"):
+        make(wrong)

@@ -463,6 +463,7 @@ KAFKA = (
         (IN, f"{GOOD} --pre_aggregate 0s", ["--pre_aggregate 0s: expected whole seconds"]),
         (IN, f"{GOOD} --topic rows", ["--topic: expected none with --source replay, found rows"]),
         (IN, f"{GOOD} --runner DaskRunner", ["--runner DaskRunner: it gives silently wrong results with windows"]),
+        (IN, GOOD.replace("fixed:1h", "fixed:-1h"), ["--window fixed:-1h: expected a whole number", "found '-1h'"]),
         (IN, f"{GOOD} --scale loud", ["--scale: expected 'natural'", "found 'loud'"]),
         (IN, f"{GOOD} --key k", ["--key k: expected columns named once"]),
         (
