@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lse_stream.errors import message_in
 # What hides a folder from a worker, which has a view of the file system of its own: an empty disk in its place, another
 # one with a copy of all that is in it, or one with directories of the same names.
 EMPTY = 'mount -t tmpfs none "$0"'
-COPY = 'cp -r "$0" "$0.copy" && mount --bind "$0.copy" "$0"'
+COPY = 'rm -rf "$0.copy" && cp -r "$0" "$0.copy" && mount --bind "$0.copy" "$0"'
 SAME_NAMES = f'{EMPTY} && mkdir "$0/results"'
 UNSHARE = ["unshare", "-r", "-m", "sh", "-c"]
 
@@ -32,51 +33,39 @@ def run(folder: Path, hide: str, code: str, *argv: str) -> subprocess.CompletedP
         f"""#!/bin/sh\nexec {" ".join(UNSHARE)} '{hide} && exec "$@"' {folder}/out {sys.executable} "$@"\n"""
     )
     worker.chmod(0o755)
-    return subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import sys; sys.executable = {str(worker)!r}; {code}",
-            *argv,
-            BEAM,
-            "--direct_running_mode=multi_processing",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    command = [sys.executable, "-c", f"import sys; sys.executable = {str(worker)!r}; {code}", *argv]
+    command += [BEAM, "--direct_running_mode=multi_processing"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for _ in range(2):  # Beam's worker processes now and then wait for ever
+        with suppress(subprocess.TimeoutExpired):
+            return subprocess.run(command, capture_output=True, text=True, timeout=45, cwd=folder, env=env)
+    return subprocess.run(command, capture_output=True, text=True, timeout=45, cwd=folder, env=env)
 
 
 @pytest.mark.parametrize(
-    ("program", "hide", "said"),
+    ("hide", "said"),
     [
-        ("parquet", COPY, ["expected part-00000-of-00001.parquet after the run, found none: all workers have to"]),
+        (COPY, ["expected part-00000-of-00001.parquet after the run, found none: all workers have to"]),
         pytest.param(
-            *("loglik", COPY, ["/part-00000-of-00001.parquet after the run, found none: all workers have to"]),
-            marks=pytest.mark.engine,
-        ),
-        pytest.param(
-            *("parquet", EMPTY),
+            EMPTY,
             ["part-00000-of-00001.parquet: expected a file that can be written, found", "(on host "],
             marks=pytest.mark.engine,
         ),
     ],
 )
 def test_a_run_whose_results_are_elsewhere_fails_and_replaces_nothing(
-    tmp_path: Path, program: str, hide: str, said: list[str]
+    tmp_path: Path, hide: str, said: list[str]
 ) -> None:
     results = tmp_path / "out" / "results"
     if not can_hide(write(tmp_path / "out" / "a", {"x": [1]}).parent):
         pytest.skip("no views of the file system for single processes here")
     source = write(tmp_path / "in.parquet", {"k": ["a", "b"], "x": [1.0, 2.0]})
-    argv = [program, "--input", str(source), "--key=k", "--value=x", "--output", str(results), "--overwrite"]
+    argv = ["parquet", "--input", str(source), "--key=k", "--value=x", "--output", str(results), "--overwrite"]
     write(results / "part-00000-of-00001.parquet", {"k": ["old"]})
     before = contents(tmp_path / "out")
     found = run(tmp_path, hide, "from pipelines.__main__ import main; sys.exit(main())", *argv, "--quiet")
     assert found.returncode == 1, found.stderr
-    check_fault(found.stderr, said, program)
+    check_fault(found.stderr, said)
     assert contents(tmp_path / "out") == before
 
 
