@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from .errors import errors_of_writing
+
 
 def is_local(path: str) -> bool:
     """Whether a path has no scheme, such as ``gs://``."""
@@ -108,9 +110,11 @@ def mark_directory(directory: str) -> None:
 
 
 def check_mark(mark: str | None) -> None:
-    """Raises FileNotFoundError where the mark that the machine saw which started a run is not seen."""
+    """Raises DataError where the mark that the machine saw which started a run is not seen."""
     if mark is not None and not os.path.exists(mark):
-        raise FileNotFoundError(f"not the {os.path.dirname(mark)} of the machine that started the run")
+        directory = os.path.dirname(mark)
+        with errors_of_writing(directory):
+            raise FileNotFoundError(f"not the {directory} of the machine that started the run")
 
 
 def names_below(directory: str) -> list[str]:

@@ -166,14 +166,16 @@ def check_whole(staging: str, directory: str) -> None:
 
     There is one at least, and each tells how many there are.
     """
-    tables: dict[str, list[str]] = {}
+    tables: dict[str, set[str]] = {}
     if is_local(staging):
-        tables = {f"{entry.name}/": [] for entry in os.scandir(staging) if entry.is_dir()}
+        tables = {f"{entry.name}/": set() for entry in os.scandir(staging) if entry.is_dir()}
     for name in files.names_below(staging):
         folder, slash, part = name.rpartition("/")
-        tables.setdefault(folder + slash, []).append(part)
-    for folder, names in (tables or {"": []}).items():
-        parts = max((int(name.rpartition("-")[2].removesuffix(".parquet")) for name in names), default=1)
+        tables.setdefault(folder + slash, set()).add(part)
+    for folder, names in (tables or {"": set()}).items():
+        # Others are what a worker that was killed has left of a file.
+        whole = [name for name in names if re.fullmatch(_PART, name)]
+        parts = max((int(name.rpartition("-")[2].removesuffix(".parquet")) for name in whole), default=1)
         for name in [part_name(part, parts) for part in range(parts)]:
             if name not in names:
                 raise DataError(

@@ -362,10 +362,11 @@ def test_merge_refuses_what_is_no_state(make: Any, other: Any) -> None:
 
 
 def test_merge_names_two_aggregations() -> None:
-    one, two = LogSumExpAccumulator([1.0]), LogLikelihoodAccumulator([1.0])
+    two: Any = LogLikelihoodAccumulator([1.0])
+    one = LogSumExpAccumulator([1.0])
     named = r"states of two aggregations do not merge: "
     with pytest.raises(StateError, match=f"{named}logsumexp and log_likelihood"):
-        one.merge(two)  # type: ignore[arg-type]
+        one.merge(two)
     with pytest.raises(StateError, match=f"{named}log_likelihood and logsumexp"):
         two.merge(one)
     assert (one, two) == (LogSumExpAccumulator([1.0]), LogLikelihoodAccumulator([1.0]))
@@ -385,12 +386,12 @@ def test_a_scale_is_fixed_by_the_first_value() -> None:
     state = LogSumExpAccumulator([1.0], scale="decibel")
     before = state.to_bytes()
     with pytest.raises(ValueError, match="not empty"):
-        state.__init__(scale="magnitude")  # type: ignore[misc]
+        LogSumExpAccumulator.__init__(state, scale="magnitude")
     assert (state.scale, state.to_bytes()) == (Scale("decibel"), before)
     with pytest.raises(ValueError, match="not empty"):
-        state.__init__()  # type: ignore[misc]
+        LogSumExpAccumulator.__init__(state)
     empty = LogSumExpAccumulator(scale="decibel")
-    empty.__init__([60.0])  # type: ignore[misc]
+    LogSumExpAccumulator.__init__(empty, [60.0])
     assert (empty.scale, empty.value()) == (Scale("natural"), 60.0)
 
 

@@ -884,9 +884,12 @@ def test_what_is_no_table_is_told(wrong: Any) -> None:
 
 def test_keys_and_counts_of_other_types_are_told() -> None:
     table = pa.table({"k": [1], "x": [0.0]})
-    for keys in (None, 5):
+    wrong: list[Any] = [None, 5]
+    for keys in wrong:
         with pytest.raises(TypeError, match=f"keys: expected a sequence of column names, found the .* {keys}"):
-            group_states(table, keys, "x")  # type: ignore[arg-type]
+            group_states(table, keys, "x")
+    text: Any = "a"
+    number: Any = np.int64(2)
     with pytest.raises(TypeError, match="min_count: expected an integer, found 'a'"):
-        finalize(group_states(table, ["k"], "x"), min_count="a")  # type: ignore[arg-type]
-    assert finalize(group_states(table, ["k"], "x"), min_count=np.int64(2))["logsumexp"].to_pylist() == [None]  # type: ignore[arg-type]
+        finalize(group_states(table, ["k"], "x"), min_count=text)
+    assert finalize(group_states(table, ["k"], "x"), min_count=number)["logsumexp"].to_pylist() == [None]

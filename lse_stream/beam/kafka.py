@@ -210,8 +210,7 @@ class WriteLines(beam.DoFn):
         self._directory, self._mark = directory, mark_of(directory)
 
     def setup(self) -> None:
-        with errors_of_writing(self._directory):
-            check_mark(self._mark)
+        check_mark(self._mark)
 
     def start_bundle(self) -> None:
         self._lines: list[bytes] = []
@@ -225,10 +224,9 @@ class WriteLines(beam.DoFn):
         data = b"".join(line + b"\n" for line in self._lines)
         name = f"dead-letters-{hashlib.sha256(data).hexdigest()[:16]}.jsonl"
         path = join(self._directory, name)
-        with errors_of_writing(path):
-            check_mark(self._mark)
-            with whole_file(path) as sink:
-                sink.write(data)
+        check_mark(self._mark)  # a disk may have come or gone since
+        with errors_of_writing(path), whole_file(path) as sink:
+            sink.write(data)
 
 
 class ToMessages(beam.DoFn):

@@ -15,7 +15,6 @@ from apache_beam.transforms.trigger import DefaultTrigger
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 
-from ..errors import errors_of_writing
 from ..files import check_mark, mark_of
 from ..parquet.scan import Dataset, Reading, RowGroup
 from ..parquet.sink import Counters, write_shard
@@ -224,8 +223,7 @@ class _WriteWindow(beam.DoFn):
         self._mark = mark_of(directory)
 
     def setup(self) -> None:
-        with errors_of_writing(self._directory):
-            check_mark(self._mark)
+        check_mark(self._mark)
 
     def process(
         self,
@@ -236,7 +234,7 @@ class _WriteWindow(beam.DoFn):
         shard, table = element
         pane_name = f"pane-{pane.index:05d}-" if self._each_pane else ""
         prefix = f"{_compact(window.start)}-{_compact(window.end)}-{pane_name}"
-        self.setup()  # a disk may have come or gone since
+        check_mark(self._mark)  # a disk may have come or gone since
         yield write_shard(self._directory, self._num_shards, shard, [table], table.schema, prefix=prefix)
 
 

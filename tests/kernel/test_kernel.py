@@ -387,9 +387,10 @@ def test_a_value_added_to_the_largest_count_is_refused(x: float) -> None:
 @pytest.mark.usefixtures("kernel")
 def test_a_tuple_is_no_state() -> None:
     state = _kernel.State()
-    for other in ((), (1.0,), (1.0, 2.0)):
+    tuples: list[Any] = [(), (1.0,), (1.0, 2.0)]
+    for other in tuples:
         with pytest.raises(TypeError, match="expected a state on the same scale to merge, found <class 'tuple'>"):
-            state.merge(other)  # type: ignore[arg-type]
+            state.merge(other)
     assert state.count == 0
 
 
@@ -472,7 +473,9 @@ def test_kernels_agree_on_damaged_records() -> None:
 
 
 def _check(name: str, states: np.ndarray) -> tuple[int, int] | None:
-    return (numpy_kernel if name == "numpy" else _kernel._kernel()).check(states, _kernel.NATURAL_FACTOR, b"\0")  # type: ignore[no-any-return]
+    kernel = numpy_kernel if name == "numpy" else _kernel._kernel()
+    fault: tuple[int, int] | None = kernel.check(states, _kernel.NATURAL_FACTOR, b"\0")
+    return fault
 
 
 # --- which kernel -----------------------------------------------------------------------------------------------------

@@ -227,6 +227,7 @@ def test_what_was_written_aside_takes_its_place(tmp_path: Path) -> None:
         (["part-00000-of-00003.parquet", "part-00002-of-00003.parquet"], "part-00001-of-00003.parquet"),
         (["totals/part-00000-of-00001.parquet", "overall/"], "overall/part-00000-of-00001.parquet"),
         (["totals/part-00000-of-00002.parquet"], "totals/part-00001-of-00002.parquet"),
+        ([".part-00000-of-00001.parquet.0123456789abcdef"], "part-00000-of-00001.parquet"),
     ],
 )
 def test_a_table_without_all_of_its_files_is_not_whole(tmp_path: Path, names: list[str], missing: str) -> None:
