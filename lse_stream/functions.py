@@ -184,7 +184,7 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
 def logmeanexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = False) -> Any:
     """``ln(sum(b * exp(a)) / sum(b))`` along axes, b = 1 without weights: exactly x for equal values x.
 
-    Of nothing it is -inf; NaN where the mean is negative, or the weights sum to 0.
+    Without values it is -inf; NaN where the mean is negative, or the weights sum to 0.
 
     Args:
       a, axis, b, keepdims: as of ``logsumexp``.

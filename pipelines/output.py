@@ -164,7 +164,7 @@ def make_table_directory(staging: str, name: str) -> str:
 def check_whole(staging: str, directory: str) -> None:
     """Raises DataError unless each table that was written aside has all of its files.
 
-    There is one at least, and each tells how many there are.
+    There is one at least, and the name of each says how many there are.
     """
     tables: dict[str, set[str]] = {}
     if is_local(staging):
