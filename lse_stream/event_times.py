@@ -69,3 +69,15 @@ def check_years(times: Micros, name: str, room: int = 0) -> None:
             f"column {name!r}, row {row}: expected a time that is, with its windows, in the years 1 to 9999, "
             f"found {times[row]} us since 1970"
         )
+
+
+def check_times(name: str, room: int | None, table: pa.Table) -> pa.Table:
+    """The table as it is, once its event times are checked; with ``room`` they are to go into messages, by ISO 8601.
+
+    Raises:
+      TypeError, ValueError: as ``event_times`` and, with ``room``, ``check_years``.
+    """
+    micros = event_times(table.column(name), name)
+    if room is not None:
+        check_years(micros, name, room)
+    return table

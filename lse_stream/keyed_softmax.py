@@ -40,7 +40,7 @@ class KeyedSoftmax:
         self._value, self._totals, self._reciprocals = value, LogTotals(array), reciprocals_of(array.sums[0])
         self._look_up = LookUp(columns_of(states.keys, keys), states.num_rows)
 
-    def of(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table) -> pa.Table:
         """The table with columns "log_softmax" and "softmax". Raises as ``log_softmax_of_keys``."""
         for name in ("log_softmax", "softmax"):
             if name in table.column_names:

@@ -210,4 +210,4 @@ def log_softmax_of_keys(
     [0.5, 0.5]
     """
     held = StateTable.from_arrow(states, keys, [state])
-    return KeyedSoftmax(held, keys, value, state=state).of(table)
+    return KeyedSoftmax(held, keys, value, state=state)(table)

@@ -6,35 +6,38 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from lse_stream._kernel import StateError
-from lse_stream.accumulators import LogSumExpAccumulator
-from lse_stream.buffers import array_of, nulls_of_column, numbers_of, repeated
-from lse_stream.columns import columns_of, decode_dictionary, value_type_of
-from lse_stream.errors import DataError, InputError
+from lse_stream.buffers import repeated
+from lse_stream.columns import value_type_of
+from lse_stream.errors import InputError
 from lse_stream.files import join
 from lse_stream.float64 import is_numeric_type
-from lse_stream.functions import softmax_from_state
-from lse_stream.keys import describe_key
-from lse_stream.list_functions import cross_entropy, label_outside
-from lse_stream.look_up import LookUp
+from lse_stream.losses import (
+    LOGIT,
+    LOSS,
+    RESULTS,
+    TARGET,
+    check_no_nulls,
+    labelling,
+    losses_of,
+    losses_of_lists,
+    targets_of,
+    totals_of,
+)
 from lse_stream.parquet.scan import Dataset, scan
-from lse_stream.plan import Engine, OnTable
+from lse_stream.parquet.sink import COUNTERS, TERMS
+from lse_stream.plan import Engine
 from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
-from lse_stream.state_table import StateTable
 from lse_stream.states.aggregations import CROSS_ENTROPY, LOG_LIKELIHOOD
-from lse_stream.states.results import result_of
 
 from .command import UsageError
 from .options import COMMON, Options, Parser, check_columns
 from .output import OVERALL, TOTALS, make_table_directory
 from .run import build_of, run, run_main
-from .summary import COUNTERS, TERMS, head, pluralize, preview, read_totals
+from .summary import head, pluralize, preview, read_totals
 
 PROGRAM = "cross_entropy"
 
@@ -64,10 +67,6 @@ examples:
       --label token_id --ignore_label=-100 --unit bits --output out/loss
 """
 
-# Columns of tables on the way.
-LOGIT, TARGET, LOSS = "logit", "target", "loss"
-COUNT, MEAN = "count", "mean"
-RESULTS = (COUNT, "sum", MEAN, "perplexity")
 UNITS = {"nats": 1.0, "bits": math.log(2.0)}
 
 
@@ -98,14 +97,14 @@ def describe(
     """
     common = {"keys": list(keys), "example": list(example), "label": label, "ignored": ignored}
     if logits is not None:
-        losses = engine.read("Read", dataset, partial(_list_losses, logits=logits, **common))
+        losses = engine.read("Read", dataset, partial(losses_of_lists, logits=logits, **common))
     else:
         losses = _losses_of_rows(engine, dataset, labels, classes=classes, **common)
     sums = Reduction(tuple(keys), {STATE: ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (LOSS,))})
     totals = engine.reduce("Sum", losses, sums, num_shards)
     overall = engine.merge("Merge", totals, [], 1)
     for name, states, names, shards in ((TOTALS, totals, keys, num_shards), (OVERALL, overall, [], 1)):
-        results = engine.finish(f"Results {name}", states, partial(_results, UNITS[unit]))
+        results = engine.finish(f"Results {name}", states, partial(totals_of, UNITS[unit]))
         engine.write(f"Write {name}", results, names, make_table_directory(directory, name), shards, COUNTERS)
 
 
@@ -126,97 +125,15 @@ def _losses_of_rows(
     """Tables of the key columns and "loss", in nats, a row for each example, whose classes are rows."""
     names = [*keys, *example]
     [value] = dataset.values
-    check = partial(_check_no_nulls, [value, classes] if labels else [value, classes, label])
+    check = partial(check_no_nulls, [value, classes] if labels else [value, classes, label])
     tables = engine.read("Read", dataset, check)
     if labels:
-        held = engine.read("ReadLabels", labels, partial(_check_no_nulls, [label]))
-        tables = engine.look_up("Label", tables, held, partial(_labelled, example, label))
-    tables = engine.map("Targets", tables, partial(_targets, names, value, classes, label, ignored))
+        held = engine.read("ReadLabels", labels, partial(check_no_nulls, [label]))
+        tables = engine.look_up("Label", tables, held, partial(labelling, example, label))
+    tables = engine.map("Targets", tables, partial(targets_of, names, value, classes, label, ignored))
     reduction = Reduction(tuple(names), {STATE: ColumnAggregation(CROSS_ENTROPY, NATURAL, (LOGIT, TARGET))})
     states = engine.reduce("Examples", tables, reduction)
-    return engine.finish("Losses", states, partial(_losses, keys))
-
-
-def _check_no_nulls(names: Sequence[str], table: pa.Table) -> pa.Table:
-    for name in names:
-        null = nulls_of_column(table.column(name))
-        if null is not None:
-            row = int(null.argmax())
-            raise ValueError(f"column {name!r}, row {row}: expected a value, found null")
-    return table
-
-
-def _list_losses(
-    table: pa.Table, *, keys: list[str], logits: str, label: str, example: list[str], ignored: Any
-) -> pa.Table:
-    """The key columns and "loss" of lists of logits; null where the label is ignored."""
-    _check_no_nulls([logits, label], table)
-    labels = table.column(label)
-    if ignored is not None:
-        labels = pc.if_else(pc.equal(labels, ignored.cast(labels.type)), pa.nulls(1, labels.type)[0], labels)
-    try:
-        loss = cross_entropy(table.column(logits), labels)
-    except ValueError as error:
-        row = label_outside(table.column(logits), labels)
-        if row is None or not example:
-            raise
-        raise ValueError(f"example {describe_key(table, example, row)}, {error}") from error
-    return table.select(keys).append_column(LOSS, loss)
-
-
-def _labelled(example: list[str], label: str, held: pa.Table) -> OnTable:
-    """What adds the labels of examples to their rows."""
-    try:
-        look_up = LookUp(columns_of(held, example), held.num_rows, what="label")
-    except ValueError as error:
-        raise DataError(f"--labels: {error}") from error
-    return partial(_with_label, look_up, held.column(label).combine_chunks(), label)
-
-
-def _with_label(look_up: LookUp, labels: pa.Array, label: str, table: pa.Table) -> pa.Table:
-    try:
-        rows = look_up.rows(table)
-    except KeyError as error:
-        raise DataError(f"--labels: {error.args[0]}") from error
-    return table.append_column(label, labels.take(array_of(rows)))
-
-
-def _targets(names: list[str], value: str, classes: str, label: str, ignored: Any, table: pa.Table) -> pa.Table:
-    """Rows of examples: the logit, and whether it is that of the label; both null where the label is ignored."""
-    logit, found, expected = (decode_dictionary(table.column(name)) for name in (value, classes, label))
-    if ignored is not None:
-        kept = pc.not_equal(expected, ignored.cast(expected.type))
-        logit = pc.if_else(kept, logit, pa.nulls(1, logit.type)[0])
-    return table.select(names).append_column(LOGIT, logit).append_column(TARGET, pc.equal(found, expected))
-
-
-def _losses(keys: list[str], table: StateTable) -> pa.Table:
-    """States of examples to losses; of an example that is ignored there is no term."""
-    states, null = table.states[STATE]
-    rows = np.flatnonzero(states.counts)
-    loss = np.zeros(len(states))
-    try:
-        loss[rows] = result_of(states.take(rows), "cross_entropy")
-    except StateError as error:
-        row = int(rows[error.row])
-        [(times, _)] = states.take(rows[[error.row]]).exact_sums(1)
-        raise DataError(
-            f"example {describe_key(table.keys, table.keys.column_names, row)}: expected its label among its classes "
-            f"({states.counts[row]}), once, found it {times} times"
-        ) from error
-    none = states.counts == 0
-    columns = [*(table.keys.column(name) for name in keys), array_of(loss, null=none if null is None else none | null)]
-    return pa.Table.from_arrays(columns, names=[*keys, LOSS])
-
-
-def _results(unit: float, table: StateTable) -> pa.Table:
-    found = table.results(STATE, ["log_likelihood", COUNT, MEAN], 0)
-    total, mean = numbers_of(found["log_likelihood"]), numbers_of(found[MEAN])
-    # exp by the kernel: that of a C library differs from machine to machine.
-    with np.errstate(divide="ignore"):
-        perplexity = 1.0 / softmax_from_state(-mean, LogSumExpAccumulator([0.0]))
-    columns = [found[COUNT], array_of(total / unit), array_of(mean / unit), array_of(np.asarray(perplexity))]
-    return pa.Table.from_arrays([*table.keys.columns, *columns], names=[*table.keys.column_names, *RESULTS])
+    return engine.finish("Losses", states, partial(losses_of, keys))
 
 
 def _list_type(data_type: pa.DataType) -> str | None:

@@ -1,32 +1,41 @@
 """Log-likelihood totals per key, in one level or two, and WAIC: ``python -m pipelines.loglik --help``."""
 
-import math
 import sys
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 
 from lse_stream.buffers import array_of, nulls_of, numbers_of
-from lse_stream.errors import DataError
 from lse_stream.files import join
-from lse_stream.float64 import to_float64_exact, valid_numbers
-from lse_stream.keys import describe_key
+from lse_stream.observations import (
+    COUNT,
+    DOUBTFUL,
+    ELPD_WAIC,
+    LPPD,
+    P_WAIC,
+    RESULTS,
+    VALUE,
+    WAIC,
+    check_weights,
+    count_unsure,
+    values_of,
+    waic_of,
+)
 from lse_stream.parquet.scan import Dataset, scan
+from lse_stream.parquet.sink import COUNTERS, TERMS
 from lse_stream.plan import Engine
 from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
 from lse_stream.state_table import StateTable
 from lse_stream.states.aggregations import LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP
-from lse_stream.states.results import variances
 
 from .command import UsageError
 from .options import COMMON, Options, Parser, check_columns
 from .output import OBSERVATIONS, OVERALL, TOTALS, make_table_directory
 from .run import build_of, run, run_main
-from .summary import COUNTERS, TERMS, head, pluralize, preview, read_totals
+from .summary import head, pluralize, preview, read_totals
 
 PROGRAM = "loglik"
 
@@ -65,15 +74,7 @@ examples:
 
 INNER = ("none", "logsumexp", "logmeanexp")
 
-# Columns of the totals; with --waic these too (Vehtari, Gelman, Gabry, Statistics and Computing 27, 2017).
-RESULTS = ("log_likelihood", "count", "max")
-LPPD, P_WAIC, ELPD_WAIC = "lppd", "p_waic", "elpd_waic"
-WAIC = (LPPD, P_WAIC, ELPD_WAIC, "se")
-# Beyond this p_waic of an observation that paper calls WAIC unreliable.
-DOUBTFUL = 0.4
 UNSURE = "unsure"
-# Columns of the observations, beside those.
-VALUE, COUNT = "value", "count"
 
 
 def describe(
@@ -96,7 +97,7 @@ def describe(
     The values of ``dataset`` are the log-likelihood and, if there are two, the weight.
     """
     value, *weight = dataset.values
-    tables = engine.read("Read", dataset, partial(_check_weights, weight, inner) if weight else None)
+    tables = engine.read("Read", dataset, partial(check_weights, weight[0], inner) if weight else None)
     if inner != "none":
         value, names = VALUE, [*keys, *observation]
         aggregation = LOG_LIKELIHOOD if waic else WEIGHTED_LOGSUMEXP if weight else LOGSUMEXP
@@ -104,71 +105,21 @@ def describe(
             tuple(names), {STATE: ColumnAggregation(aggregation, NATURAL, dataset.values)}, skip_nulls
         )
         states = engine.reduce("Inner", tables, reduction, num_shards if per_observation else None)
-        tables = engine.finish("Observations", states, partial(_observations, inner, ddof if waic else None))
+        tables = engine.finish("Observations", states, partial(values_of, inner, ddof if waic else None))
         if per_observation:
-            path, counters = make_table_directory(directory, OBSERVATIONS), {UNSURE: _count_unsure} if waic else {}
+            path, counters = make_table_directory(directory, OBSERVATIONS), {UNSURE: count_unsure} if waic else {}
             engine.write("WriteObservations", tables, names, path, num_shards, counters)
     columns = {name: name for name in (LPPD, P_WAIC, ELPD_WAIC)} if waic else {STATE: value}
     sums = {name: ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (column,)) for name, column in columns.items()}
     totals = engine.reduce("Sum", tables, Reduction(tuple(keys), sums, skip_nulls), num_shards)
     overall = engine.merge("Merge", totals, [], 1)
-    finish = partial(_waic, ddof) if waic else partial(StateTable.finalize, results=RESULTS, keep_state=state)
+    finish = partial(waic_of, ddof) if waic else partial(StateTable.finalize, results=RESULTS, keep_state=state)
     for name, parts, of, shards in ((TOTALS, totals, keys, num_shards), (OVERALL, overall, [], 1)):
         results = engine.finish(f"Finalize {name}", parts, finish)
         engine.write(f"Write {name}", results, of, make_table_directory(directory, name), shards, COUNTERS)
 
 
 build = build_of(describe)
-
-
-def _check_weights(weight: Sequence[str], inner: str, table: pa.Table) -> pa.Table:
-    for name in weight:
-        least = 0.0 if inner == "logmeanexp" else -math.inf
-        for array in valid_numbers(table.column(name)):
-            weights = to_float64_exact(array, f"column {name!r}")
-            wrong = ~(np.isfinite(weights) & (weights >= least))
-            if wrong.any():
-                expected = "finite weights" + (" of 0 or more, to take a mean by" if least == 0.0 else "")
-                raise ValueError(f"column {name!r}: expected {expected}, found {weights[wrong.argmax()]}")
-    return table
-
-
-def _observations(inner: str, ddof: int | None, table: StateTable) -> pa.Table:
-    """States per observation to values; with a ``ddof`` also what WAIC has of each."""
-    results = table.finalize([inner, COUNT])
-    results = results.rename_columns([*table.keys.column_names, VALUE, COUNT])
-    if ddof is None:
-        return results
-    states, null = table.states[STATE]
-    few = states.counts <= ddof
-    if null is not None:
-        few &= ~null
-    if few.any():
-        row = int(few.argmax())
-        raise DataError(
-            f"observation {describe_key(table.keys, table.keys.column_names, row)}: expected {ddof + 1} draws or more, "
-            f"for a variance, found {states.counts[row]}"
-        )
-    p_waic = variances(states, ddof)
-    elpd = numbers_of(results[VALUE].chunk(0)) - p_waic
-    columns = [*results.columns, results[VALUE], array_of(p_waic, null=null), array_of(elpd, null=null)]
-    return pa.Table.from_arrays(columns, names=[*results.column_names, LPPD, P_WAIC, ELPD_WAIC])
-
-
-def _count_unsure(table: pa.Table) -> int:
-    """Observations whose p_waic puts WAIC in doubt."""
-    return sum(int((numbers_of(chunk.drop_null()) > DOUBTFUL).sum()) for chunk in table[P_WAIC].chunks)
-
-
-def _waic(ddof: int, table: StateTable) -> pa.Table:
-    """The states of what WAIC has of the observations to totals."""
-    results = table.finalize(RESULTS, state=LPPD)
-    columns, names = results.columns, [*results.column_names, *WAIC]
-    columns += [table.results(name, RESULTS[:1], 0)[RESULTS[0]] for name in (LPPD, P_WAIC, ELPD_WAIC)]
-    states, null = table.states[ELPD_WAIC]
-    with np.errstate(invalid="ignore"):
-        columns.append(array_of(np.sqrt(states.counts * variances(states, ddof)), null=null))
-    return pa.Table.from_arrays(columns, names=names)
 
 
 def _parse(argv: Sequence[str]) -> Options:

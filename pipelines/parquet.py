@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from lse_stream.parquet.scan import Dataset, scan
+from lse_stream.parquet.sink import COUNTERS, NULLS, TERMS
 from lse_stream.plan import Engine
 from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.scales import NATURAL
@@ -15,7 +16,7 @@ from lse_stream.states.aggregations import LOGSUMEXP
 
 from .options import Parser, check_columns
 from .run import build_of, run, run_main
-from .summary import COUNTERS, NULLS, TERMS, head, pluralize, preview, read_totals, with_bonus
+from .summary import head, pluralize, preview, read_totals, with_bonus
 
 PROGRAM = "parquet"
 

@@ -7,23 +7,24 @@ from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of, numbers_of
+from lse_stream.coarsening import coarsen
 from lse_stream.columns import value_type_of
 from lse_stream.errors import InputError, one_line
 from lse_stream.keys import check_key_type
 from lse_stream.parquet.scan import Dataset, scan
+from lse_stream.parquet.sink import COUNTERS, TERMS
 from lse_stream.plan import Engine
-from lse_stream.state_column import STATE, aggregation_of, states_from_arrow
+from lse_stream.state_column import STATE, aggregation_of
 from lse_stream.state_table import StateTable
 
 from .command import UsageError
 from .options import COMMON, Parser, check_columns
 from .run import build_of, run, run_main
-from .summary import COUNTERS, TERMS, head, pluralize, preview, read_totals
+from .summary import head, pluralize, preview, read_totals
 
 PROGRAM = "rollup"
 
@@ -74,12 +75,10 @@ def describe(
       dataset: all columns of results with states.
       directory: it must exist.
       keys: names of columns, after truncation and mapping.
-      truncate: units, by the names of columns of times.
-      mapped: by the name of a column, a table of two columns: its values, each once, and what they become. The
-        column takes the name of the second.
+      truncate, mapped: as of ``lse_stream.coarsening.coarsen``.
     """
     read = dataset.select([*keys, *truncate, *mapped, STATE])
-    tables = engine.read("Read", read, partial(_coarsen, dict(truncate), dict(mapped)))
+    tables = engine.read("Read", read, partial(coarsen, dict(truncate), dict(mapped)))
     states = engine.merge("Merge", tables, keys, num_shards)
     finish = partial(StateTable.finalize, results=results_of(dataset, keys), min_count=min_count, keep_state=state)
     results = engine.finish("Finalize", states, finish)
@@ -98,24 +97,6 @@ def results_of(dataset: Dataset, keys: Sequence[str]) -> list[str] | None:
     found = aggregation_of(dataset.schema.field(STATE).type, STATE)
     results = [name for name in dataset.schema.names if found and name in found[0].results and name not in keys]
     return results if COUNT in results else None
-
-
-def _coarsen(truncate: Mapping[str, str], mapped: Mapping[str, pa.Table], table: pa.Table) -> pa.Table:
-    states_from_arrow(table.column(STATE))  # a damaged one is found here, where its file is known
-    for name, unit in truncate.items():
-        position = table.column_names.index(name)
-        column = table.column(name)
-        table = table.set_column(position, name, pc.floor_temporal(column, unit=unit).cast(column.type))
-    for name, groups in mapped.items():
-        position = table.column_names.index(name)
-        values = groups.column(0).combine_chunks()
-        column = table.column(name).cast(values.type)
-        rows = pc.index_in(column, values)
-        missing = column.filter(pc.and_(rows.is_null(), column.is_valid()))
-        if len(missing):
-            raise ValueError(f"column {name!r}: expected values that --map {name} contains, found {missing[0]}")
-        table = table.set_column(position, groups.column_names[1], groups.column(1).take(rows))
-    return table
 
 
 def _state_type(data_type: pa.DataType) -> str | None:

@@ -10,11 +10,10 @@ import pyarrow as pa
 from lse_stream.errors import InputError
 from lse_stream.keyed_softmax import KeyedSoftmax
 from lse_stream.parquet.scan import Dataset, scan
-from lse_stream.plan import MAX_BROADCAST, Engine, OnTable
+from lse_stream.plan import MAX_BROADCAST, Engine
 from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
-from lse_stream.state_table import StateTable
 from lse_stream.states.aggregations import LOGSUMEXP
 
 from .command import UsageError
@@ -59,14 +58,11 @@ def describe(engine: Engine, dataset: Dataset, directory: str, *, keys: Sequence
     reduction = Reduction(tuple(keys), {STATE: ColumnAggregation(LOGSUMEXP, NATURAL, dataset.values)})
     states = engine.reduce("LogSumExp", rows, reduction)
     schema = pa.schema([*dataset.schema, *(pa.field(name, pa.float64()) for name in RESULTS)])
-    return engine.write_rows("Write", dataset, states, keys, partial(_softmax_of, list(keys), value), schema, directory)
+    softmax = partial(KeyedSoftmax, keys=list(keys), value=value)
+    return engine.write_rows("Write", dataset, states, keys, softmax, schema, directory)
 
 
 build = build_of(describe)
-
-
-def _softmax_of(keys: list[str], value: str, states: StateTable) -> OnTable:
-    return KeyedSoftmax(states, keys, value).of
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lse_stream.event_times import WINDOW, check_event_time, check_years, event_times
+from lse_stream.event_times import WINDOW, check_event_time, check_times
 from lse_stream.messages import EVENT_TIME, KEY_TYPES, MAX_MESSAGE_BYTES, READERS, Fields
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.scales import Scale
@@ -107,7 +107,7 @@ def build(
 
     if dataset is not None:
         room = None if output_topic is None else reach_of(windowfn)
-        tables = pipeline | "ReadTables" >> ReadTables(dataset, partial(_check_event_times, event_time, room))
+        tables = pipeline | "ReadTables" >> ReadTables(dataset, partial(check_times, event_time, room))
     else:
         tables = pipeline | "ReadRows" >> topic
     common: dict[str, Any] = {"allowed_lateness": allowed_lateness, "discarding": discarding}
@@ -122,14 +122,6 @@ def build(
             shards = shards | "LastSessions" >> LastSessions(keys, **common)
         results = shards | "Finalize" >> Finalize(keep_state=state)
         results | "WriteWindows" >> WriteWindows(directory, num_shards, each_pane=discarding)
-
-
-def _check_event_times(name: str, room: int | None, table: pa.Table) -> pa.Table:
-    """The table as it is; faults are found here, where its file is known. With ``room``, times go into messages."""
-    micros = event_times(table.column(name), name)
-    if room is not None:
-        check_years(micros, name, room)
-    return table
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

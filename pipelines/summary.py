@@ -9,26 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lse_stream.buffers import array_of, numbers_of
+from lse_stream.buffers import array_of
 from lse_stream.files import open_file
 from lse_stream.parquet.scan import find_files
 from lse_stream.parquet.sink import read_counts
 
 PREVIEW_ROWS = 8
-
-# What is counted while results are written, and kept in their files.
-TERMS, NULLS = "terms", "nulls"
-
-
-def _count_terms(table: pa.Table) -> int:
-    return sum(int(numbers_of(chunk.drop_null()).sum()) for chunk in table["count"].chunks)
-
-
-def _count_nulls(table: pa.Table) -> int:
-    return int(table["count"].null_count)
-
-
-COUNTERS = {TERMS: _count_terms, NULLS: _count_nulls}
 
 
 class Totals(NamedTuple):

@@ -1,11 +1,13 @@
 """Fixtures and strategies that several tests share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from programs import write_inputs
 
 from lse_stream import _kernel
 
@@ -39,6 +41,12 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
     _kernel.select(request.param)
     yield request.param
     _kernel.select(before)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``programs.RUNS`` read from."""
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def random_values(rng: np.random.Generator, n: int) -> np.ndarray:

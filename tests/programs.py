@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from engines.fetch import EngineError, find, find_prism
 
+from lse_stream.table_functions import finalize, group_states
+
 ROOT = Path(__file__).parent.parent
 
 Main = Callable[[Sequence[str]], int]
@@ -153,3 +155,61 @@ def check_bytes(
     assert found[0]
     assert all(files == found[0] for files in found)
     return found[0]
+
+
+def write_inputs(folder: Path) -> Path:
+    """What ``RUNS`` read: rows with keys of many types, classes and labels, and stored states."""
+    rng = np.random.default_rng(0)
+    n = 6000
+    table = pa.table(
+        {
+            "number": rng.integers(0, 40, n),
+            "text": [f"t{i}" for i in rng.integers(0, 30, n)],
+            "kind": pa.array([f"d{i}" for i in rng.integers(0, 3, n)]).dictionary_encode(),
+            "time": pa.array(rng.integers(0, 10**12, n) // 10**9 * 10**9, pa.timestamp("ns", "UTC")),
+            "share": pa.array(np.round(rng.normal(size=n), 1), mask=rng.random(n) < 0.1),
+            "example": np.arange(n) // 3,
+            "class": np.arange(n) % 3,
+            "label": np.arange(n) // 3 % 3,
+            "x": pa.array(rng.normal(size=n) * 30, mask=rng.random(n) < 0.05),
+            "logit": rng.normal(size=n),
+            "weight": rng.random(n),
+            "list": pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=4 * n)), 4),
+        }
+    )
+    split(folder / "in", table, 3, row_group_size=500)
+    write(folder / "labels.parquet", {"example": np.arange(n // 3), "label": np.arange(n // 3) % 3})
+    write(folder / "map.parquet", {"number": np.arange(40), "half": np.arange(40) % 2})
+    states = group_states(table, ["number", "time"], "x")
+    write(folder / "states" / "part-00000-of-00001.parquet", finalize(states, keep_state=True))
+    return folder
+
+
+_KEYS = ["--key=number", "--key=text", "--key=kind", "--key=time", "--key=share"]
+
+# Each program with all that it can be asked for; "{}" is the folder of ``write_inputs``.
+RUNS: dict[str, list[str]] = {
+    "parquet": ["parquet", "--input={}/in", "--value=x", *_KEYS],
+    "parquet, states": ["parquet", "--input={}/in", "--value=x", "--key=text", "--state", "--num_shards=3"],
+    "parquet, spilled": ["parquet", "--input={}/in", "--value=x", "--key=example", "--key=text", "--memory=1MB"],
+    "parquet, nulls": ["parquet", "--input={}/in", "--value=x", "--key=share", "--no-skip_nulls", "--min_count=2"],
+    "loglik": ["loglik", "--input={}/in", "--value=x", "--key=kind"],
+    "mixtures": [
+        *["loglik", "--input={}/in", "--value=x", "--key=kind", "--observation=example", "--inner=logsumexp"],
+        "--weight=weight",
+    ],
+    "waic": [
+        *["loglik", "--input={}/in", "--value=logit", "--key=number", "--observation=kind", "--inner=logmeanexp"],
+        *["--waic", "--per_observation"],
+    ],
+    "softmax": ["softmax", "--input={}/in", "--value=x", "--key=text"],
+    "cross_entropy": ["cross_entropy", "--input={}/in", "--logits=list", "--label=label", "--key=text"],
+    "cross_entropy, rows": [
+        *["cross_entropy", "--input={}/in", "--value=logit", "--class=class", "--example=example"],
+        *["--labels={}/labels.parquet", "--label=label", "--unit=bits"],
+    ],
+    "rollup": [
+        *["rollup", "--input={}/states", "--key=half", "--key=time", "--truncate=time=minute"],
+        "--map=number={}/map.parquet",
+    ],
+}

@@ -203,7 +203,7 @@ def _log_softmax_of_shard(element: tuple[int, dict[str, Any]], keys: list[str], 
         [states] = group["states"]
         softmax = KeyedSoftmax(StateTable.from_ipc(states, trusted=True), keys, value)
         for stream in rows:
-            yield softmax.of(from_ipc(stream))
+            yield softmax(from_ipc(stream))
 
 
 class _BroadcastLogSoftmax(beam.DoFn):
@@ -222,4 +222,4 @@ class _BroadcastLogSoftmax(beam.DoFn):
         if self._softmax is None or self._softmax[0] != window:
             states = StateTable.concat([states for _, states in shards])
             self._softmax = window, KeyedSoftmax(states, self._keys, self._value)
-        yield self._softmax[1].of(table)
+        yield self._softmax[1](table)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..buffers import is_primitive
+from ..buffers import is_primitive, numbers_of
 from ..errors import DataError, errors_of_writing
 from ..files import join, part_name, whole_file
 from ..keys import with_own_dictionaries
@@ -16,6 +16,20 @@ from .scan import OUTPUT_ROW_GROUP
 
 # Counts something in each table that is written.
 Counters = Mapping[str, Callable[[pa.Table], int]]
+
+# What is counted of results that have a column "count".
+TERMS, NULLS = "terms", "nulls"
+
+
+def _count_terms(table: pa.Table) -> int:
+    return sum(int(numbers_of(chunk.drop_null()).sum()) for chunk in table["count"].chunks)
+
+
+def _count_nulls(table: pa.Table) -> int:
+    return int(table["count"].null_count)
+
+
+COUNTERS: Counters = {TERMS: _count_terms, NULLS: _count_nulls}
 
 
 class ShardWriter:

@@ -266,12 +266,12 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "an example without a label": (
         {"in/a.parquet": BARE, "l/a.parquet": {"id": ["x"], "label": [1]}},
         f"{OF_ROWS} --labels l",
-        ["--labels: expected one label for every key, found none for id='y'"],
+        ["labels: expected one label for every key, found none for id='y'"],
     ),
     "an example with two labels": (
         {"in/a.parquet": BARE, "l/a.parquet": {"id": ["x", "y", "x"], "label": [1, 1, 0]}},
         f"{OF_ROWS} --labels l",
-        ["--labels: expected one label for every key, found more for id='x'"],
+        ["labels: expected one label for every key, found more for id='x'"],
     ),
 }
 
