@@ -18,6 +18,12 @@ from .processes import free_port, process, wait_for, worker_command, workers
 # Workers in the process that starts the job.
 LOOPBACK = "--environment_type=LOOPBACK"
 
+
+def in_processes(command: Path) -> list[str]:
+    """Pipeline options for workers that ``command`` starts."""
+    return ["--environment_type=PROCESS", f"--environment_config={json.dumps({'command': str(command)})}"]
+
+
 # As little as can be told to is open to other machines: Flink's own servers, not those of Beam.
 FLINK_CONFIG = """\
 rest.address: 127.0.0.1
@@ -185,8 +191,7 @@ class Cluster:
 
     def worker_options(self) -> list[str]:
         """Pipeline options for Python workers that the TaskManagers start."""
-        command = worker_command(self._folder, "python")
-        return ["--environment_type=PROCESS", f"--environment_config={json.dumps({'command': str(command)})}"]
+        return in_processes(worker_command(self._folder, "python"))
 
     def get(self, path: str) -> Any:
         """What the REST interface says."""

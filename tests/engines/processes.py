@@ -59,20 +59,22 @@ def listens(port: int) -> bool:
     return False
 
 
-def worker_command(folder: Path, language: str, **environment: str) -> Path:
+def worker_command(folder: Path, language: str, *, python: str = sys.executable, **environment: str) -> Path:
     """A program for Beam's PROCESS environment, which starts a worker and leaves its process id in ``folder``.
 
     Args:
       language: "python" or "java"; ids are in files named after it.
+      python: which Python runs it.
+      environment: more variables; the clone is on the worker's PYTHONPATH unless there is another one among them.
     """
     program = folder / f"{language}_worker.sh"
     boot = Path(__file__).with_name(f"{language}_worker.py")
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])} | environment
     settings = "".join(f"export {name}='{value}'\n" for name, value in environment.items())
     program.write_text(
         f"#!/bin/sh\n{settings}place='{folder}/{language}'\n"
         f'echo $$ > "$place-$$.pid"\n'
-        f"exec '{sys.executable}' '{boot}' \"$@\" >> \"$place-$$.log\" 2>&1\n"
+        f"exec '{python}' '{boot}' \"$@\" >> \"$place-$$.log\" 2>&1\n"
     )
     program.chmod(0o755)
     return program
