@@ -1,7 +1,9 @@
 """Kafka on the command line: its settings, and whether topics and services are there, asked before any work."""
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from .command import UsageError
 
@@ -9,33 +11,83 @@ from .command import UsageError
 ANSWER_SECONDS = 10.0
 
 
-def check_topics(config: Mapping[str, str], topics: Mapping[str, str]) -> None:
-    """Asks the broker for topics, given by the options that name them.
+class Broker:
+    """Asks a broker for its topics.
+
+    Args:
+      config: of the client, with "bootstrap.servers".
 
     Raises:
-      UsageError: no broker answers, a topic is not there, or the Kafka client is not installed.
+      UsageError: the Kafka client is not installed, or does not know a setting; by every method, no answer.
     """
-    try:
-        from confluent_kafka import KafkaException
-        from confluent_kafka.admin import AdminClient
-    except ImportError:
-        raise UsageError(
-            "--bootstrap_servers: expected the package confluent-kafka, to ask the broker for its topics, found none: "
-            "install lse-stream[kafka]"
-        ) from None
-    servers = config["bootstrap.servers"]
-    try:
-        client = AdminClient({**config, "log_level": 0}, logger=None)
-        found = client.list_topics(timeout=ANSWER_SECONDS).topics
-    except KafkaException as error:
-        reason = error.args[0].str()
-        raise UsageError(
-            f"--bootstrap_servers {servers}: expected a Kafka broker that answers, found none ({reason})"
-        ) from None
-    for option, topic in topics.items():
-        if topic not in found or found[topic].error is not None:
-            there = ", ".join(sorted(name for name in found if not name.startswith("__"))) or "none"
-            raise UsageError(f"--{option} {topic}: expected a topic of {servers}, found {there}")
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        try:
+            from confluent_kafka import KafkaException
+            from confluent_kafka.admin import AdminClient
+        except ImportError:
+            raise UsageError(
+                "--bootstrap_servers: expected the package confluent-kafka, to ask the broker for its topics, found "
+                "none: install lse-stream[kafka]"
+            ) from None
+        self._servers, self._error = config["bootstrap.servers"], KafkaException
+        self._config: dict[str, Any] = {**config, "log_level": 0}
+        with self._answering():
+            self._client = AdminClient(self._config, logger=None)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except self._error as error:
+            raise UsageError(
+                f"--bootstrap_servers {self._servers}: expected a Kafka broker that answers, found none "
+                f"({error.args[0].str()})"
+            ) from None
+
+    def check_topics(self, topics: Mapping[str, str]) -> None:
+        """Raises UsageError for a topic that is not there; they are given by the options that name them."""
+        found = self._topics()
+        for option, topic in topics.items():
+            if topic not in found:
+                there = ", ".join(sorted(name for name in found if not name.startswith("__"))) or "none"
+                raise UsageError(f"--{option} {topic}: expected a topic of {self._servers}, found {there}")
+
+    def _topics(self) -> dict[str, list[int]]:
+        with self._answering():
+            topics = self._client.list_topics(timeout=ANSWER_SECONDS).topics
+        return {name: sorted(topic.partitions) for name, topic in topics.items() if topic.error is None}
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has."""
+        return len(self._topics().get(topic, []))
+
+    def is_log_append_time(self, topic: str) -> bool:
+        """Whether the broker stamps a topic's records, and not their producers."""
+        from confluent_kafka.admin import ConfigResource
+
+        with self._answering():
+            [future] = self._client.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]).values()
+            return bool(future.result(ANSWER_SECONDS)["message.timestamp.type"].value == "LogAppendTime")
+
+    def check_records(self, topic: str) -> None:
+        """Raises UsageError for a topic with a partition that has no records."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        partitions = self._topics()[topic]
+        with self._answering():
+            consumer = Consumer({"group.id": "lse-stream", **self._config}, logger=None)
+            ends = {
+                partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_SECONDS)
+                for partition in partitions
+            }
+            consumer.close()
+        if empty := [str(partition) for partition, (first, end) in ends.items() if first == end]:
+            raise UsageError(
+                f"--topic {topic}: expected a record in each of its {len(ends)} partitions, as until then no window "
+                f"closes, found none in {', '.join(empty)}: write one to each, be it a dead letter, or read from the "
+                "end (--kafka_config auto.offset.reset=latest), which waits"
+            )
 
 
 def check_expansion_service(address: str | None) -> None:

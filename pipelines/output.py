@@ -12,6 +12,7 @@ from pathlib import Path
 from lse_stream import files
 from lse_stream.errors import DataError, InputError, one_line
 from lse_stream.files import is_local, join, part_name
+from lse_stream.parquet.panes import UNFINISHED
 
 # Marks a directory of an object store as whole, as Hadoop's committers do. Local ones are renamed as a whole instead.
 SUCCESS = "_SUCCESS"
@@ -20,11 +21,9 @@ SUCCESS = "_SUCCESS"
 TABLES = TOTALS, OVERALL, OBSERVATIONS = "totals", "overall", "observations"
 
 # What there may be at a place that is written to: results, which --overwrite replaces.
-_WINDOW = r"-?[\d.T]+--?[\d.T]+-(pane-\d{5,}-)?"
+_WINDOW = r"-?[\d.T]+--?[\d.T]+-(pane-\d{5,}-[0-9a-f]{16}-)?"
 _PART = r"part-\d{5,}-of-\d{5,}\.parquet"
-# A stream's files appear one by one, each first under a name of its own: that of one which was killed stays.
-_UNFINISHED = rf"\.{_WINDOW}{_PART}\.[0-9a-f]+"
-_RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{_UNFINISHED}|{SUCCESS}")
+_RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{SUCCESS}")
 
 # What is written aside is named after the run that writes: host, process, the process's start, and a random number.
 _INCOMPLETE = "_incomplete-"
@@ -198,6 +197,7 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
     if is_local(directory):
         directory = os.path.realpath(directory)
         old = f"{staging}.old"
+        shutil.rmtree(os.path.join(staging, UNFINISHED), ignore_errors=True)
         if os.path.isdir(directory):
             os.rename(directory, old)
         os.rename(staging, directory)
@@ -216,7 +216,7 @@ def discard(staging: str) -> None:
 
 
 def _names_in(directory: str) -> list[str]:
-    """What is at a place, but for its mark and what runs put aside there.
+    """What is at a place, but for its mark, what is unfinished and what runs put aside there.
 
     Raises:
       InputError: it cannot be listed.
@@ -224,7 +224,7 @@ def _names_in(directory: str) -> list[str]:
     try:
         if is_local(directory):
             names = _local_names_below(directory) if os.path.exists(directory) else []
-            return [name for name in names if not name.startswith(files.MARK)]
+            return [name for name in names if name != UNFINISHED and not name.startswith(files.MARK)]
         return [name for name in files.names_below(directory) if not name.startswith(_INCOMPLETE)]
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(f"--output {directory}: expected a directory to be made, found {one_line(error)}") from error

@@ -18,7 +18,7 @@ from lse_stream.state_column import STATE
 from lse_stream.states.aggregations import LOGSUMEXP
 
 from .command import UsageError
-from .kafka_options import check_expansion_service, check_topics, parse_config
+from .kafka_options import Broker, check_expansion_service, parse_config
 from .options import Options, Parser, check_columns
 from .output import delete_results, has_results, make_output, prepare_output
 from .run import run_main, staged
@@ -60,6 +60,9 @@ SOURCES = ("replay", "kafka")
 PANES = ("accumulating", "discarding")
 # Seconds, for a stream without an end: what is kept per key and window is one state for each of them.
 PRE_AGGREGATE = 10
+# Seconds, for a stream without an end: how long a record may take from its producer to the broker while its partition
+# is idle, and Beam's watermark follows the clock.
+ON_THE_WAY = 1.0
 RESULTS = LOGSUMEXP.columns
 
 # What streams on Flink need and do not have by default: with its own limits a small stream waits for seconds, and
@@ -81,6 +84,7 @@ def build(
     state: bool = False,
     discarding: bool = False,
     allowed_lateness: float = 0.0,
+    max_out_of_orderness: float = 0.0,
     num_shards: int = 1,
     **windowing: Any,
 ) -> None:
@@ -92,8 +96,8 @@ def build(
       topic: ``lse_stream.beam.kafka.ReadRows``, where rows come from a topic.
       output_topic: ``lse_stream.beam.kafka.WriteTopic``, where results go to one.
       state: whether results have the column "state".
-      keys, value, event_time, windowfn, discarding, allowed_lateness, num_shards, windowing: as of
-        ``lse_stream.beam.window_states.WindowStates``.
+      keys, value, event_time, windowfn, discarding, num_shards, allowed_lateness, max_out_of_orderness, windowing:
+        as of ``lse_stream.beam.window_states.WindowStates``.
     """
     import apache_beam as beam  # with the modules below, which import it too: only what builds the graph needs it
     from apache_beam.transforms.window import Sessions
@@ -110,7 +114,11 @@ def build(
         tables = pipeline | "ReadTables" >> ReadTables(dataset, partial(check_times, event_time, room))
     else:
         tables = pipeline | "ReadRows" >> topic
-    common: dict[str, Any] = {"allowed_lateness": allowed_lateness, "discarding": discarding}
+    common: dict[str, Any] = {
+        "allowed_lateness": allowed_lateness,
+        "max_out_of_orderness": max_out_of_orderness,
+        "discarding": discarding,
+    }
     shards = tables | "Windows" >> WindowStates(
         keys, value, event_time, windowfn, num_shards=num_shards, **common, **windowing
     )
@@ -121,7 +129,9 @@ def build(
         if isinstance(windowfn, Sessions):
             shards = shards | "LastSessions" >> LastSessions(keys, **common)
         results = shards | "Finalize" >> Finalize(keep_state=state)
-        results | "WriteWindows" >> WriteWindows(directory, num_shards, each_pane=discarding)
+        results | "WriteWindows" >> WriteWindows(
+            directory, num_shards, each_pane=discarding, max_out_of_orderness=max_out_of_orderness
+        )
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -166,7 +176,11 @@ def _parser() -> Parser:
         metavar="N",
         help="kafka: a longer message is a dead letter (default %(default)s)",
     )
-    add("--dead_letters", metavar="DIR", help="kafka: files for messages that are no rows, with the reason")
+    add(
+        "--dead_letters",
+        metavar="DIR",
+        help="kafka: files for messages that are no rows, and for those that come too late, with the reason",
+    )
     add("--dead_letter_topic", metavar="TOPIC", help="kafka: a topic for them")
     add(
         "--key",
@@ -184,10 +198,18 @@ def _parser() -> Parser:
     )
     add("--window", required=True, metavar="SPEC", help=f"{FORMS}; UTC")
     add(
-        "--allowed_lateness",
-        default="0s",
+        "--max_out_of_orderness",
+        default="10s",
         metavar="DURATION",
-        help="how far behind the watermark rows still count, in a further pane (default 0s); later ones are dropped",
+        help="kafka: how much older than its record a row may be and never be late (default 10s): windows close that "
+        "much later",
+    )
+    add(
+        "--allowed_lateness",
+        default="1h",
+        metavar="DURATION",
+        help="how long a closed window takes rows that are late, each in a further pane (default 1h, as long as a "
+        "producer may be cut off); later ones go where dead letters go",
     )
     add("--early_firing", metavar="DURATION", help="panes ahead of a window's end, so often in processing time")
     add(
@@ -254,6 +276,10 @@ def parse(argv: Sequence[str]) -> Options:
         "windowfn": windowfn,
         "scale": scale,
         "allowed_lateness": parse_duration("allowed_lateness", options["allowed_lateness"]),
+        # Of a source with an end, and of files, whose rows come without records, nothing is late.
+        "max_out_of_orderness": 0.0
+        if bounded
+        else parse_duration("max_out_of_orderness", options["max_out_of_orderness"]) + ON_THE_WAY,
         "discarding": options["panes"] == "discarding",
         "config": parse_config("kafka_config", options["kafka_config"])
         | {"bootstrap.servers": options["bootstrap_servers"]},
@@ -340,7 +366,10 @@ def _run(argv: Sequence[str]) -> None:
     if options.bootstrap_servers:
         check_expansion_service(options.expansion_service)
         topics = {name: getattr(options, name) for name in ("topic", "output_topic", "dead_letter_topic")}
-        check_topics(options.config, {name: topic for name, topic in topics.items() if topic})
+        broker = Broker(options.config)
+        broker.check_topics({name: topic for name, topic in topics.items() if topic})
+        if not options.bounded and "auto.offset.reset" not in options.config:
+            broker.check_records(options.topic)
     if options.output:
         prepare_output(options.output, options.input, overwrite=options.overwrite)
     if options.dead_letters:
@@ -360,17 +389,20 @@ def _run(argv: Sequence[str]) -> None:
 # The options that go to ``WindowStates`` by their names.
 _WINDOWING = (
     *("windowfn", "scale", "num_shards", "pre_aggregate"),
-    *("early_firing", "allowed_lateness", "discarding"),
+    *("early_firing", "max_out_of_orderness", "discarding"),
 )
 
 
 def keywords_of(options: Options) -> dict[str, Any]:
     """The keyword arguments for ``build``."""
+    from lse_stream.beam.kafka import KEPT_LONGER  # what needs Beam alone imports it
+
     return {
         "keys": options.key,
         "value": options.value,
         "event_time": options.event_time if options.source == "replay" else EVENT_TIME,
         "state": options.state,
+        "allowed_lateness": options.allowed_lateness + (0.0 if options.bounded else KEPT_LONGER),
         **_topics(options),
         **{name: getattr(options, name) for name in _WINDOWING},
     }
@@ -380,7 +412,7 @@ def _topics(options: Options) -> dict[str, Any]:
     """Where messages come from and go to."""
     if not options.bootstrap_servers:
         return {}
-    from lse_stream.beam.kafka import Cluster, ReadRows, WriteTopic
+    from lse_stream.beam.kafka import Cluster, Lateness, ReadRows, WriteTopic
     from lse_stream.beam.windows import reach_of
 
     cluster = Cluster(options.config, options.expansion_service)
@@ -392,6 +424,10 @@ def _topics(options: Options) -> dict[str, Any]:
             Fields(options.key_types, options.value, options.event_time, reach_of(options.windowfn)),
             message_format=options.format,
             max_message_bytes=options.max_message_bytes,
+            lateness=None
+            if options.bounded
+            else Lateness(options.windowfn, options.max_out_of_orderness, options.allowed_lateness),
+            log_append_time=Broker(options.config).is_log_append_time(options.topic),
             max_records=options.max_records,
             dead_letters=options.dead_letters,
             dead_letter_topic=options.dead_letter_topic,

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 # Lowest first: a module imports from the lines above its own. Which of the heavy packages it may import beside.
 HEAVY = {"pyarrow", "apache_beam"}
 LAYERS: dict[str, set[str]] = {
+    "lse_stream.__version__": set(),
     "lse_stream._kernel": set(),
     "lse_stream.errors": set(),
     "lse_stream.files": {"pyarrow", "apache_beam"},  # for paths that are not local, and not before
@@ -44,6 +45,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.parquet": {"pyarrow", "apache_beam"},  # for paths that are not local, and not before
     "lse_stream.plan": {"pyarrow"},
     "lse_stream.local": {"pyarrow"},
+    "lse_stream.beam.version": {"apache_beam"},
     "lse_stream.beam.internals": {"apache_beam"},
     "lse_stream.beam.bundle_policy": set(),
     "lse_stream.beam.coders": {"pyarrow", "apache_beam"},

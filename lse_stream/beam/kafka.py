@@ -1,29 +1,39 @@
 """Kafka topics as sources of rows and sinks of results, by Beam's own KafkaIO."""
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from apache_beam.io.kafka import ReadFromKafka, WriteToKafka, default_io_expansion_service
 from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 from apache_beam.transforms.external import ExternalTransform, ImplicitSchemaPayloadBuilder
-from apache_beam.transforms.window import GlobalWindow
+from apache_beam.transforms.window import FixedWindows, GlobalWindow, Sessions, SlidingWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..errors import errors_of_writing
+from ..event_times import event_times
 from ..files import check_mark, join, mark_of, whole_file
-from ..messages import MAX_MESSAGE_BYTES, READERS, Fields, MessageError, dead_letter, result_messages
+from ..messages import EVENT_TIME, MAX_MESSAGE_BYTES, READERS, Fields, MessageError, dead_letter, result_messages
 from ..state_column import STATE
 from ..states.aggregations import LOGSUMEXP
 from ..table_functions import finalize
+from .version import Version
+from .windows import first_ends
 
-# What is counted, and the output of messages that are no rows.
-ROWS, MESSAGES, DEAD = "rows", "messages", "dead letters"
+# What is counted, and the output of messages that are no rows, or whose rows are late.
+ROWS, MESSAGES, DEAD, LATE = "rows", "messages", "dead letters", "late rows"
+
+# Seconds that windows are kept beyond the time from which on their rows are late by ``Lateness``, which knows of no
+# watermark but the times of the records: a runner's own may be further, where a partition had no records for so long.
+KEPT_LONGER = 600.0
 
 # A table is passed on when it has this many rows, so that its columns stay in a second-level cache, and at the latest
 # at the end of its bundle.
@@ -43,31 +53,65 @@ class Cluster:
     expansion_service: str | None = None
 
 
+@dataclass(frozen=True)
+class Lateness:
+    """Which rows come too late. Durations are in seconds.
+
+    A row is late when a record that came before it in its partition, or its own, has a time beyond the end of the
+    earliest of its windows by ``max_out_of_orderness`` and ``allowed_lateness``; by the clock, if that is earlier. It
+    counts in all of its windows or in none.
+
+    Attributes:
+      windowfn: fixed, sliding or session windows.
+      max_out_of_orderness, allowed_lateness: of the windows that follow.
+    """
+
+    windowfn: FixedWindows | SlidingWindows | Sessions
+    max_out_of_orderness: float
+    allowed_lateness: float
+
+    def kept(self) -> int:
+        """How long after the end of a window its rows are not late, in microseconds."""
+        return round(1e6 * (self.max_out_of_orderness + self.allowed_lateness))
+
+
 class ReadTopic(beam.PTransform[PBegin, PCollection[object]]):
     """The records of a topic, as rows with key, value, topic, partition, offset and timestamp (milliseconds).
 
-    Their Beam timestamps are those of the records, and so is the watermark.
+    Their Beam timestamps are those of the records, and so is the watermark: that of a partition is the newest of its
+    records, and the clock where there are no more, but never beyond the clock. Records of transactions are read when
+    they are committed, unless the setting "isolation.level" says otherwise.
 
     Args:
-      cluster: the consumer begins at the first record that there is, unless its "auto.offset.reset" says otherwise.
+      cluster: the consumer begins at the first record that there is, unless its "auto.offset.reset" says otherwise. For
+        a stream without an end each partition must have one; and a job that goes on fails where the record with which
+        to go on was deleted meanwhile.
       topic: its name.
+      log_append_time: whether the broker stamps the topic's records, and not their producers.
       max_records: read so many and end; None for ever.
     """
 
-    def __init__(self, cluster: Cluster, topic: str, *, max_records: int | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, topic: str, *, log_append_time: bool = False, max_records: int | None = None
+    ) -> None:
         super().__init__()
+        config = {"isolation.level": "read_committed", "auto.offset.reset": "earliest", **cluster.config}
+        policy = ReadFromKafka.log_append_time if log_append_time else ReadFromKafka.create_time_policy
         # Only the settings in use: an older KafkaIO refuses those that it does not know.
         settings: dict[str, object] = {
-            # KafkaIO's own default, the end at the time when its workers are up, leaves out what came before.
-            "consumer_config": {"auto.offset.reset": "earliest", **cluster.config},
             "topics": [topic],
             "key_deserializer": ReadFromKafka.byte_array_deserializer,
             "value_deserializer": ReadFromKafka.byte_array_deserializer,
             "commit_offset_in_finalize": False,
-            "timestamp_policy": ReadFromKafka.create_time_policy,
+            "timestamp_policy": policy,
         }
         if max_records is not None:
             settings["max_num_records"] = max_records
+        elif "auto.offset.reset" not in cluster.config:
+            # KafkaIO looks the first record up by its time, and where its offset is gone later on, the client says so.
+            settings["start_read_time"] = 0
+            config["auto.offset.reset"] = "none"
+        settings["consumer_config"] = config
         self._read = ExternalTransform(
             ReadFromKafka.URN_WITH_METADATA,
             ImplicitSchemaPayloadBuilder(settings),
@@ -94,11 +138,11 @@ class WriteTopic(beam.PTransform[PCollection[tuple[bytes, bytes]], PCollection[N
 
 
 class ReadRows(beam.PTransform[PBegin, PCollection[pa.Table]]):
-    """The rows of a topic's messages as tables. Messages that are no rows go where dead letters go.
+    """The rows of a topic's messages as tables. Messages that are no rows, or have late ones, go where dead letters go.
 
     Args:
-      cluster, topic, max_records: as of ``ReadTopic``.
-      fields, message_format, max_message_bytes: as of ``ReadMessages``.
+      cluster, topic, log_append_time, max_records: as of ``ReadTopic``.
+      fields, message_format, max_message_bytes, lateness: as of ``ReadMessages``.
       dead_letters: a directory for files of them, which exists; None for none.
       dead_letter_topic: a topic for them; None for none.
     """
@@ -111,13 +155,15 @@ class ReadRows(beam.PTransform[PBegin, PCollection[pa.Table]]):
         *,
         message_format: str = "json",
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        lateness: Lateness | None = None,
+        log_append_time: bool = False,
         max_records: int | None = None,
         dead_letters: str | None = None,
         dead_letter_topic: str | None = None,
     ) -> None:
         super().__init__()
-        self._read = ReadTopic(cluster, topic, max_records=max_records)
-        self._parse = ReadMessages(fields, message_format, max_message_bytes)
+        self._read = ReadTopic(cluster, topic, log_append_time=log_append_time, max_records=max_records)
+        self._parse = ReadMessages(fields, message_format, max_message_bytes, lateness)
         self._to_files = None if dead_letters is None else WriteLines(dead_letters)
         self._to_topic = None if dead_letter_topic is None else WriteTopic(cluster, dead_letter_topic)
 
@@ -137,22 +183,31 @@ class ReadRows(beam.PTransform[PBegin, PCollection[pa.Table]]):
 
 
 class ReadMessages(beam.DoFn):
-    """Rows of Kafka's, with metadata, to tables; and to the output DEAD, as JSON, what is no such message.
+    """Rows of Kafka's, with metadata, to tables; and to the output DEAD, as JSON, what is no such message, or is late.
 
     Args:
       fields: the columns.
       message_format: one of ``lse_stream.messages.READERS``.
       max_message_bytes: a longer message is a dead letter.
+      lateness: which rows are late; None for none.
     """
 
-    def __init__(self, fields: Fields, message_format: str, max_message_bytes: int) -> None:
+    def __init__(
+        self, fields: Fields, message_format: str, max_message_bytes: int, lateness: Lateness | None = None
+    ) -> None:
         self._fields = fields
         self._read = READERS[message_format]
         self._max_message_bytes = max_message_bytes
+        self._lateness = lateness
+        self._version = Version()
 
     def setup(self) -> None:
+        self._version.check()
         self._schema = self._fields.schema()
-        self._counters = {name: Metrics.counter("lse_stream", name) for name in (MESSAGES, ROWS, DEAD)}
+        self._counters = {name: Metrics.counter("lse_stream", name) for name in (MESSAGES, ROWS, DEAD, LATE)}
+        # Of each partition the newest time of a record, in microseconds since 1970.
+        self._newest: dict[int, int] = {}
+        self._kept = 0 if self._lateness is None else self._lateness.kept()
 
     def start_bundle(self) -> None:
         self._rows: list[tuple[Any, ...]] = []
@@ -175,6 +230,12 @@ class ReadMessages(beam.DoFn):
             self._counters[DEAD].inc()
             yield TaggedOutput(DEAD, dead_letter(message, str(error)))
             return
+        if self._lateness is not None:
+            found, letter = self._in_time(message, found, self._lateness)
+            if letter is not None:
+                yield TaggedOutput(DEAD, letter)
+            if found is None:
+                return
         if isinstance(found, pa.Table):
             self._tables.append(found)
             self._num_rows += found.num_rows
@@ -185,6 +246,27 @@ class ReadMessages(beam.DoFn):
             self._earliest = timestamp
         if self._num_rows >= MESSAGES_TABLE_ROWS:
             yield from self.finish_bundle()
+
+    def _in_time(self, message: Any, found: Any, lateness: Lateness) -> tuple[Any, bytes | None]:
+        """What is in time of the rows of a message, None for nothing; and a letter if some are not."""
+        newest = min(1000 * message.timestamp, time.time_ns() // 1000)
+        newest = self._newest[message.partition] = max(newest, self._newest.get(message.partition, newest))
+        if isinstance(found, pa.Table):
+            times = event_times(found.column(EVENT_TIME), EVENT_TIME)
+        elif found[-1] + self._kept > newest:  # as nearly always
+            return found, None
+        else:
+            times = np.array([found[-1]])
+        late = first_ends(lateness.windowfn, times) + self._kept <= newest
+        if not late.any():
+            return found, None
+        self._counters[LATE].inc(int(late.sum()))
+        reason = (
+            f"late: expected rows of windows that are still open, found {late.sum():,} of windows that were closed for "
+            f"good before {datetime.fromtimestamp(newest / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        )
+        rest = found.filter(pa.array(~late)) if isinstance(found, pa.Table) and not late.all() else None
+        return rest, dead_letter(message, reason)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if self._earliest is None:

@@ -1,5 +1,6 @@
 """Parquet in and out of Beam: row groups read as tables, shards and windows written as files."""
 
+import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -13,12 +14,15 @@ from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PBegin, PCollection
 from apache_beam.transforms.trigger import DefaultTrigger
 from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.timestamp import Duration, Timestamp
 
 from ..files import check_mark, mark_of
+from ..parquet.panes import write_pane
 from ..parquet.scan import Dataset, Reading, RowGroup
 from ..parquet.sink import Counters, write_shard
 from ..parquet.source import Convert, RowGroupReader
+from ..state_table import to_ipc
+from .version import Version
 
 
 class RowCounter:
@@ -116,8 +120,10 @@ class _ReadRowGroup(beam.DoFn):
     def __init__(self, reading: Reading, convert: Convert | None) -> None:
         self._reading = reading
         self._convert = convert
+        self._version = Version()
 
     def setup(self) -> None:
+        self._version.check()
         self._reader = RowGroupReader(self._reading, self._convert)
 
     def process(self, row_group: RowGroup) -> Iterator[pa.Table]:
@@ -183,14 +189,17 @@ class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollectio
 
     Files are named ``START-END-part-00000-of-0000N.parquet``, with the window's times in UTC as in 20170905T120000, so
     that names sort by window (of the years 0 to 9999). A file appears whole; a further pane of the window replaces it,
-    and so does a bundle that is tried again. Each table is one file, however many windows a bundle closes.
+    and no earlier one does, as ``lse_stream.parquet.panes.write_pane`` has it. Each table is one file, however many
+    windows a bundle closes.
 
     Args:
       directory: where to, on any Beam filesystem; it must exist. Workers that do not see the mark that it has now, if
         it has one (see ``lse_stream.files``), fail.
       num_shards: N.
-      each_pane: keep every pane, in a file of its own with the pane's index ahead of the part: those of discarding
-        panes, which only together are the whole.
+      each_pane: keep every pane, in a file of its own with the pane's index, and a digest of what it holds, ahead of
+        the part: those of discarding panes, which only together are the whole. A job that begins anew counts its panes
+        anew, and spreads rows otherwise over them.
+      max_out_of_orderness: as of the ``WindowTables`` that the windows are from, seconds.
 
     Raises:
       DataError: when the pipeline runs: a file cannot be written.
@@ -206,9 +215,12 @@ class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollectio
     19700102T000000-19700102T010000-part-00000-of-00001.parquet
     """
 
-    def __init__(self, directory: str, num_shards: int, *, each_pane: bool = False) -> None:
+    def __init__(
+        self, directory: str, num_shards: int, *, each_pane: bool = False, max_out_of_orderness: float = 0.0
+    ) -> None:
         super().__init__()
-        self._write = _WriteWindow(directory, num_shards, each_pane=each_pane)
+        delay = Duration.of(max_out_of_orderness)
+        self._write = _WriteWindow(directory, num_shards, delay, each_pane=each_pane)
 
     def expand(self, shards: PCollection[tuple[int, pa.Table]]) -> PCollection[str]:
         paths: PCollection[str] = shards | "Write" >> beam.ParDo(self._write)
@@ -216,10 +228,9 @@ class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollectio
 
 
 class _WriteWindow(beam.DoFn):
-    def __init__(self, directory: str, num_shards: int, *, each_pane: bool) -> None:
-        self._directory = directory
-        self._num_shards = num_shards
-        self._each_pane = each_pane
+    def __init__(self, directory: str, num_shards: int, delay: Duration, *, each_pane: bool) -> None:
+        self._directory, self._num_shards = directory, num_shards
+        self._delay, self._each_pane = delay, each_pane
         self._mark = mark_of(directory)
 
     def setup(self) -> None:
@@ -232,10 +243,14 @@ class _WriteWindow(beam.DoFn):
         pane: Any = beam.DoFn.PaneInfoParam,
     ) -> Iterator[str]:
         shard, table = element
-        pane_name = f"pane-{pane.index:05d}-" if self._each_pane else ""
-        prefix = f"{_compact(window.start)}-{_compact(window.end)}-{pane_name}"
+        pane_name = f"pane-{pane.index:05d}-{_digest(table)}-" if self._each_pane else ""
+        prefix = f"{_compact(window.start - self._delay)}-{_compact(window.end - self._delay)}-{pane_name}"
         check_mark(self._mark)  # a disk may have come or gone since
-        yield write_shard(self._directory, self._num_shards, shard, [table], table.schema, prefix=prefix)
+        yield write_pane(self._directory, self._num_shards, shard, table, prefix)
+
+
+def _digest(table: pa.Table) -> str:
+    return hashlib.sha256(to_ipc(table)).hexdigest()[:16]
 
 
 def _compact(time: Timestamp) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.trigger import AfterCount, AfterWatermark
 from apache_beam.transforms.window import FixedWindows, Sessions, TimestampedValue
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.timestamp import Duration, Timestamp
 
 from ..accumulators import LogSumExpAccumulator
 from ..event_times import WINDOW, event_times
@@ -36,6 +36,7 @@ class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
       windowfn: ``Sessions``.
       scale: of the values.
       pre_aggregate: as of ``PreCombinePerKey``.
+      max_out_of_orderness: as of ``WindowTables``.
       windowing: further arguments of ``beam.WindowInto``.
     """
 
@@ -48,10 +49,11 @@ class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
         *,
         scale: Scale | str = NATURAL,
         pre_aggregate: int | None = None,
+        max_out_of_orderness: float = 0.0,
         **windowing: Any,
     ) -> None:
         super().__init__()
-        self._columns = list(keys), value, event_time
+        self._columns, self._delay = (list(keys), value, event_time), max_out_of_orderness
         self._window_into = beam.WindowInto(windowfn, **windowing)
         self._combine_fn, self._pre_aggregate = LogSumExpCombineFn(scale), pre_aggregate
 
@@ -59,26 +61,29 @@ class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
         keys, value, event_time = self._columns
         states: PCollection[tuple[int, pa.Table]] = (
             tables
-            | "Rows" >> beam.FlatMap(_rows, keys, value, event_time).with_output_types(tuple[bytes, float])
+            | "Rows"
+            >> beam.FlatMap(_rows, keys, value, event_time, Duration.of(self._delay)).with_output_types(
+                tuple[bytes, float]
+            )
             | "Window" >> self._window_into
             | "PreCombine" >> PreCombinePerKey(self._combine_fn, pre_aggregate=self._pre_aggregate)
             | "LogSumExp" >> MergeStates.PerKey(ToStateCombineFn(self._combine_fn))
             | "ToTable" >> beam.MapTuple(_to_table)
-            | "AddWindow" >> beam.ParDo(AddWindow(len(keys)))
+            | "AddWindow" >> beam.ParDo(AddWindow(len(keys), max_out_of_orderness=self._delay))
         )
         return states
 
 
 def _rows(
-    table: pa.Table, keys: list[str], value: str, event_time: str
+    table: pa.Table, keys: list[str], value: str, event_time: str, delay: Duration
 ) -> Iterator["TimestampedValue[tuple[bytes, float]]"]:
-    """((keys, value) at its event time) for each row with a value; the keys as a stream of one row."""
+    """((keys, value) that long after its event time) for each row with a value; the keys as a stream of one row."""
     times = event_times(table.column(event_time), event_time).tolist()
     codes, distinct = encode_keys(table, keys)
     coded = [to_ipc(key) for key in one_by_one(distinct)] if keys else [b""]
     for code, number, micros in zip(codes.tolist(), table.column(value).to_pylist(), times, strict=True):
         if number is not None:
-            yield TimestampedValue((coded[code], to_float_exact(number)), Timestamp(micros=micros))
+            yield TimestampedValue((coded[code], to_float_exact(number)), Timestamp(micros=micros) + delay)
 
 
 def _to_table(key: bytes, state: LogSumExpAccumulator) -> tuple[int, pa.Table]:
@@ -92,10 +97,13 @@ class LastSessions(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollectio
     A session that late rows made longer replaces those that it was made from, if they end in the same day.
     """
 
-    def __init__(self, keys: Sequence[str], *, allowed_lateness: float, discarding: bool) -> None:
+    def __init__(
+        self, keys: Sequence[str], *, allowed_lateness: float, discarding: bool, max_out_of_orderness: float = 0.0
+    ) -> None:
         super().__init__()
         self._keys = list(keys)
-        self._windowing = {
+        self._windowing: dict[str, Any] = {
+            "max_out_of_orderness": max_out_of_orderness,
             "trigger": AfterWatermark(late=AfterCount(1)),
             "accumulation_mode": accumulation_mode(discarding=discarding),
             "allowed_lateness": allowed_lateness,

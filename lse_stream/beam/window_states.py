@@ -27,6 +27,7 @@ class WindowStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int,
       scale, num_shards, pre_aggregate: as of ``LogSumExp.PerKeyFromTables``.
       early_firing: whole seconds of processing time.
       allowed_lateness: seconds of event time.
+      max_out_of_orderness: as of ``WindowTables``.
       discarding: a pane holds what came since the last one, not all of its window.
     """
 
@@ -42,6 +43,7 @@ class WindowStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int,
         pre_aggregate: int | None = None,
         early_firing: int | None = None,
         allowed_lateness: float = 0.0,
+        max_out_of_orderness: float = 0.0,
         discarding: bool = False,
     ) -> None:
         super().__init__()
@@ -50,6 +52,7 @@ class WindowStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int,
             "trigger": AfterWatermark(early=early, late=AfterCount(1)),
             "accumulation_mode": accumulation_mode(discarding=discarding),
             "allowed_lateness": allowed_lateness,
+            "max_out_of_orderness": max_out_of_orderness,
         }
         self._steps: list[tuple[str, beam.PTransform[Any, Any]]]
         if isinstance(windowfn, Sessions):
@@ -64,7 +67,7 @@ class WindowStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int,
         self._steps = [
             ("Window", WindowTables(windowfn, event_time, **windowing)),
             ("LogSumExp", states),
-            ("AddWindow", beam.ParDo(AddWindow(len(keys)))),
+            ("AddWindow", beam.ParDo(AddWindow(len(keys), max_out_of_orderness=max_out_of_orderness))),
         ]
 
     def expand(self, tables: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.trigger import AccumulationMode
 from apache_beam.transforms.window import FixedWindows, IntervalWindow, Sessions, SlidingWindows, WindowFn
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.timestamp import Duration, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..event_times import WINDOW, Micros, event_times
@@ -29,6 +29,15 @@ def reach_of(windowfn: FixedWindows | SlidingWindows | Sessions) -> int:
     return int((windowfn.gap_size if isinstance(windowfn, Sessions) else windowfn.size).micros)
 
 
+def first_ends(windowfn: FixedWindows | SlidingWindows | Sessions, times: Micros) -> Micros:
+    """The end of the earliest window of each of times (n,), in microseconds; of sessions, ahead of any merge."""
+    if isinstance(windowfn, Sessions):
+        return times + windowfn.gap_size.micros
+    size = windowfn.size.micros
+    period = windowfn.period.micros if isinstance(windowfn, SlidingWindows) else size
+    return times + period - (times - windowfn.offset.micros - size) % period
+
+
 class WindowTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
     """PCollection of ``pa.Table`` to tables in windows, split by the event times that the rows carry in a column.
 
@@ -36,11 +45,14 @@ class WindowTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]
     window, in their order. What groups them afterwards has the trigger and the lateness given here.
 
     A row is late as Beam has it: where the watermark has passed its window's end. So a stream's tables should have
-    timestamps no later than their earliest row.
+    timestamps no later than their earliest row. For a watermark that does not follow the rows' own times, and may be
+    ahead of them, ``max_out_of_orderness`` has the windows close that much later: Beam's windows are those of the event
+    times, moved by so much. ``AddWindow`` and ``WriteWindows``, given the same, name them as they are.
 
     Args:
       windowfn: ``FixedWindows`` or ``SlidingWindows``.
       event_time: name of a column of timestamps or dates. Those without a zone are UTC.
+      max_out_of_orderness: seconds.
       trigger, accumulation_mode, allowed_lateness: as of ``beam.WindowInto``.
 
     Raises:
@@ -56,31 +68,39 @@ class WindowTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]
     [3.0]
     """
 
-    def __init__(self, windowfn: WindowFn, event_time: str, **windowing: Any) -> None:
+    def __init__(
+        self, windowfn: WindowFn, event_time: str, *, max_out_of_orderness: float = 0.0, **windowing: Any
+    ) -> None:
         super().__init__()
         if not isinstance(windowfn, FixedWindows | SlidingWindows):
             raise TypeError(f"expected fixed or sliding windows for tables, found {windowfn}")
-        self._windowfn = windowfn
-        self._windowing = beam.WindowInto(windowfn, **windowing).windowing
+        delay = Duration.of(max_out_of_orderness)
+        self._split = _SplitByWindow(windowfn, event_time, delay)
+        offset = Timestamp(micros=windowfn.offset.micros + delay.micros)
+        moved: WindowFn
+        if isinstance(windowfn, SlidingWindows):
+            moved = SlidingWindows(windowfn.size, windowfn.period, offset)
+        else:
+            moved = FixedWindows(windowfn.size, offset)
+        self._windowing = beam.WindowInto(moved, **windowing).windowing
         check_windowing(self._windowing)
-        self._event_time = event_time
 
     def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:
-        split = _SplitByWindow(self._windowfn, self._event_time)
+        split = self._split
         tables: PCollection[pa.Table] = pcoll | "Split" >> ParDoInto(split, self._windowing, pa.Table)
         return tables
 
 
 class _SplitByWindow(beam.DoFn):
-    def __init__(self, windowfn: FixedWindows | SlidingWindows, event_time: str) -> None:
-        self._windowfn = windowfn
-        self._event_time = event_time
+    def __init__(self, windowfn: FixedWindows | SlidingWindows, event_time: str, delay: Duration) -> None:
+        self._windowfn, self._event_time, self._delay = windowfn, event_time, delay
 
     def process(self, table: pa.Table) -> Iterator[WindowedValue]:
         times = event_times(table.column(self._event_time), self._event_time)
         for window, rows in split_by_window(self._windowfn, times):
             part = table if rows is None else take_rows(table, rows)
-            yield WindowedValue(part, window.max_timestamp(), (window,))
+            moved = IntervalWindow(window.start + self._delay, window.end + self._delay)
+            yield WindowedValue(part, moved.max_timestamp(), (moved,))
 
 
 def split_by_window(
@@ -115,16 +135,19 @@ def _window(start: int, size: int) -> IntervalWindow:
 
 
 class AddWindow(beam.DoFn):
-    """(shard, table) to (shard, table with the columns WINDOW), inserted at column ``position``."""
+    """(shard, table) to (shard, table with the columns WINDOW), inserted at column ``position``.
 
-    def __init__(self, position: int) -> None:
-        self._position = position
+    Windows are named as of ``WindowTables`` with that ``max_out_of_orderness``, seconds.
+    """
+
+    def __init__(self, position: int, *, max_out_of_orderness: float = 0.0) -> None:
+        self._position, self._delay = position, Duration.of(max_out_of_orderness).micros
 
     def process(
         self, element: tuple[int, pa.Table], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[tuple[int, pa.Table]]:
         shard, table = element
         for i, (name, end) in enumerate(zip(WINDOW, (window.start, window.end), strict=True)):
-            column = pa.repeat(pa.scalar(end.micros, pa.timestamp("us", "UTC")), table.num_rows)
+            column = pa.repeat(pa.scalar(end.micros - self._delay, pa.timestamp("us", "UTC")), table.num_rows)
             table = table.add_column(self._position + i, name, column)
         yield shard, table

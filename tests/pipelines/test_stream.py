@@ -157,7 +157,7 @@ def test_a_session_that_late_rows_lengthen_takes_the_place_of_the_first(tmp_path
         sessions = pipeline | stream | WindowStates(["key"], "value", "time", Sessions(5), allowed_lateness=100_000)
         days = sessions | LastSessions(["key"], allowed_lateness=100_000, discarding=False)
         days | beam.MapTuple(lambda shard, table: (shard, finalize(table))) | WriteWindows(str(tmp_path), 1)
-    [path] = tmp_path.iterdir()
+    [path] = tmp_path.glob("*.parquet")
     found = pq.read_table(path)
     assert found["window_start"].cast(pa.int64()).to_pylist() == [0, 100_000_000]
     assert found["count"].to_pylist() == [3, 1]
@@ -168,7 +168,7 @@ def test_an_earlier_output_is_replaced_as_a_whole(tmp_path: Path) -> None:
     arguments = [*REPLAY, f"--input={source}", f"--output={tmp_path / 'out'}"]
     assert main([*arguments, "--window=fixed:12h"]) == 0
     # As a run without an end leaves one that was killed.
-    (tmp_path / "out" / ".19691231T000000-19700101T000000-part-00000-of-00001.parquet.0123456789abcdef").touch()
+    (tmp_path / "out" / ".unfinished").mkdir()
     assert main([*arguments, "--window=fixed:52w"]) == 2
     assert main([*arguments, "--window=fixed:52w", "--num_shards=2", "--overwrite"]) == 0
     windows = {path.name[:31] for path in (tmp_path / "out").iterdir()}
@@ -539,11 +539,17 @@ def test_a_broker_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert list(tmp_path.iterdir()) == []
 
 
+def all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broker, topics and expansion service are as if they were there."""
+    monkeypatch.setattr("pipelines.stream.check_expansion_service", lambda *_: None)
+    monkeypatch.setattr("pipelines.stream.Broker.check_topics", lambda *_: None)
+    monkeypatch.setattr("pipelines.stream.Broker.is_log_append_time", lambda *_: False)
+
+
 def test_dead_letters_that_cannot_be_put_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for check in ("check_topics", "check_expansion_service"):  # as if all were there
-        monkeypatch.setattr(f"pipelines.stream.{check}", lambda *_: None)
+    all_there(monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad").touch()
     assert main([*KAFKA.split(), "--output", "out"]) == 2
@@ -557,8 +563,7 @@ def test_a_fault_of_the_expansion_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the service says:\nno such setting")
 
-    for check in ("check_topics", "check_expansion_service"):  # as if all were there
-        monkeypatch.setattr(f"pipelines.stream.{check}", lambda *_: None)
+    all_there(monkeypatch)
     monkeypatch.setattr("lse_stream.beam.kafka.ReadRows", fail)
     monkeypatch.chdir(tmp_path)
     assert main([*KAFKA.split(), "--output", "out", "--quiet"]) == 1
