@@ -26,7 +26,7 @@ from programs import BEAM, IN_PROCESSES, home
 
 from engines.flink import LOOPBACK, JobServer, finished, job_server
 from lse_stream.accumulators import LogSumExpAccumulator
-from lse_stream.beam import LogSumExp
+from lse_stream.beam import LogSoftmax, LogSumExp
 from lse_stream.table_functions import group_states
 from pipelines.parquet import main
 
@@ -109,6 +109,9 @@ def run_transforms(options: Sequence[str], directory: Path) -> dict[str, list[by
             "tables": tables | LogSumExp.PerKeyFromTables(KEYS, "value", num_shards=SHARDS),
             "few states": tables
             | "FewStates" >> LogSumExp.PerKeyFromTables(KEYS, "value", num_shards=SHARDS, max_states=100),
+            "joined softmax": tables
+            | "Softmax" >> LogSoftmax.PerKeyFromTables(KEYS, "value", max_broadcast=50)
+            | "Number" >> beam.Map(lambda table: (0, table)).with_output_types(tuple[int, pa.Table]),
             "globally": numbers | "Globally" >> LogSumExp.Globally(),
             "fanout": numbers | "Fanout" >> globally.with_fanout(3),
             "per key": pairs | "PerKey" >> LogSumExp.PerKey(),
