@@ -4,20 +4,20 @@ Each groups rows by ``keys`` (none: all rows) and gives one row per key: its key
 weight, or target) is null counts for nothing, but for its key.
 """
 
+import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.pvalue import PBegin, PCollection, Row
 from apache_beam.typehints.decorators import IOTypeHints
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
+from apache_beam.utils.timestamp import Timestamp
 
-from ..errors import InputError, one_line
-from ..files import open_file
-from ..parquet.scan import find_files
+from ..columns import decode_dictionary, value_type_of
+from ..parquet.scan import scan
 from ..plan import MAX_BROADCAST
 from ..reduction import check_results
 from ..states.aggregations import (
@@ -35,9 +35,13 @@ from .combine_fns import (
     LogSumExpCombineFn,
     WeightedLogSumExpCombineFn,
 )
+from .parquet_io import ReadTables
 from .softmax import LogSoftmax as LogSoftmaxOfElements
 
 Rows = PCollection[Any]
+
+# The dates that Python has, in days since 1970.
+_FIRST_DAY, _LAST_DAY = ((day - datetime.date(1970, 1, 1)).days for day in (datetime.date.min, datetime.date.max))
 
 
 def _row_type(rows: Rows) -> Any:
@@ -53,64 +57,132 @@ def _field_types(rows: Rows, names: Iterable[str], what: str) -> list[tuple[str,
     return [(name, fields[name]) for name in names]
 
 
+def _key_of(row: Any, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(_to_key(getattr(row, name), name) for name in names)
+
+
+def _to_key(value: Any, name: str) -> Any:
+    """What stands for a value in a key: Beam groups by numbers and strings, but not by dates, nor by its timestamps."""
+    match value:
+        case datetime.datetime() | datetime.time() | datetime.timedelta():
+            raise TypeError(
+                f"key {name!r}: expected a type of Beam's rows, of dates and times datetime.date or Beam's Timestamp, "
+                f"found {value!r}"
+            )
+        case datetime.date():
+            return "date", value.toordinal()
+        case Timestamp():
+            try:
+                return "timestamp", value.to_precision(Timestamp.MICROS_PRECISION).micros
+            except ValueError:
+                raise ValueError(f"key {name!r}: expected times in whole microseconds, found {value}") from None
+        case tuple():
+            return "tuple", value
+    return value
+
+
+def _from_key(image: Any) -> Any:
+    match image:
+        case "date", days:
+            return datetime.date.fromordinal(days)
+        case "timestamp", micros:
+            return Timestamp(micros=micros)
+        case "tuple", value:
+            return value
+    return image
+
+
 class ReadParquet(beam.PTransform[PBegin, Rows]):
     """Columns of Parquet files as rows, whatever else the files hold: Beam's own refuses files with dates and times.
 
+    Files are found and checked as the programs do it, ``name=value`` directories are columns too, and row groups are
+    read in parallel. Dates are ``datetime.date``, and timestamps Beam's ``Timestamp``, an instant in whole
+    microseconds; those without a zone are UTC.
+
     Args:
       path: a file, directory or glob, or several.
-      columns: which columns; integers, floats, strings and booleans have their type, others any.
+      columns: which columns; integers, floats, strings, booleans, dates and timestamps have their type, others any.
+
+    Raises:
+      InputError: a file that cannot be read; a column that is not in each file, has different types in two, or is of
+        times of day or durations, which Beam's rows have no type for.
+      DataError: when the pipeline runs: a damaged page; a date beyond the years 1 to 9999, or a time that is not in
+        whole microseconds.
     """
 
     _yaml_requires_inputs = False
 
     def __init__(self, path: str | Sequence[str], columns: Sequence[str]) -> None:
         super().__init__()
-        self._files = find_files([path] if isinstance(path, str) else path)
-        self._columns = list(columns)
-        schemas = [(file, _schema(file)) for file in self._files]
-        for file, schema in schemas:
-            for name in self._columns:
-                if name not in schema.names:
-                    raise InputError(f"{file}: expected a column {name!r}, found {', '.join(schema.names)}")
-        self._fields = [(name, _field_type(schemas[0][1].field(name).type)) for name in self._columns]
+        others = dict.fromkeys(columns, _type_expected)
+        self._dataset = scan([path] if isinstance(path, str) else path, [], [], others)
+        self._fields = [(name, _field_type(self._dataset.schema.field(name).type)) for name in columns]
 
     def expand(self, pbegin: PBegin) -> Rows:
+        names = [name for name, _ in self._fields]
         rows: Rows = (
             pbegin
-            | "Files" >> beam.Create(self._files)
-            | "Rows"
-            >> beam.FlatMap(_read_rows, self._columns).with_output_types(RowTypeConstraint.from_fields(self._fields))
+            | "Tables" >> ReadTables(self._dataset, _with_beam_times)
+            | "Rows" >> beam.FlatMap(_rows_of, names).with_output_types(RowTypeConstraint.from_fields(self._fields))
         )
         return rows
 
 
-def _schema(path: str) -> pa.Schema:
-    try:
-        with open_file(path) as source:
-            return pq.read_schema(source)
-    except Exception as error:  # pyarrow's, the operating system's, or a remote client's
-        raise InputError(f"{path}: expected a readable Parquet file, found {one_line(error)}") from error
+def _type_expected(data_type: pa.DataType) -> str | None:
+    value_type = value_type_of(data_type)
+    if pa.types.is_time(value_type) or pa.types.is_duration(value_type):
+        return "a type that Beam's rows have, of dates and times a date or a timestamp"
+    return None
 
 
 def _field_type(data_type: pa.DataType) -> Any:
-    value_type = data_type.value_type if pa.types.is_dictionary(data_type) else data_type
     for is_type, python_type in (
         (pa.types.is_boolean, bool),
         (pa.types.is_integer, int),
         (pa.types.is_floating, float),
         (pa.types.is_string, str),
         (pa.types.is_large_string, str),
+        (pa.types.is_date, datetime.date),
+        (pa.types.is_timestamp, Timestamp),
     ):
-        if is_type(value_type):
+        if is_type(value_type_of(data_type)):
             return python_type | None
     return Any
 
 
-def _read_rows(path: str, columns: list[str]) -> Iterator[Row]:
-    with open_file(path) as source:
-        for batch in pq.ParquetFile(source).iter_batches(columns=columns):
-            for row in batch.to_pylist():
-                yield Row(**{name: row[name] for name in columns})
+def _with_beam_times(table: pa.Table) -> pa.Table:
+    """The table with timestamps in microseconds and dates in days, all of which Beam's rows can have."""
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        value_type = value_type_of(column.type)
+        if pa.types.is_timestamp(value_type):
+            column = decode_dictionary(column)
+            try:
+                column = column.cast(pa.timestamp("us"))
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"column {name!r}: expected times in whole microseconds, found {error}") from None
+        elif pa.types.is_date(value_type):
+            column = decode_dictionary(column).cast(pa.date32())
+            days = column.cast(pa.int32()).drop_null().to_numpy()
+            if (beyond := days[(days < _FIRST_DAY) | (days > _LAST_DAY)]).size:
+                raise ValueError(
+                    f"column {name!r}: expected dates in the years 1 to 9999, found {beyond[0]} days since 1970"
+                )
+        columns.append(column)
+    return pa.Table.from_arrays(columns, names=table.column_names)
+
+
+def _rows_of(table: pa.Table, names: Sequence[str]) -> Iterator[Row]:
+    columns = [_python_values(table.column(name)) for name in names]
+    for values in zip(*columns, strict=True):
+        yield Row(**dict(zip(names, values, strict=True)))
+
+
+def _python_values(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        micros = column.cast(pa.int64()).to_pylist()
+        return [None if each is None else Timestamp(micros=each) for each in micros]
+    return list(column.to_pylist())
 
 
 class _ResultsCombineFn(beam.CombineFn):
@@ -165,10 +237,10 @@ class _OnRows(beam.PTransform[Rows, Rows]):
         fields += [(name, int if name == "count" else float) for name in results]
 
         def split(row: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-            return tuple(getattr(row, name) for name in keys), tuple(getattr(row, name) for name in inputs)
+            return _key_of(row, keys), tuple(getattr(row, name) for name in inputs)
 
         def to_row(key: tuple[Any, ...], values: list[float]) -> Row:
-            return Row(**dict(zip([*keys, *results], [*key, *values], strict=True)))
+            return Row(**dict(zip([*keys, *results], [*map(_from_key, key), *values], strict=True)))
 
         if keys:
             combined = pcoll | "Split" >> beam.Map(split) | "Combine" >> beam.CombinePerKey(self._fn)
@@ -318,7 +390,7 @@ class LogSoftmax(beam.PTransform[Rows, Rows]):
 
         rows: Rows = (
             pcoll
-            | "Key" >> beam.Map(lambda row: (tuple(getattr(row, name) for name in keys), row))
+            | "Key" >> beam.Map(lambda row: (_key_of(row, keys), row))
             | LogSoftmaxOfElements.PerKey(self._max_broadcast, value=lambda row: getattr(row, value))
             | "ToRow" >> beam.MapTuple(to_row).with_output_types(RowTypeConstraint.from_fields(fields))
         )
