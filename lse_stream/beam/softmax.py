@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -11,7 +12,7 @@ from apache_beam.transforms.combiners import Count
 from apache_beam.transforms.trigger import DefaultTrigger
 
 from ..float64 import to_float_exact
-from ..keyed_softmax import KeyedSoftmax
+from ..keyed_softmax import KeyedSoftmax, check_no_results
 from ..keys import with_own_dictionaries
 from ..plan import MAX_BROADCAST
 from ..reduction import ColumnAggregation, Reduction, check_names
@@ -21,6 +22,7 @@ from ..state_table import StateTable, from_ipc, split_by_shard, to_ipc
 from ..states.aggregations import LOGSUMEXP
 from ..states.results import subtract_log
 from .combine_fns import LogSumExpCombineFn
+from .exception_handling import HandlesExceptions
 from .tables import INNER_SHARDS, MAX_STATES, ROWS_TAG, STATES_TAG, ReduceTables
 
 # Into how many shards rows and sums go at most to be joined. A table of 65,536 rows is cut into parts of 256 rows then,
@@ -53,8 +55,12 @@ class LogSoftmax:
     ('a', (-1000.0, -1007.0))
     """
 
-    class PerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, tuple[Any, float]]]]):
+    class PerKey(
+        HandlesExceptions, beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, tuple[Any, float]]]]
+    ):
         """PCollection of (key, row) to a PCollection of (key, (row, log-softmax)), one for each, in no set order.
+
+        It has the method ``with_exception_handling``, as ``beam.ParDo``.
 
         Args:
           max_broadcast: how many keys a worker holds at once.
@@ -71,6 +77,9 @@ class LogSoftmax:
             super().__init__()
             self._max_broadcast = _check_broadcast(max_broadcast)
             self._value = value
+
+        def check(self) -> Callable[[Any], object]:
+            return partial(_check_row, self._value)
 
         def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, tuple[Any, float]]]:
             _check_panes(pcoll)
@@ -97,12 +106,12 @@ class LogSoftmax:
             rows: PCollection[tuple[Any, tuple[Any, float]]] = (looked_up, shuffled) | beam.Flatten()
             return rows
 
-    class PerKeyFromTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
+    class PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
         """PCollection of ``pa.Table`` to tables of the same rows, with columns "log_softmax" and "softmax" added.
 
         Up to ``max_broadcast`` keys, each table comes out as it went in, its rows in order. Of more keys, rows come out
         by shard: in each table those of one shard of one table that went in, in their order. Rows with a null value
-        have null results.
+        have null results. ``with_exception_handling``, as ``beam.ParDo``, puts tables with a fault aside whole.
 
         Args:
           keys, value, max_states: as of ``LogSumExp.PerKeyFromTables``.
@@ -129,6 +138,9 @@ class LogSoftmax:
             self._max_broadcast = _check_broadcast(max_broadcast)
             reduction = Reduction(tuple(keys), {STATE: ColumnAggregation(LOGSUMEXP, NATURAL, (value,))})
             self._sum = ReduceTables(reduction, num_shards=num_shards, max_states=max_states, is_sorted=False)
+
+        def check(self) -> Callable[[Any], object]:
+            return partial(_check_rows, self._sum.check)
 
         def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:
             _check_panes(pcoll)
@@ -171,6 +183,16 @@ def _check_panes(pcoll: PCollection[Any]) -> None:
             "LogSoftmax: expected the default trigger and no lateness, as each window has one pane then, found "
             f"{windowing.triggerfn} and {windowing.allowed_lateness.micros / 1e6:g} s"
         )
+
+
+def _check_row(value: Callable[[Any], float], element: tuple[Any, Any]) -> None:
+    _, row = element
+    to_float_exact(value(row))
+
+
+def _check_rows(check: Callable[[pa.Table], None], table: pa.Table) -> None:
+    check(table)
+    check_no_results(table)
 
 
 def _with_log_softmax(

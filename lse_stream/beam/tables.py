@@ -38,6 +38,9 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
       pre_aggregate: whole seconds of processing time, within which the states of a shard are merged to one part.
       is_sorted: whether a table comes out in the order of its keys.
 
+    Attributes:
+      check: raises what would be raised for a table that is the only one.
+
     Raises:
       ValueError: a number below 1; an input in windows that merge, or in a windowing as ``PreCombinePerKey`` refuses.
     """
@@ -55,6 +58,7 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
         for name, number in (("num_shards", num_shards), ("max_states", max_states)):
             if number < 1:
                 raise ValueError(f"{name}: expected 1 or more, found {number}")
+        self.check = reducer.check
         self._group = _GroupBundle(reducer, num_shards, max_states)
         self._merge = _MergeShard(reducer, is_sorted=is_sorted)
         self._pre_aggregate = (

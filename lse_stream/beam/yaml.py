@@ -2,10 +2,13 @@
 
 Each groups rows by ``keys`` (none: all rows) and gives one row per key: its keys and the results. A row whose value (or
 weight, or target) is null counts for nothing, but for its key.
+
+With ``error_handling: {output: NAME}``, as Beam YAML's own have it, rows that would be errors are in that output, with
+the fields ``element``, ``msg`` and ``stack``, and in no result.
 """
 
 import datetime
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import apache_beam as beam
@@ -15,8 +18,10 @@ from apache_beam.typehints.decorators import IOTypeHints
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 from apache_beam.utils.timestamp import Timestamp
+from apache_beam.yaml.yaml_errors import exception_handling_args, map_errors_to_standard_format
 
 from ..columns import decode_dictionary, value_type_of
+from ..float64 import to_float_exact
 from ..parquet.scan import scan
 from ..plan import MAX_BROADCAST
 from ..reduction import check_results
@@ -34,11 +39,14 @@ from .combine_fns import (
     LogLikelihoodCombineFn,
     LogSumExpCombineFn,
     WeightedLogSumExpCombineFn,
+    check_element,
 )
 from .parquet_io import ReadTables
 from .softmax import LogSoftmax as LogSoftmaxOfElements
 
 Rows = PCollection[Any]
+# As Beam YAML has it: the name of an "output", and options of ``beam.ParDo.with_exception_handling``.
+ErrorHandling = Mapping[str, Any] | None
 
 # The dates that Python has, in days since 1970.
 _FIRST_DAY, _LAST_DAY = ((day - datetime.date(1970, 1, 1)).days for day in (datetime.date.min, datetime.date.max))
@@ -55,6 +63,27 @@ def _field_types(rows: Rows, names: Iterable[str], what: str) -> list[tuple[str,
         if name not in fields:
             raise ValueError(f"{what}: expected some of the fields {', '.join(fields)}, found {name!r}")
     return [(name, fields[name]) for name in names]
+
+
+def _map_rows(
+    rows: Rows, label: str, function: Callable[[Any], Any], error_handling: ErrorHandling
+) -> tuple[PCollection[Any], dict[str, Rows]]:
+    """What a function makes of rows; and by the name of the output, if there is to be one, those that it raises for."""
+    options = exception_handling_args(error_handling)
+    if options is None:
+        return rows | label >> beam.Map(function), {}
+    good, bad = rows | label >> beam.Map(function).with_exception_handling(**options)
+    return good, {options["dead_letter_tag"]: bad | "Errors" >> map_errors_to_standard_format(_row_type(rows))}
+
+
+def _check_error_handling(error_handling: ErrorHandling) -> ErrorHandling:
+    if error_handling and "output" not in error_handling:
+        raise ValueError(f"error_handling: expected a mapping with the name of an output, found {error_handling}")
+    return error_handling
+
+
+def _with_errors(rows: Rows, errors: dict[str, Rows]) -> Any:
+    return {"good": rows, **errors} if errors else rows
 
 
 def _key_of(row: Any, names: Sequence[str]) -> tuple[Any, ...]:
@@ -214,12 +243,19 @@ class _ResultsCombineFn(beam.CombineFn):
         return IOTypeHints.empty().with_output_types(list)
 
 
-class _OnRows(beam.PTransform[Rows, Rows]):
+class _OnRows(beam.PTransform[Rows, Any]):
     """Rows to one row of results per key."""
 
     AGGREGATION: ClassVar[Aggregation]
 
-    def __init__(self, fn: beam.CombineFn, inputs: Sequence[str], keys: Sequence[str], results: Sequence[str]) -> None:
+    def __init__(
+        self,
+        fn: beam.CombineFn,
+        inputs: Sequence[str],
+        keys: Sequence[str],
+        results: Sequence[str],
+        error_handling: ErrorHandling,
+    ) -> None:
         super().__init__()
         check_results(self.AGGREGATION, results)
         names = [*keys, *results]
@@ -229,9 +265,10 @@ class _OnRows(beam.PTransform[Rows, Rows]):
             )
         self._fn = _ResultsCombineFn(fn, results)
         self._inputs, self._keys, self._results = list(inputs), list(keys), list(results)
+        self._error_handling = _check_error_handling(error_handling)
 
-    def expand(self, pcoll: Rows) -> Rows:
-        inputs, keys, results = self._inputs, self._keys, self._results
+    def expand(self, pcoll: Rows) -> Any:
+        fn, inputs, keys, results = self._fn, self._inputs, self._keys, self._results
         _field_types(pcoll, inputs, " and ".join(self.AGGREGATION.inputs))
         fields = _field_types(pcoll, keys, "keys")
         fields += [(name, int if name == "count" else float) for name in results]
@@ -242,19 +279,24 @@ class _OnRows(beam.PTransform[Rows, Rows]):
         def to_row(key: tuple[Any, ...], values: list[float]) -> Row:
             return Row(**dict(zip([*keys, *results], [*map(_from_key, key), *values], strict=True)))
 
+        def checked(row: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            key, values = split(row)
+            check_element(fn, values)
+            return key, values
+
+        parts, errors = _map_rows(pcoll, "Split", checked if self._error_handling else split, self._error_handling)
         if keys:
-            combined = pcoll | "Split" >> beam.Map(split) | "Combine" >> beam.CombinePerKey(self._fn)
+            combined = parts | "Combine" >> beam.CombinePerKey(fn)
         else:
             # A total of no rows is a row too, in the global window alone.
-            values = pcoll | "Split" >> beam.Map(lambda row: split(row)[1])
-            total = beam.CombineGlobally(self._fn)
+            total = beam.CombineGlobally(fn)
             if not pcoll.windowing.is_default():
                 total = total.without_defaults()
-            combined = values | "Combine" >> total | "Total" >> beam.Map(lambda values: ((), values))
+            combined = parts | beam.Values() | "Combine" >> total | "Total" >> beam.Map(lambda values: ((), values))
         rows: Rows = combined | "ToRow" >> beam.MapTuple(to_row).with_output_types(
             RowTypeConstraint.from_fields(fields)
         )
-        return rows
+        return _with_errors(rows, errors)
 
 
 class LogSumExp(_OnRows):
@@ -265,6 +307,8 @@ class LogSumExp(_OnRows):
       keys: names of the fields to group by.
       scale: "natural", "log2", "log10", "decibel", "magnitude", "base B" or "temperature T".
       results: some of logsumexp, count, max, logmeanexp, bonus and exp_bonus.
+      error_handling: the ``output`` for rows that are errors: with a value that is no number, or a key of a type that
+        Beam's rows have not.
     """
 
     AGGREGATION = LOGSUMEXP
@@ -275,15 +319,16 @@ class LogSumExp(_OnRows):
         keys: Sequence[str] = (),
         scale: str = "natural",
         results: Sequence[str] = LOGSUMEXP.columns,
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(LogSumExpCombineFn(scale), [value], keys, results)
+        super().__init__(LogSumExpCombineFn(scale), [value], keys, results, error_handling)
 
 
 class LogMeanExp(LogSumExp):
     """Log-mean-exp per key.
 
     Args:
-      value, keys, scale, results: as of ``LogSumExp``.
+      value, keys, scale, results, error_handling: as of ``LogSumExp``.
     """
 
     def __init__(
@@ -292,8 +337,9 @@ class LogMeanExp(LogSumExp):
         keys: Sequence[str] = (),
         scale: str = "natural",
         results: Sequence[str] = ("logmeanexp", "count", "max"),
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(value, keys, scale, results)
+        super().__init__(value, keys, scale, results, error_handling)
 
 
 class WeightedLogSumExp(_OnRows):
@@ -301,7 +347,7 @@ class WeightedLogSumExp(_OnRows):
 
     Args:
       value, weight: names of fields of numbers.
-      keys, scale: as of ``LogSumExp``.
+      keys, scale, error_handling: as of ``LogSumExp``.
       results: some of logsumexp, log_abs_sum, sign, count, max, weight and logmeanexp.
     """
 
@@ -314,38 +360,49 @@ class WeightedLogSumExp(_OnRows):
         keys: Sequence[str] = (),
         scale: str = "natural",
         results: Sequence[str] = WEIGHTED_LOGSUMEXP.columns,
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(WeightedLogSumExpCombineFn(scale), [value, weight], keys, results)
+        super().__init__(WeightedLogSumExpCombineFn(scale), [value, weight], keys, results, error_handling)
 
 
 class LogLikelihood(_OnRows):
     """Exact totals of log-likelihoods per key.
 
     Args:
-      value, keys: as of ``LogSumExp``.
+      value, keys, error_handling: as of ``LogSumExp``.
       results: some of log_likelihood, count, max, logsumexp, logmeanexp, mean, variance and sum_of_squares.
     """
 
     AGGREGATION = LOG_LIKELIHOOD
 
-    def __init__(self, value: str, keys: Sequence[str] = (), results: Sequence[str] = LOG_LIKELIHOOD.columns) -> None:
-        super().__init__(LogLikelihoodCombineFn(), [value], keys, results)
+    def __init__(
+        self,
+        value: str,
+        keys: Sequence[str] = (),
+        results: Sequence[str] = LOG_LIKELIHOOD.columns,
+        error_handling: ErrorHandling = None,
+    ) -> None:
+        super().__init__(LogLikelihoodCombineFn(), [value], keys, results, error_handling)
 
 
 class EffectiveSampleSize(_OnRows):
     """Kish's effective sample size of log-weights per key.
 
     Args:
-      value, keys: as of ``LogSumExp``.
+      value, keys, error_handling: as of ``LogSumExp``.
       results: some of effective_sample_size, count, max, largest_weight, logsumexp and logmeanexp.
     """
 
     AGGREGATION = EFFECTIVE_SAMPLE_SIZE
 
     def __init__(
-        self, value: str, keys: Sequence[str] = (), results: Sequence[str] = EFFECTIVE_SAMPLE_SIZE.columns
+        self,
+        value: str,
+        keys: Sequence[str] = (),
+        results: Sequence[str] = EFFECTIVE_SAMPLE_SIZE.columns,
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(EffectiveSampleSizeCombineFn(), [value], keys, results)
+        super().__init__(EffectiveSampleSizeCombineFn(), [value], keys, results, error_handling)
 
 
 class CrossEntropy(_OnRows):
@@ -354,44 +411,61 @@ class CrossEntropy(_OnRows):
     Args:
       value, target: names of the fields of logits and targets: 1 or true for the label and 0 or false for the others.
       keys: names of the fields that distinguish examples.
+      error_handling: as of ``LogSumExp``; an example whose targets do not sum to 1 stops the pipeline.
       results: some of cross_entropy, count, max and logsumexp.
     """
 
     AGGREGATION = CROSS_ENTROPY
 
     def __init__(
-        self, value: str, target: str, keys: Sequence[str] = (), results: Sequence[str] = CROSS_ENTROPY.columns
+        self,
+        value: str,
+        target: str,
+        keys: Sequence[str] = (),
+        results: Sequence[str] = CROSS_ENTROPY.columns,
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(CrossEntropyCombineFn(), [value, target], keys, results)
+        super().__init__(CrossEntropyCombineFn(), [value, target], keys, results, error_handling)
 
 
-class LogSoftmax(beam.PTransform[Rows, Rows]):
+class LogSoftmax(beam.PTransform[Rows, Any]):
     """Every row with a field ``log_softmax`` more: its value less the log-sum-exp of its key.
 
     Args:
-      value, keys: as of ``LogSumExp``; here a null value is an error.
+      value, keys, error_handling: as of ``LogSumExp``; here a null value is an error.
       max_broadcast: up to how many keys their sums are sent to every worker; of more, rows are shuffled.
     """
 
-    def __init__(self, value: str, keys: Sequence[str] = (), max_broadcast: int = MAX_BROADCAST) -> None:
+    def __init__(
+        self,
+        value: str,
+        keys: Sequence[str] = (),
+        max_broadcast: int = MAX_BROADCAST,
+        error_handling: ErrorHandling = None,
+    ) -> None:
         super().__init__()
         self._value, self._keys, self._max_broadcast = value, list(keys), max_broadcast
+        self._error_handling = _check_error_handling(error_handling)
 
-    def expand(self, pcoll: Rows) -> Rows:
+    def expand(self, pcoll: Rows) -> Any:
         value, keys = self._value, self._keys
         _field_types(pcoll, [value], "value")
         _field_types(pcoll, keys, "keys")
         fields = [*named_fields_from_element_type(_row_type(pcoll)), ("log_softmax", float)]
+
+        def keyed(row: Any) -> tuple[tuple[Any, ...], Any]:
+            to_float_exact(getattr(row, value))
+            return _key_of(row, keys), row
 
         def to_row(_: Any, pair: tuple[Any, float]) -> Row:
             row, log_softmax = pair
             fields: Mapping[str, Any] = row.as_dict() if isinstance(row, Row) else row._asdict()
             return Row(**fields, log_softmax=log_softmax)
 
+        pairs, errors = _map_rows(pcoll, "Key", keyed, self._error_handling)
         rows: Rows = (
-            pcoll
-            | "Key" >> beam.Map(lambda row: (_key_of(row, keys), row))
+            pairs
             | LogSoftmaxOfElements.PerKey(self._max_broadcast, value=lambda row: getattr(row, value))
             | "ToRow" >> beam.MapTuple(to_row).with_output_types(RowTypeConstraint.from_fields(fields))
         )
-        return rows
+        return _with_errors(rows, errors)

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from apache_beam.pvalue import Row
+from apache_beam.pvalue import AsList, Row
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
+from apache_beam.transforms.combiners import ToList
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.utils.timestamp import Timestamp
@@ -369,6 +370,91 @@ def test_dates_and_times_go_through_beam_yaml(tmp_path: Path) -> None:
     ]
 
 
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+MIXED: list[dict[str, Any]] = [
+    {"k": "a", "x": 1.0, "w": 1.0, "t": 1.0},
+    {"k": "a", "x": "much", "w": 1.0, "t": 0.0},
+    {"k": "b", "x": None, "w": 1.0, "t": 0.0},
+    {"k": time_of_day(12), "x": 3.0, "w": 1.0, "t": 1.0},
+    {"k": "b", "x": 2, "w": math.inf, "t": math.nan},
+    {"k": "b", "x": -1.5, "w": -2.0, "t": 1.0},
+]
+
+
+def as_text(row: Any) -> str:
+    return repr(row.as_dict() if isinstance(row, Row) else row._asdict())
+
+
+@pytest.mark.parametrize(
+    ("make", "bad"),
+    [
+        (lambda **more: LogSumExp("x", ["k"], **more), [1, 3]),
+        (lambda **more: LogMeanExp("x", ["k"], **more), [1, 3]),
+        (lambda **more: LogLikelihood("x", ["k"], **more), [1, 3]),
+        (lambda **more: EffectiveSampleSize("x", ["k"], **more), [1, 3]),
+        (lambda **more: WeightedLogSumExp("x", "w", ["k"], **more), [1, 3, 4]),
+        (lambda **more: CrossEntropy("x", "t", ["k"], **more), [1, 3, 4]),
+        (lambda **more: LogSoftmax("x", ["k"], **more), [1, 2, 3]),
+        (lambda **more: LogSoftmax("x", ["k"], 0, **more), [1, 2, 3]),
+        (lambda **more: LogSumExp("x", **more), [1]),
+    ],
+    ids=[
+        *("LogSumExp", "LogMeanExp", "LogLikelihood", "EffectiveSampleSize", "WeightedLogSumExp", "CrossEntropy"),
+        *("LogSoftmax", "LogSoftmax of many", "total"),
+    ],
+)
+def test_rows_that_are_errors_have_an_output_of_their_own(make: Any, bad: list[int]) -> None:
+    row_type = RowTypeConstraint.from_fields([("k", Any), ("x", Any), ("w", float), ("t", float)])
+    good = [Row(**row) for i, row in enumerate(MIXED) if i not in bad]
+
+    def check_errors(found: list[Any]) -> None:
+        assert sorted(as_text(row.element) for row in found) == sorted(repr(MIXED[i]) for i in bad)
+        for row in found:
+            assert row.msg.startswith(("TypeError(", "ValueError("))
+            assert "Traceback" in row.stack
+
+    def check_good(found: list[tuple[list[str], list[str]]]) -> None:
+        [(results, expected)] = found
+        assert sorted(results) == sorted(expected) != []
+
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        mixed = pipeline | "Mixed" >> beam.Create([Row(**row) for row in MIXED]).with_output_types(row_type)
+        outputs = mixed | "Coded" >> beam.Reshuffle() | "Handled" >> make(error_handling={"output": "errors"})
+        assert sorted(outputs) == ["errors", "good"]
+        assert_that(outputs["errors"] | "Errors coded" >> beam.Reshuffle(), check_errors, label="errors")
+        plain = pipeline | "Good" >> beam.Create(good).with_output_types(row_type) | "Plain" >> make()
+        expected = AsList(plain | "Expected" >> beam.Map(as_text))
+        results = outputs["good"] | "Found" >> beam.Map(as_text) | ToList()
+        assert_that(results | beam.Map(lambda found, other: (found, other), expected), check_good, label="results")
+
+
+@pytest.mark.parametrize("name", ["LogSumExp", "LogSoftmax"])
+def test_errors_go_through_beam_yaml(name: str, tmp_path: Path) -> None:
+    elements = [{"k": "a", "x": 1.0}, {"k": "b", "x": "much"}, {"k": "a", "x": 1.0}, {"k": "a", "x": [1.0]}]
+    texts = {"k": "element.k", "x": "str(element.x)", "msg": "msg"}
+    config = {"value": "x", "keys": ["k"], "error_handling": {"output": "bad"}}
+    steps = [
+        {"type": "Create", "name": "Rows", "config": {"elements": elements}},
+        {"type": name, "input": "Rows", "config": config},
+        {
+            "type": "MapToFields",
+            "name": "Texts",
+            "input": f"{name}.bad",
+            "config": {"language": "python", "fields": {key: {"expression": text} for key, text in texts.items()}},
+        },
+        {"type": "WriteToCsv", "name": "Good", "input": name, "config": {"path": str(tmp_path / "good")}},
+        {"type": "WriteToCsv", "name": "Bad", "input": "Texts", "config": {"path": str(tmp_path / "bad")}},
+    ]
+    run = run_yaml({"pipeline": {"transforms": steps}}, tmp_path)
+    assert run.returncode == 0, run.stderr
+    good = read_csv(tmp_path, "good-")
+    assert [row["k"] for row in good] == ["a"] * (1 if name == "LogSumExp" else 2)
+    bad = read_csv(tmp_path, "bad-")
+    assert sorted((row["k"], row["x"]) for row in bad) == [("a", "[1.0]"), ("b", "much")]
+    assert all(row["msg"].startswith("TypeError('") for row in bad)
+
+
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
@@ -381,6 +467,8 @@ def test_dates_and_times_go_through_beam_yaml(tmp_path: Path) -> None:
             "keys: expected a list of names that differ from each other and the results",
         ),
         (lambda: LogSumExp("x", results=["sign"]), "results: expected some of logsumexp, .*, found 'sign'"),
+        (lambda: LogSumExp("x", error_handling={"to": "bad"}), "error_handling: expected .* name of an output, found"),
+        (lambda: LogSoftmax("x", error_handling={"to": "bad"}), "error_handling: expected .* name of an output, found"),
         (lambda: LogSoftmax("x", max_broadcast=-1), "max_broadcast: expected 0 or more, found -1"),
     ],
 )
