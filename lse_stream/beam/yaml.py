@@ -47,6 +47,8 @@ from .softmax import LogSoftmax as LogSoftmaxOfElements
 Rows = PCollection[Any]
 # As Beam YAML has it: the name of an "output", and options of ``beam.ParDo.with_exception_handling``.
 ErrorHandling = Mapping[str, Any] | None
+# The output of the other rows, where there are two.
+_GOOD = "good"
 
 # The dates that Python has, in days since 1970.
 _FIRST_DAY, _LAST_DAY = ((day - datetime.date(1970, 1, 1)).days for day in (datetime.date.min, datetime.date.max))
@@ -77,13 +79,18 @@ def _map_rows(
 
 
 def _check_error_handling(error_handling: ErrorHandling) -> ErrorHandling:
-    if error_handling and "output" not in error_handling:
-        raise ValueError(f"error_handling: expected a mapping with the name of an output, found {error_handling}")
+    if error_handling:
+        output = error_handling.get("output") if isinstance(error_handling, Mapping) else None
+        if output in (None, _GOOD):
+            raise ValueError(
+                f"error_handling: expected a mapping with the name of an output, other than {_GOOD!r}, "
+                f"found {error_handling}"
+            )
     return error_handling
 
 
 def _with_errors(rows: Rows, errors: dict[str, Rows]) -> Any:
-    return {"good": rows, **errors} if errors else rows
+    return {_GOOD: rows, **errors} if errors else rows
 
 
 def _key_of(row: Any, names: Sequence[str]) -> tuple[Any, ...]:

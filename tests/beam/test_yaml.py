@@ -457,6 +457,8 @@ def test_errors_go_through_beam_yaml(name: str, tmp_path: Path) -> None:
 
 # --- configuration ----------------------------------------------------------------------------------------------------
 
+NO_MAPPING: Any = "bad"
+
 
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -467,8 +469,10 @@ def test_errors_go_through_beam_yaml(name: str, tmp_path: Path) -> None:
             "keys: expected a list of names that differ from each other and the results",
         ),
         (lambda: LogSumExp("x", results=["sign"]), "results: expected some of logsumexp, .*, found 'sign'"),
-        (lambda: LogSumExp("x", error_handling={"to": "bad"}), "error_handling: expected .* name of an output, found"),
-        (lambda: LogSoftmax("x", error_handling={"to": "bad"}), "error_handling: expected .* name of an output, found"),
+        (lambda: LogSumExp("x", error_handling={"to": "bad"}), "error_handling: expected .* name of an output, other"),
+        (lambda: LogSumExp("x", error_handling={"output": "good"}), "name of an output, other than 'good', found"),
+        (lambda: LogSumExp("x", error_handling=NO_MAPPING), "error_handling: expected a mapping .*, found bad"),
+        (lambda: LogSoftmax("x", error_handling={"to": "bad"}), "error_handling: expected .* name of an output, other"),
         (lambda: LogSoftmax("x", max_broadcast=-1), "max_broadcast: expected 0 or more, found -1"),
     ],
 )
