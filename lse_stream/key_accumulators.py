@@ -247,6 +247,13 @@ class RowReducer:
         """What is accumulated of a table."""
         return columns_of(table, self.columns)
 
+    def check(self, table: pa.Table) -> None:
+        """Raises what there is to raise for a table that is the only one; its keys are not looked up for that."""
+        prepared = self.prepare(table)
+        KeyIndex(key_schema(prepared, self.keys))
+        for column in self._reduction.aggregations.values():
+            column.inputs(prepared, np.zeros(prepared.num_rows, np.int32))
+
     def split(self, tables: Sequence[pa.Table], num_shards: int) -> Iterator[pa.Table]:
         """What is accumulated of several tables, by shard."""
         whole = pa.concat_tables(tables)
@@ -280,6 +287,10 @@ class StateReducer:
         if isinstance(table, StateTable):
             return table.select(self.keys)
         return StateTable.from_arrow(table, self.keys, trusted=self._trusted)
+
+    def check(self, table: StateTable | pa.Table) -> None:
+        """Raises what there is to raise for a table that is the only one."""
+        KeyIndex(key_schema(self.prepare(table).keys, self.keys))
 
     def split(self, tables: Sequence[StateTable], num_shards: int) -> Iterator[StateTable]:
         """What is accumulated of several tables, by shard."""

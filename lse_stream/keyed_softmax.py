@@ -42,9 +42,7 @@ class KeyedSoftmax:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with columns "log_softmax" and "softmax". Raises as ``log_softmax_of_keys``."""
-        for name in ("log_softmax", "softmax"):
-            if name in table.column_names:
-                raise ValueError(f"column {name!r}: expected a name other than those of the results")
+        check_no_results(table)
         place = f"column {self._value!r}"
         column = numeric_column(column_of(table, self._value), place)
         codes = self._look_up.rows(table)
@@ -59,3 +57,10 @@ class KeyedSoftmax:
         logs, softmax_values = self._totals.log_softmax(codes, values), softmax_by(self._reciprocals, codes, values)
         columns = [*table.columns, array_of(logs, null=null), array_of(softmax_values, null=null)]
         return pa.Table.from_arrays(columns, names=[*table.column_names, "log_softmax", "softmax"])
+
+
+def check_no_results(table: pa.Table) -> None:
+    """Raises ValueError for a table with a column that is called as a result is."""
+    for name in ("log_softmax", "softmax"):
+        if name in table.column_names:
+            raise ValueError(f"column {name!r}: expected a name other than those of the results")

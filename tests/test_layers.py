@@ -50,6 +50,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.beam.bundle_policy": set(),
     "lse_stream.beam.coders": {"pyarrow", "apache_beam"},
     "lse_stream.beam.combine_fns": {"apache_beam"},
+    "lse_stream.beam.exception_handling": {"apache_beam"},
     "lse_stream.beam.pre_aggregate": {"apache_beam"},
     "lse_stream.beam.tables": {"pyarrow", "apache_beam"},
     "lse_stream.beam.transforms": {"pyarrow", "apache_beam"},

@@ -29,6 +29,17 @@ def check_combine_fn(combine_fn: beam.CombineFn) -> beam.CombineFn:
     return combine_fn
 
 
+def check_element(combine_fn: beam.CombineFn, element: Any) -> None:
+    """Raises what a CombineFn would raise for an element."""
+    combine_fn.add_input(combine_fn.create_accumulator(), element)
+
+
+def check_pair(combine_fn: beam.CombineFn, pair: tuple[Any, Any]) -> None:
+    """Raises what a CombineFn would raise for the element of a pair (key, element), or for what is no pair."""
+    _, element = pair
+    check_element(combine_fn, element)
+
+
 class _AccumulatorCombineFn(beam.CombineFn):
     """Combines elements in an accumulator; what it gives depends on the multiset of elements alone.
 

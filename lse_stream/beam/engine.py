@@ -19,11 +19,7 @@ from ..plan import MAX_BROADCAST, Finish, OnTable, parts_of
 from ..reduction import Reduction
 from ..state_table import StateTable, from_ipc, split_by_shard, to_ipc
 from .parquet_io import ReadTables, WriteShards, count_rows, file_of, row_groups_of
-from .tables import LookUpTables, MergeTables, ReduceTables
-
-# Into how many shards the keys go that are not written, so that the cores of a usual worker can all merge them; each
-# costs an element per bundle.
-INNER_SHARDS = 16
+from .tables import INNER_SHARDS, LookUpTables, MergeTables, ReduceTables
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from apache_beam.runners.runner import PipelineRunner
 from apache_beam.transforms.core import Windowing
 from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, python_sdk_capabilities
 from apache_beam.transforms.trigger import TriggerFn
+from apache_beam.typehints import typehints
 from apache_beam.typehints.trivial_inference import key_value_types
 
 
@@ -44,6 +45,15 @@ def key_type_of(element_type: Any) -> Any:
     """The type of the keys of a PCollection of pairs."""
     key_type, _ = key_value_types(element_type)
     return key_type
+
+
+def without_unions(element_type: Any) -> Any:
+    """The type of elements from which those of a wrong type have gone: what may have several types may have any."""
+    if isinstance(element_type, typehints.UnionConstraint):
+        return Any
+    if isinstance(element_type, typehints.TupleConstraint):
+        return typehints.Tuple[tuple(map(without_unions, element_type.tuple_types))]
+    return element_type
 
 
 def unknown_options(arguments: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Merges parts ahead of a GroupByKey, so that a streaming runner keeps few states and not every element."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -10,7 +11,8 @@ from apache_beam.transforms.window import BoundedWindow, TimestampCombiner
 from apache_beam.typehints.typehints import Tuple
 from apache_beam.utils.windowed_value import WindowedValue
 
-from .combine_fns import check_combine_fn
+from .combine_fns import check_combine_fn, check_pair
+from .exception_handling import HandlesExceptions
 from .internals import ParDoInto, key_type_of, windowing_with
 
 # How many keys and windows a bundle holds before it sends them on: an accumulator takes about 0.5 kB, all of them 64
@@ -98,7 +100,7 @@ class _MergeParts(beam.DoFn):
             yield key, self._merge(held)
 
 
-class PreCombinePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, Any]]]):
+class PreCombinePerKey(HandlesExceptions, beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, Any]]]):
     """PCollection of (key, element) to (key, accumulator), some per key, for ``MergeStates.PerKey`` to finish.
 
     The two together give what ``beam.CombinePerKey(combine_fn)`` gives, pane by pane, in any windows. Where a runner
@@ -130,6 +132,9 @@ class PreCombinePerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection
         merge = combine_fn.merge_accumulators
         self._pre_aggregate = None if pre_aggregate is None else PreAggregate(merge, pre_aggregate)
         self._max_states = max_states
+
+    def check(self) -> Callable[[Any], object]:
+        return partial(check_pair, self._combine_fn)
 
     def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, Any]]:
         check_windowing(pcoll.windowing)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -11,7 +12,7 @@ from apache_beam.transforms.combiners import Count
 from apache_beam.transforms.trigger import DefaultTrigger
 
 from ..float64 import to_float_exact
-from ..keyed_softmax import KeyedSoftmax
+from ..keyed_softmax import KeyedSoftmax, check_no_results
 from ..keys import with_own_dictionaries
 from ..plan import MAX_BROADCAST
 from ..reduction import ColumnAggregation, Reduction, check_names
@@ -21,7 +22,12 @@ from ..state_table import StateTable, from_ipc, split_by_shard, to_ipc
 from ..states.aggregations import LOGSUMEXP
 from ..states.results import subtract_log
 from .combine_fns import LogSumExpCombineFn
-from .tables import MAX_STATES, ReduceTables
+from .exception_handling import HandlesExceptions
+from .tables import INNER_SHARDS, MAX_STATES, ROWS_TAG, STATES_TAG, ReduceTables
+
+# Into how many shards rows and sums go at most to be joined. A table of 65,536 rows is cut into parts of 256 rows then,
+# each of which costs 0.3 ms. With the default of ``max_broadcast`` that suffices for 256 million keys.
+MAX_JOIN_SHARDS = 256
 
 
 class _LogCombineFn(LogSumExpCombineFn):
@@ -49,8 +55,12 @@ class LogSoftmax:
     ('a', (-1000.0, -1007.0))
     """
 
-    class PerKey(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, tuple[Any, float]]]]):
+    class PerKey(
+        HandlesExceptions, beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, tuple[Any, float]]]]
+    ):
         """PCollection of (key, row) to a PCollection of (key, (row, log-softmax)), one for each, in no set order.
+
+        It has the method ``with_exception_handling``, as ``beam.ParDo``.
 
         Args:
           max_broadcast: how many keys a worker holds at once.
@@ -67,6 +77,9 @@ class LogSoftmax:
             super().__init__()
             self._max_broadcast = _check_broadcast(max_broadcast)
             self._value = value
+
+        def check(self) -> Callable[[Any], object]:
+            return partial(_check_row, self._value)
 
         def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, tuple[Any, float]]]:
             _check_panes(pcoll)
@@ -93,16 +106,18 @@ class LogSoftmax:
             rows: PCollection[tuple[Any, tuple[Any, float]]] = (looked_up, shuffled) | beam.Flatten()
             return rows
 
-    class PerKeyFromTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
+    class PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):
         """PCollection of ``pa.Table`` to tables of the same rows, with columns "log_softmax" and "softmax" added.
 
         Up to ``max_broadcast`` keys, each table comes out as it went in, its rows in order. Of more keys, rows come out
         by shard: in each table those of one shard of one table that went in, in their order. Rows with a null value
-        have null results.
+        have null results. ``with_exception_handling``, as ``beam.ParDo``, puts tables with a fault aside whole.
 
         Args:
-          keys, value, num_shards, max_states: as of ``LogSumExp.PerKeyFromTables``.
-          max_broadcast: how many keys a worker holds at once.
+          keys, value, max_states: as of ``LogSumExp.PerKeyFromTables``.
+          num_shards: into how many parts the keys are spread to be summed; there are as many or more to join them to
+            the rows, so that each has ``max_broadcast`` keys, or some more as a hash spreads them.
+          max_broadcast: how many keys a worker holds at once to look them up; beyond 256 times as many keys, a 256th.
 
         Raises:
           TypeError, ValueError: as ``LogSumExp.PerKeyFromTables``, and as ``PerKey`` here.
@@ -113,7 +128,7 @@ class LogSoftmax:
             keys: Sequence[str],
             value: str,
             *,
-            num_shards: int = 1,
+            num_shards: int = INNER_SHARDS,
             max_states: int = MAX_STATES,
             max_broadcast: int = MAX_BROADCAST,
         ) -> None:
@@ -122,29 +137,31 @@ class LogSoftmax:
             self._keys, self._value, self._num_shards = list(keys), value, num_shards
             self._max_broadcast = _check_broadcast(max_broadcast)
             reduction = Reduction(tuple(keys), {STATE: ColumnAggregation(LOGSUMEXP, NATURAL, (value,))})
-            self._sum = ReduceTables(reduction, num_shards=num_shards, max_states=max_states)
+            self._sum = ReduceTables(reduction, num_shards=num_shards, max_states=max_states, is_sorted=False)
+
+        def check(self) -> Callable[[Any], object]:
+            return partial(_check_rows, self._sum.check)
 
         def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:
             _check_panes(pcoll)
-            keys, value, limit = self._keys, self._value, self._max_broadcast
+            keys, value, least, limit = self._keys, self._value, self._num_shards, self._max_broadcast
             states = pcoll | "Sum" >> self._sum
             counts = states | "Rows" >> beam.MapTuple(lambda _, table: table.num_rows)
-            total = AsSingleton(counts | "Count" >> beam.CombineGlobally(sum).without_defaults(), default_value=0)
-            few = states | "Few" >> beam.Filter(lambda _, total, limit: total <= limit, total, limit)
-            many = states | "Many" >> beam.Filter(lambda _, total, limit: total > limit, total, limit)
+            total = counts | "Count" >> beam.CombineGlobally(sum).without_defaults()
+            # 0 where they are not joined, but looked up in what every worker has.
+            shards = AsSingleton(total | "Shards" >> beam.Map(_join_shards, least, limit), default_value=0)
+            few = states | "Few" >> beam.Filter(lambda _, shards: not shards, shards)
             looked_up = (
                 pcoll
-                | "LookUp" >> beam.Filter(lambda _, total, limit: total <= limit, total, limit)
+                | "LookUp" >> beam.Filter(lambda _, shards: not shards, shards)
                 | "Broadcast" >> beam.ParDo(_BroadcastLogSoftmax(keys, value), AsIter(few)).with_output_types(pa.Table)
             )
-            joined = (
-                pcoll
-                | "Join" >> beam.Filter(lambda _, total, limit: total > limit, total, limit)
-                | "Split" >> beam.FlatMap(_split_to_ipc, keys, self._num_shards).with_output_types(tuple[int, bytes])
-            )
+            joined_states = states | "SplitStates" >> beam.FlatMap(_split_states, shards)
+            joined_rows = pcoll | "SplitRows" >> beam.FlatMap(_split_rows, shards, keys)
             shuffled = (
-                {"rows": joined, "states": many | "ToIpc" >> beam.MapTuple(_to_ipc)}
-                | beam.CoGroupByKey()
+                (joined_states, joined_rows)
+                | "Join" >> beam.Flatten()
+                | "GroupByShard" >> beam.GroupByKey()
                 | "Shuffled" >> beam.FlatMap(_log_softmax_of_shard, keys, value).with_output_types(pa.Table)
             )
             tables: PCollection[pa.Table] = (looked_up, shuffled) | beam.Flatten()
@@ -168,6 +185,16 @@ def _check_panes(pcoll: PCollection[Any]) -> None:
         )
 
 
+def _check_row(value: Callable[[Any], float], element: tuple[Any, Any]) -> None:
+    _, row = element
+    to_float_exact(value(row))
+
+
+def _check_rows(check: Callable[[pa.Table], None], table: pa.Table) -> None:
+    check(table)
+    check_no_results(table)
+
+
 def _with_log_softmax(
     element: tuple[Any, Any], value: Callable[[Any], float], log: tuple[float, float, float]
 ) -> tuple[Any, tuple[Any, float]]:
@@ -187,23 +214,33 @@ def _log_softmax_of_group(
             yield _with_log_softmax((key, row), value, log)
 
 
-def _split_to_ipc(table: pa.Table, keys: list[str], num_shards: int) -> Iterator[tuple[int, bytes]]:
-    for shard, part in enumerate(split_by_shard(table, keys, num_shards)):
+def _join_shards(num_keys: int, least: int, limit: int) -> int:
+    """Into how many shards rows and sums are joined; 0 where the sums of all keys go to every worker."""
+    return 0 if num_keys <= limit else max(least, min(MAX_JOIN_SHARDS, -(-num_keys // max(limit, 1))))
+
+
+def _split_states(element: tuple[int, StateTable], num_shards: int) -> Iterator[tuple[int, bytes]]:
+    _, states = element
+    for shard, part in enumerate(states.split(num_shards) if num_shards else ()):
         if part.num_rows:
-            yield shard, to_ipc(with_own_dictionaries(part, keys))
+            yield shard, STATES_TAG + part.to_ipc()
 
 
-def _to_ipc(shard: int, states: StateTable) -> tuple[int, bytes]:
-    return shard, states.to_ipc()  # what is joined has no type to Beam, which would pickle it
+def _split_rows(table: pa.Table, num_shards: int, keys: list[str]) -> Iterator[tuple[int, bytes]]:
+    for shard, part in enumerate(split_by_shard(table, keys, num_shards) if num_shards else ()):
+        if part.num_rows:
+            yield shard, ROWS_TAG + to_ipc(with_own_dictionaries(part, keys))
 
 
-def _log_softmax_of_shard(element: tuple[int, dict[str, Any]], keys: list[str], value: str) -> Iterator[pa.Table]:
-    _, group = element
-    if rows := list(group["rows"]):
-        [states] = group["states"]
-        softmax = KeyedSoftmax(StateTable.from_ipc(states, trusted=True), keys, value)
-        for stream in rows:
-            yield softmax(from_ipc(stream))
+def _log_softmax_of_shard(element: tuple[int, Iterable[bytes]], keys: list[str], value: str) -> Iterator[pa.Table]:
+    # What a runner has of a group may be more than a worker holds: it is read once for the states, and once for the
+    # rows, a table at a time.
+    _, parts = element
+    states = [StateTable.from_ipc(memoryview(part)[1:], trusted=True) for part in parts if part[:1] == STATES_TAG]
+    softmax = KeyedSoftmax(StateTable.concat(states), keys, value)
+    for part in parts:
+        if part[:1] == ROWS_TAG:
+            yield softmax(from_ipc(memoryview(part)[1:]))
 
 
 class _BroadcastLogSoftmax(beam.DoFn):

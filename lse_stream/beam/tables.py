@@ -20,8 +20,12 @@ from .pre_aggregate import PreAggregate, check_windowing
 # How many distinct keys a bundle holds before it sends them on: up to 0.7 GB per worker thread (``plan.KEY_BYTES``).
 MAX_STATES = 1 << 20
 
+# Into how many shards the keys go that are not written, so that the cores of a usual worker can all merge them; each
+# costs an element per bundle.
+INNER_SHARDS = 16
+
 # What an element of the shuffle begins with; an Arrow IPC stream of it follows.
-_STATES, _ROWS = b"S", b"R"
+STATES_TAG, ROWS_TAG = b"S", b"R"
 
 
 class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTable]]]):
@@ -33,6 +37,9 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
       max_states: how many distinct keys a bundle holds before it sends them on and starts afresh.
       pre_aggregate: whole seconds of processing time, within which the states of a shard are merged to one part.
       is_sorted: whether a table comes out in the order of its keys.
+
+    Attributes:
+      check: raises what would be raised for a table that is the only one.
 
     Raises:
       ValueError: a number below 1; an input in windows that merge, or in a windowing as ``PreCombinePerKey`` refuses.
@@ -51,6 +58,7 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
         for name, number in (("num_shards", num_shards), ("max_states", max_states)):
             if number < 1:
                 raise ValueError(f"{name}: expected 1 or more, found {number}")
+        self.check = reducer.check
         self._group = _GroupBundle(reducer, num_shards, max_states)
         self._merge = _MergeShard(reducer, is_sorted=is_sorted)
         self._pre_aggregate = (
@@ -109,7 +117,7 @@ class _GroupBundle(beam.DoFn):
         if self._policy.sends(table.num_rows):
             prepared = self._reducer.prepare(table)
             for shard, rows in enumerate(self._reducer.split([prepared], self._num_shards)):
-                yield _element(shard, _ROWS + to_ipc(with_own_dictionaries(rows, self._reducer.keys)), window)
+                yield _element(shard, ROWS_TAG + to_ipc(with_own_dictionaries(rows, self._reducer.keys)), window)
             return
         accumulator = self._held.get(window)
         if accumulator is None:
@@ -125,7 +133,7 @@ class _GroupBundle(beam.DoFn):
         held, self._held = self._held, {}
         for window, accumulator in held.items():
             for shard, part in enumerate(accumulator.table().split(self._num_shards)):
-                yield _element(shard, _STATES + part.to_ipc(), window)
+                yield _element(shard, STATES_TAG + part.to_ipc(), window)
 
 
 def _element(shard: int, data: bytes, window: BoundedWindow) -> WindowedValue:
@@ -148,7 +156,7 @@ class _MergeShard(beam.DoFn):
         """Merges several elements into one element of states."""
         merged = self._merged(parts)
         assert merged is not None
-        return _STATES + merged.to_ipc()
+        return STATES_TAG + merged.to_ipc()
 
     def _merged(self, parts: Iterable[bytes]) -> StateTable | None:
         """One table; None where there is no part, as in a pane that fires with nothing new in it."""
@@ -156,7 +164,7 @@ class _MergeShard(beam.DoFn):
         empty: StateTable | None = None
         for part in parts:
             data = memoryview(part)[1:]
-            if part[:1] == _ROWS:
+            if part[:1] == ROWS_TAG:
                 rows.add(from_ipc(data))
                 continue
             table = StateTable.from_ipc(data, trusted=True)

@@ -4,7 +4,7 @@ Each family has ``Globally`` and ``PerKey``, over elements, and most have ``PerK
 family's CombineFn and aggregation: see ``_Family``, and the families at the end of this file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any, ClassVar
@@ -34,15 +34,19 @@ from .combine_fns import (
     LogSumExpCombineFn,
     MergeStatesCombineFn,
     WeightedLogSumExpCombineFn,
+    check_element,
+    check_pair,
 )
+from .exception_handling import HandlesExceptions
 from .tables import MAX_STATES, MergeTables, ReduceTables
 
 
-class _Globally(beam.CombineGlobally):
+class _Globally(HandlesExceptions, beam.CombineGlobally):
     """PCollection of {elements} to a PCollection of one result, even if there are no elements.
 
     Args are those of ``{combine_fn}``. It has the methods of ``beam.CombineGlobally``: ``without_defaults`` (needed
-    outside the global window), ``as_singleton_view``, ``with_fanout``.
+    outside the global window), ``as_singleton_view``, ``with_fanout``; and ``with_exception_handling``, as
+    ``beam.ParDo``.
     """
 
     COMBINE_FN: ClassVar[type[beam.CombineFn]]
@@ -51,25 +55,34 @@ class _Globally(beam.CombineGlobally):
         # By name: through super(), mypy takes it for a function of ours without types, and not for Beam's.
         beam.CombineGlobally.__init__(self, self.COMBINE_FN(*args, **options))
 
+    def check(self) -> Callable[[Any], object]:
+        return partial(check_element, self.fn)
 
-class _PerKey(beam.CombinePerKey):
+
+class _PerKey(HandlesExceptions, beam.CombinePerKey):
     """PCollection of (key, element) to a PCollection of (key, result), one per key. Elements are {elements}.
 
-    Args are those of ``{combine_fn}``. It has the method of ``beam.CombinePerKey``: ``with_hot_key_fanout``.
+    Args are those of ``{combine_fn}``. It has the method of ``beam.CombinePerKey``: ``with_hot_key_fanout``; and
+    ``with_exception_handling``, as ``beam.ParDo``.
     """
 
     COMBINE_FN: ClassVar[type[beam.CombineFn]]
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(self.COMBINE_FN(*args, **options))
+        beam.CombinePerKey.__init__(self, self.COMBINE_FN(*args, **options))
+
+    def check(self) -> Callable[[Any], object]:
+        return partial(check_pair, self.fn)
 
 
-class _PerKeyFromTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
+class _PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
     """PCollection of ``pa.Table`` to (shard, ``pa.Table``), exactly one per window and shard.
 
     Each table that comes out holds the key columns and "state", one row per key, sorted by key, and is the same
     whatever the order, size and bundling of the tables that went in. ``lse_stream.finalize`` turns it into results. A
     window that no table reached has no shards, as nothing says what their schema is; one empty table does.
+
+    ``with_exception_handling``, as ``beam.ParDo``, puts tables with a fault aside whole.
 
     Rows are reduced to states per table, then per bundle, and only then shuffled, as Arrow batches. Where nearly every
     row of large tables has a key of its own, the rows are shuffled as they are, which are shorter.
@@ -113,6 +126,9 @@ class _PerKeyFromTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple
         self._reduce = ReduceTables(
             reduction, num_shards=num_shards, max_states=max_states, pre_aggregate=pre_aggregate
         )
+
+    def check(self) -> Callable[[Any], object]:
+        return self._reduce.check
 
     def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
         tables: PCollection[tuple[int, pa.Table]] = pcoll | "Reduce" >> self._reduce | "ToArrow" >> _ToArrow()
@@ -161,7 +177,9 @@ class MergeStates:
     ('a', 5.451914395937593)
     """
 
-    class PerKeyFromTables(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
+    class PerKeyFromTables(
+        HandlesExceptions, beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]
+    ):
         """PCollection of ``pa.Table`` with key columns and "state" to (shard, ``pa.Table``), exactly one per shard.
 
         Further columns are left out: name fewer keys to merge to coarser ones. What comes out is what
@@ -187,11 +205,14 @@ class MergeStates:
             check_names(keys, others=[STATE])
             self._merge = MergeTables(keys, num_shards=num_shards, max_states=max_states, pre_aggregate=pre_aggregate)
 
+        def check(self) -> Callable[[Any], object]:
+            return self._merge.check
+
         def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
             tables: PCollection[tuple[int, pa.Table]] = pcoll | "Merge" >> self._merge | "ToArrow" >> _ToArrow()
             return tables
 
-    class PerKey(beam.CombinePerKey):
+    class PerKey(HandlesExceptions, beam.CombinePerKey):
         """PCollection of (key, accumulator) to a PCollection of (key, result), one per key.
 
         Args:
@@ -199,7 +220,10 @@ class MergeStates:
         """
 
         def __init__(self, combine_fn: beam.CombineFn) -> None:
-            super().__init__(MergeStatesCombineFn(combine_fn))
+            beam.CombinePerKey.__init__(self, MergeStatesCombineFn(combine_fn))
+
+        def check(self) -> Callable[[Any], object]:
+            return partial(check_pair, self.fn)
 
 
 class _ToArrow(beam.PTransform[PCollection[tuple[int, StateTable]], PCollection[tuple[int, pa.Table]]]):

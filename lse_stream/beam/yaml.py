@@ -2,22 +2,27 @@
 
 Each groups rows by ``keys`` (none: all rows) and gives one row per key: its keys and the results. A row whose value (or
 weight, or target) is null counts for nothing, but for its key.
+
+With ``error_handling: {output: NAME}``, as Beam YAML's own have it, rows that would be errors are in that output, with
+the fields ``element``, ``msg`` and ``stack``, and in no result.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.pvalue import PBegin, PCollection, Row
 from apache_beam.typehints.decorators import IOTypeHints
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.yaml.yaml_errors import exception_handling_args, map_errors_to_standard_format
 
-from ..errors import InputError, one_line
-from ..files import open_file
-from ..parquet.scan import find_files
+from ..columns import decode_dictionary, value_type_of
+from ..float64 import to_float_exact
+from ..parquet.scan import scan
 from ..plan import MAX_BROADCAST
 from ..reduction import check_results
 from ..states.aggregations import (
@@ -34,10 +39,19 @@ from .combine_fns import (
     LogLikelihoodCombineFn,
     LogSumExpCombineFn,
     WeightedLogSumExpCombineFn,
+    check_element,
 )
+from .parquet_io import ReadTables
 from .softmax import LogSoftmax as LogSoftmaxOfElements
 
 Rows = PCollection[Any]
+# As Beam YAML has it: the name of an "output", and options of ``beam.ParDo.with_exception_handling``.
+ErrorHandling = Mapping[str, Any] | None
+# The output of the other rows, where there are two.
+_GOOD = "good"
+
+# The dates that Python has, in days since 1970.
+_FIRST_DAY, _LAST_DAY = ((day - datetime.date(1970, 1, 1)).days for day in (datetime.date.min, datetime.date.max))
 
 
 def _row_type(rows: Rows) -> Any:
@@ -53,64 +67,158 @@ def _field_types(rows: Rows, names: Iterable[str], what: str) -> list[tuple[str,
     return [(name, fields[name]) for name in names]
 
 
+def _map_rows(
+    rows: Rows, label: str, function: Callable[[Any], Any], error_handling: ErrorHandling
+) -> tuple[PCollection[Any], dict[str, Rows]]:
+    """What a function makes of rows; and by the name of the output, if there is to be one, those that it raises for."""
+    options = exception_handling_args(error_handling)
+    if options is None:
+        return rows | label >> beam.Map(function), {}
+    good, bad = rows | label >> beam.Map(function).with_exception_handling(**options)
+    return good, {options["dead_letter_tag"]: bad | "Errors" >> map_errors_to_standard_format(_row_type(rows))}
+
+
+def _check_error_handling(error_handling: ErrorHandling) -> ErrorHandling:
+    if error_handling:
+        output = error_handling.get("output") if isinstance(error_handling, Mapping) else None
+        if output in (None, _GOOD):
+            raise ValueError(
+                f"error_handling: expected a mapping with the name of an output, other than {_GOOD!r}, "
+                f"found {error_handling}"
+            )
+    return error_handling
+
+
+def _with_errors(rows: Rows, errors: dict[str, Rows]) -> Any:
+    return {_GOOD: rows, **errors} if errors else rows
+
+
+def _key_of(row: Any, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(_to_key(getattr(row, name), name) for name in names)
+
+
+def _to_key(value: Any, name: str) -> Any:
+    """What stands for a value in a key: Beam groups by numbers and strings, but not by dates, nor by its timestamps."""
+    match value:
+        case datetime.datetime() | datetime.time() | datetime.timedelta():
+            raise TypeError(
+                f"key {name!r}: expected a type of Beam's rows, of dates and times datetime.date or Beam's Timestamp, "
+                f"found {value!r}"
+            )
+        case datetime.date():
+            return "date", value.toordinal()
+        case Timestamp():
+            try:
+                return "timestamp", value.to_precision(Timestamp.MICROS_PRECISION).micros
+            except ValueError:
+                raise ValueError(f"key {name!r}: expected times in whole microseconds, found {value}") from None
+        case tuple():
+            return "tuple", value
+    return value
+
+
+def _from_key(image: Any) -> Any:
+    match image:
+        case "date", days:
+            return datetime.date.fromordinal(days)
+        case "timestamp", micros:
+            return Timestamp(micros=micros)
+        case "tuple", value:
+            return value
+    return image
+
+
 class ReadParquet(beam.PTransform[PBegin, Rows]):
     """Columns of Parquet files as rows, whatever else the files hold: Beam's own refuses files with dates and times.
 
+    Files are found and checked as the programs do it, ``name=value`` directories are columns too, and row groups are
+    read in parallel. Dates are ``datetime.date``, and timestamps Beam's ``Timestamp``, an instant in whole
+    microseconds; those without a zone are UTC.
+
     Args:
       path: a file, directory or glob, or several.
-      columns: which columns; integers, floats, strings and booleans have their type, others any.
+      columns: which columns; integers, floats, strings, booleans, dates and timestamps have their type, others any.
+
+    Raises:
+      InputError: a file that cannot be read; a column that is not in each file, has different types in two, or is of
+        times of day or durations, which Beam's rows have no type for.
+      DataError: when the pipeline runs: a damaged page; a date beyond the years 1 to 9999, or a time that is not in
+        whole microseconds.
     """
 
     _yaml_requires_inputs = False
 
     def __init__(self, path: str | Sequence[str], columns: Sequence[str]) -> None:
         super().__init__()
-        self._files = find_files([path] if isinstance(path, str) else path)
-        self._columns = list(columns)
-        schemas = [(file, _schema(file)) for file in self._files]
-        for file, schema in schemas:
-            for name in self._columns:
-                if name not in schema.names:
-                    raise InputError(f"{file}: expected a column {name!r}, found {', '.join(schema.names)}")
-        self._fields = [(name, _field_type(schemas[0][1].field(name).type)) for name in self._columns]
+        others = dict.fromkeys(columns, _type_expected)
+        self._dataset = scan([path] if isinstance(path, str) else path, [], [], others)
+        self._fields = [(name, _field_type(self._dataset.schema.field(name).type)) for name in columns]
 
     def expand(self, pbegin: PBegin) -> Rows:
+        names = [name for name, _ in self._fields]
         rows: Rows = (
             pbegin
-            | "Files" >> beam.Create(self._files)
-            | "Rows"
-            >> beam.FlatMap(_read_rows, self._columns).with_output_types(RowTypeConstraint.from_fields(self._fields))
+            | "Tables" >> ReadTables(self._dataset, _with_beam_times)
+            | "Rows" >> beam.FlatMap(_rows_of, names).with_output_types(RowTypeConstraint.from_fields(self._fields))
         )
         return rows
 
 
-def _schema(path: str) -> pa.Schema:
-    try:
-        with open_file(path) as source:
-            return pq.read_schema(source)
-    except Exception as error:  # pyarrow's, the operating system's, or a remote client's
-        raise InputError(f"{path}: expected a readable Parquet file, found {one_line(error)}") from error
+def _type_expected(data_type: pa.DataType) -> str | None:
+    value_type = value_type_of(data_type)
+    if pa.types.is_time(value_type) or pa.types.is_duration(value_type):
+        return "a type that Beam's rows have, of dates and times a date or a timestamp"
+    return None
 
 
 def _field_type(data_type: pa.DataType) -> Any:
-    value_type = data_type.value_type if pa.types.is_dictionary(data_type) else data_type
     for is_type, python_type in (
         (pa.types.is_boolean, bool),
         (pa.types.is_integer, int),
         (pa.types.is_floating, float),
         (pa.types.is_string, str),
         (pa.types.is_large_string, str),
+        (pa.types.is_date, datetime.date),
+        (pa.types.is_timestamp, Timestamp),
     ):
-        if is_type(value_type):
+        if is_type(value_type_of(data_type)):
             return python_type | None
     return Any
 
 
-def _read_rows(path: str, columns: list[str]) -> Iterator[Row]:
-    with open_file(path) as source:
-        for batch in pq.ParquetFile(source).iter_batches(columns=columns):
-            for row in batch.to_pylist():
-                yield Row(**{name: row[name] for name in columns})
+def _with_beam_times(table: pa.Table) -> pa.Table:
+    """The table with timestamps in microseconds and dates in days, all of which Beam's rows can have."""
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        value_type = value_type_of(column.type)
+        if pa.types.is_timestamp(value_type):
+            column = decode_dictionary(column)
+            try:
+                column = column.cast(pa.timestamp("us"))
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"column {name!r}: expected times in whole microseconds, found {error}") from None
+        elif pa.types.is_date(value_type):
+            column = decode_dictionary(column).cast(pa.date32())
+            days = column.cast(pa.int32()).drop_null().to_numpy()
+            if (beyond := days[(days < _FIRST_DAY) | (days > _LAST_DAY)]).size:
+                raise ValueError(
+                    f"column {name!r}: expected dates in the years 1 to 9999, found {beyond[0]} days since 1970"
+                )
+        columns.append(column)
+    return pa.Table.from_arrays(columns, names=table.column_names)
+
+
+def _rows_of(table: pa.Table, names: Sequence[str]) -> Iterator[Row]:
+    columns = [_python_values(table.column(name)) for name in names]
+    for values in zip(*columns, strict=True):
+        yield Row(**dict(zip(names, values, strict=True)))
+
+
+def _python_values(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        micros = column.cast(pa.int64()).to_pylist()
+        return [None if each is None else Timestamp(micros=each) for each in micros]
+    return list(column.to_pylist())
 
 
 class _ResultsCombineFn(beam.CombineFn):
@@ -142,12 +250,19 @@ class _ResultsCombineFn(beam.CombineFn):
         return IOTypeHints.empty().with_output_types(list)
 
 
-class _OnRows(beam.PTransform[Rows, Rows]):
+class _OnRows(beam.PTransform[Rows, Any]):
     """Rows to one row of results per key."""
 
     AGGREGATION: ClassVar[Aggregation]
 
-    def __init__(self, fn: beam.CombineFn, inputs: Sequence[str], keys: Sequence[str], results: Sequence[str]) -> None:
+    def __init__(
+        self,
+        fn: beam.CombineFn,
+        inputs: Sequence[str],
+        keys: Sequence[str],
+        results: Sequence[str],
+        error_handling: ErrorHandling,
+    ) -> None:
         super().__init__()
         check_results(self.AGGREGATION, results)
         names = [*keys, *results]
@@ -157,32 +272,38 @@ class _OnRows(beam.PTransform[Rows, Rows]):
             )
         self._fn = _ResultsCombineFn(fn, results)
         self._inputs, self._keys, self._results = list(inputs), list(keys), list(results)
+        self._error_handling = _check_error_handling(error_handling)
 
-    def expand(self, pcoll: Rows) -> Rows:
-        inputs, keys, results = self._inputs, self._keys, self._results
+    def expand(self, pcoll: Rows) -> Any:
+        fn, inputs, keys, results = self._fn, self._inputs, self._keys, self._results
         _field_types(pcoll, inputs, " and ".join(self.AGGREGATION.inputs))
         fields = _field_types(pcoll, keys, "keys")
         fields += [(name, int if name == "count" else float) for name in results]
 
         def split(row: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-            return tuple(getattr(row, name) for name in keys), tuple(getattr(row, name) for name in inputs)
+            return _key_of(row, keys), tuple(getattr(row, name) for name in inputs)
 
         def to_row(key: tuple[Any, ...], values: list[float]) -> Row:
-            return Row(**dict(zip([*keys, *results], [*key, *values], strict=True)))
+            return Row(**dict(zip([*keys, *results], [*map(_from_key, key), *values], strict=True)))
 
+        def checked(row: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            key, values = split(row)
+            check_element(fn, values)
+            return key, values
+
+        parts, errors = _map_rows(pcoll, "Split", checked if self._error_handling else split, self._error_handling)
         if keys:
-            combined = pcoll | "Split" >> beam.Map(split) | "Combine" >> beam.CombinePerKey(self._fn)
+            combined = parts | "Combine" >> beam.CombinePerKey(fn)
         else:
             # A total of no rows is a row too, in the global window alone.
-            values = pcoll | "Split" >> beam.Map(lambda row: split(row)[1])
-            total = beam.CombineGlobally(self._fn)
+            total = beam.CombineGlobally(fn)
             if not pcoll.windowing.is_default():
                 total = total.without_defaults()
-            combined = values | "Combine" >> total | "Total" >> beam.Map(lambda values: ((), values))
+            combined = parts | beam.Values() | "Combine" >> total | "Total" >> beam.Map(lambda values: ((), values))
         rows: Rows = combined | "ToRow" >> beam.MapTuple(to_row).with_output_types(
             RowTypeConstraint.from_fields(fields)
         )
-        return rows
+        return _with_errors(rows, errors)
 
 
 class LogSumExp(_OnRows):
@@ -193,6 +314,8 @@ class LogSumExp(_OnRows):
       keys: names of the fields to group by.
       scale: "natural", "log2", "log10", "decibel", "magnitude", "base B" or "temperature T".
       results: some of logsumexp, count, max, logmeanexp, bonus and exp_bonus.
+      error_handling: the ``output`` for rows that are errors: with a value that is no number, or a key of a type that
+        Beam's rows have not.
     """
 
     AGGREGATION = LOGSUMEXP
@@ -203,15 +326,16 @@ class LogSumExp(_OnRows):
         keys: Sequence[str] = (),
         scale: str = "natural",
         results: Sequence[str] = LOGSUMEXP.columns,
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(LogSumExpCombineFn(scale), [value], keys, results)
+        super().__init__(LogSumExpCombineFn(scale), [value], keys, results, error_handling)
 
 
 class LogMeanExp(LogSumExp):
     """Log-mean-exp per key.
 
     Args:
-      value, keys, scale, results: as of ``LogSumExp``.
+      value, keys, scale, results, error_handling: as of ``LogSumExp``.
     """
 
     def __init__(
@@ -220,8 +344,9 @@ class LogMeanExp(LogSumExp):
         keys: Sequence[str] = (),
         scale: str = "natural",
         results: Sequence[str] = ("logmeanexp", "count", "max"),
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(value, keys, scale, results)
+        super().__init__(value, keys, scale, results, error_handling)
 
 
 class WeightedLogSumExp(_OnRows):
@@ -229,7 +354,7 @@ class WeightedLogSumExp(_OnRows):
 
     Args:
       value, weight: names of fields of numbers.
-      keys, scale: as of ``LogSumExp``.
+      keys, scale, error_handling: as of ``LogSumExp``.
       results: some of logsumexp, log_abs_sum, sign, count, max, weight and logmeanexp.
     """
 
@@ -242,38 +367,49 @@ class WeightedLogSumExp(_OnRows):
         keys: Sequence[str] = (),
         scale: str = "natural",
         results: Sequence[str] = WEIGHTED_LOGSUMEXP.columns,
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(WeightedLogSumExpCombineFn(scale), [value, weight], keys, results)
+        super().__init__(WeightedLogSumExpCombineFn(scale), [value, weight], keys, results, error_handling)
 
 
 class LogLikelihood(_OnRows):
     """Exact totals of log-likelihoods per key.
 
     Args:
-      value, keys: as of ``LogSumExp``.
+      value, keys, error_handling: as of ``LogSumExp``.
       results: some of log_likelihood, count, max, logsumexp, logmeanexp, mean, variance and sum_of_squares.
     """
 
     AGGREGATION = LOG_LIKELIHOOD
 
-    def __init__(self, value: str, keys: Sequence[str] = (), results: Sequence[str] = LOG_LIKELIHOOD.columns) -> None:
-        super().__init__(LogLikelihoodCombineFn(), [value], keys, results)
+    def __init__(
+        self,
+        value: str,
+        keys: Sequence[str] = (),
+        results: Sequence[str] = LOG_LIKELIHOOD.columns,
+        error_handling: ErrorHandling = None,
+    ) -> None:
+        super().__init__(LogLikelihoodCombineFn(), [value], keys, results, error_handling)
 
 
 class EffectiveSampleSize(_OnRows):
     """Kish's effective sample size of log-weights per key.
 
     Args:
-      value, keys: as of ``LogSumExp``.
+      value, keys, error_handling: as of ``LogSumExp``.
       results: some of effective_sample_size, count, max, largest_weight, logsumexp and logmeanexp.
     """
 
     AGGREGATION = EFFECTIVE_SAMPLE_SIZE
 
     def __init__(
-        self, value: str, keys: Sequence[str] = (), results: Sequence[str] = EFFECTIVE_SAMPLE_SIZE.columns
+        self,
+        value: str,
+        keys: Sequence[str] = (),
+        results: Sequence[str] = EFFECTIVE_SAMPLE_SIZE.columns,
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(EffectiveSampleSizeCombineFn(), [value], keys, results)
+        super().__init__(EffectiveSampleSizeCombineFn(), [value], keys, results, error_handling)
 
 
 class CrossEntropy(_OnRows):
@@ -282,44 +418,61 @@ class CrossEntropy(_OnRows):
     Args:
       value, target: names of the fields of logits and targets: 1 or true for the label and 0 or false for the others.
       keys: names of the fields that distinguish examples.
+      error_handling: as of ``LogSumExp``; an example whose targets do not sum to 1 stops the pipeline.
       results: some of cross_entropy, count, max and logsumexp.
     """
 
     AGGREGATION = CROSS_ENTROPY
 
     def __init__(
-        self, value: str, target: str, keys: Sequence[str] = (), results: Sequence[str] = CROSS_ENTROPY.columns
+        self,
+        value: str,
+        target: str,
+        keys: Sequence[str] = (),
+        results: Sequence[str] = CROSS_ENTROPY.columns,
+        error_handling: ErrorHandling = None,
     ) -> None:
-        super().__init__(CrossEntropyCombineFn(), [value, target], keys, results)
+        super().__init__(CrossEntropyCombineFn(), [value, target], keys, results, error_handling)
 
 
-class LogSoftmax(beam.PTransform[Rows, Rows]):
+class LogSoftmax(beam.PTransform[Rows, Any]):
     """Every row with a field ``log_softmax`` more: its value less the log-sum-exp of its key.
 
     Args:
-      value, keys: as of ``LogSumExp``; here a null value is an error.
+      value, keys, error_handling: as of ``LogSumExp``; here a null value is an error.
       max_broadcast: up to how many keys their sums are sent to every worker; of more, rows are shuffled.
     """
 
-    def __init__(self, value: str, keys: Sequence[str] = (), max_broadcast: int = MAX_BROADCAST) -> None:
+    def __init__(
+        self,
+        value: str,
+        keys: Sequence[str] = (),
+        max_broadcast: int = MAX_BROADCAST,
+        error_handling: ErrorHandling = None,
+    ) -> None:
         super().__init__()
         self._value, self._keys, self._max_broadcast = value, list(keys), max_broadcast
+        self._error_handling = _check_error_handling(error_handling)
 
-    def expand(self, pcoll: Rows) -> Rows:
+    def expand(self, pcoll: Rows) -> Any:
         value, keys = self._value, self._keys
         _field_types(pcoll, [value], "value")
         _field_types(pcoll, keys, "keys")
         fields = [*named_fields_from_element_type(_row_type(pcoll)), ("log_softmax", float)]
+
+        def keyed(row: Any) -> tuple[tuple[Any, ...], Any]:
+            to_float_exact(getattr(row, value))
+            return _key_of(row, keys), row
 
         def to_row(_: Any, pair: tuple[Any, float]) -> Row:
             row, log_softmax = pair
             fields: Mapping[str, Any] = row.as_dict() if isinstance(row, Row) else row._asdict()
             return Row(**fields, log_softmax=log_softmax)
 
+        pairs, errors = _map_rows(pcoll, "Key", keyed, self._error_handling)
         rows: Rows = (
-            pcoll
-            | "Key" >> beam.Map(lambda row: (tuple(getattr(row, name) for name in keys), row))
+            pairs
             | LogSoftmaxOfElements.PerKey(self._max_broadcast, value=lambda row: getattr(row, value))
             | "ToRow" >> beam.MapTuple(to_row).with_output_types(RowTypeConstraint.from_fields(fields))
         )
-        return rows
+        return _with_errors(rows, errors)

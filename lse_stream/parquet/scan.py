@@ -198,7 +198,7 @@ def scan(
 
     Args:
       patterns: files, directories or globs, local or of any Beam filesystem. ``name=value`` directories give columns:
-        int64 where all values are integers, else string.
+        int64 where all values are integers, else string, except of ``values``.
       keys: names of the key columns.
       values: names of the columns of numbers.
       others: names of further columns, and for each a function that says, of a type that does not serve, which one is
@@ -214,9 +214,9 @@ def scan(
     hive = [_hive_partition(path) for path in paths]
     schemas = [schema for _, schema in footers]
     first = schemas[0]
-    # Those of the directories can be keys, and are read as such where all are.
-    in_path = list(dict.fromkeys([*keys, *(hive[0] if all_columns else ())]))
-    wanted = list(dict.fromkeys([*(first.names if all_columns else ()), *in_path, *values, *others]))
+    # Those of the directories can be any but values, and are all read where all columns are.
+    in_path = list(dict.fromkeys([*keys, *(hive[0] if all_columns else ()), *others]))
+    wanted = list(dict.fromkeys([*(first.names if all_columns else ()), *in_path, *values]))
     partition = [
         _partition_field(name, paths, hive)
         for name in in_path
@@ -226,7 +226,7 @@ def scan(
     for path, schema, in_directories in zip(paths, schemas, hive, strict=True):
         for name in file_columns:
             _check_column(path, schema, name, paths[0], first)
-            if name in in_directories and name in keys:
+            if name in in_directories and (name in keys or name in others):
                 raise InputError(f"{path}: column {name!r}: expected in the file or in the path, found in both")
         for field in partition:
             if field.name in schema.names:
@@ -245,9 +245,11 @@ def scan(
                 f"{paths[0]}: value column {name!r}: expected integers, float16, float32 or float64, "
                 f"found {first.field(name).type}"
             )
+    # One file's schema may say that a column has no nulls where another's does not.
+    table_schema = pa.schema([*(first.field(name).with_nullable(True) for name in file_columns), *partition])
     for name, expected in others.items():
-        if what := expected(first.field(name).type):
-            raise InputError(f"{paths[0]}: column {name!r}: expected {what}, found {first.field(name).type}")
+        if what := expected(table_schema.field(name).type):
+            raise InputError(f"{paths[0]}: column {name!r}: expected {what}, found {table_schema.field(name).type}")
     row_groups = []
     for path, (metadata, _), constants in zip(paths, footers, hive, strict=True):
         held = tuple(_constant(constants[field.name], field) for field in partition)
@@ -259,8 +261,7 @@ def scan(
         tuple(file_columns),
         tuple(partition),
         tuple(values),
-        # One file's schema may say that a column has no nulls where another's does not.
-        pa.schema([*(first.field(name).with_nullable(True) for name in file_columns), *partition]),
+        table_schema,
         max(1, min(TABLE_ROWS, TABLE_BYTES // row_bytes)),
     )
     num_rows = sum(metadata.num_rows for metadata, _ in footers)

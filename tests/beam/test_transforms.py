@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 import numpy as np
@@ -50,14 +50,15 @@ from lse_stream.beam import (
     LogSumExp,
     WeightedLogSumExp,
 )
-from lse_stream.beam.tables import _GroupBundle, _MergeShard
+from lse_stream.beam.softmax import _log_softmax_of_shard
+from lse_stream.beam.tables import ROWS_TAG, STATES_TAG, _GroupBundle, _MergeShard
 from lse_stream.functions import log_softmax, softmax
 from lse_stream.key_accumulators import RowReducer
 from lse_stream.keys import shard_of_keys
 from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.state_column import STATE
-from lse_stream.state_table import StateTable, from_ipc
-from lse_stream.table_functions import finalize, group_states, sort_by_keys
+from lse_stream.state_table import StateTable, from_ipc, to_ipc
+from lse_stream.table_functions import finalize, group_states, log_softmax_of_keys, sort_by_keys
 
 THREADS = PipelineOptions(direct_running_mode="multi_threading", direct_num_workers=3)
 
@@ -745,6 +746,74 @@ def test_log_softmax_of_tables(max_broadcast: int, keys: list[str]) -> None:
     with beam.Pipeline(FnApiRunner()) as pipeline:
         transform = LogSoftmax.PerKeyFromTables(keys, "x", num_shards=2, max_broadcast=max_broadcast)
         assert_that(pipeline | beam.Create(tables) | transform, check)
+
+
+@pytest.mark.parametrize("max_broadcast", [100, 10])
+@pytest.mark.parametrize("key_type", [pa.int64(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_there_are_as_many_shards_as_hold_the_keys(key_type: pa.DataType, max_broadcast: int) -> None:
+    n, num_keys = 2000, 100
+    column = pa.array([None, *range(num_keys - 1)] * (n // num_keys))
+    if key_type != pa.int64():
+        column = column.cast(pa.string()).cast(key_type)
+    rows = pa.table({"id": range(n), "k": column, "x": np.random.default_rng(1).normal(size=n)})
+    expected = log_softmax_of_keys(rows, group_states(rows, ["k"], "x"), ["k"], "x")
+    stamped = [(rows.slice(0, 700), 5), (rows.slice(700), 5), (rows.slice(0, 0), 5), (rows, 15)]
+
+    def check(found: list[tuple[IntervalWindow, pa.Table]]) -> None:
+        if max_broadcast == num_keys:
+            assert sorted(table.num_rows for _, table in found) == [0, 700, 1300, n]
+        else:  # of three tables with rows, by 10 shards each
+            assert len(found) == 30
+            assert max(len(set(table["k"].to_pylist())) for _, table in found) < 2 * max_broadcast
+        for start in (0, 10):
+            tables = [table for window, table in found if window.start == start]
+            for column, found_column in zip(expected.columns, pa.concat_tables(tables).sort_by("id"), strict=True):
+                assert found_column.type == column.type
+                assert bits(found_column.to_pylist()) == bits(column.to_pylist())
+
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        softmax_of_tables = LogSoftmax.PerKeyFromTables(["k"], "x", num_shards=1, max_broadcast=max_broadcast)
+        tables = pipeline | beam.Create(stamped) | beam.MapTuple(TimestampedValue).with_output_types(pa.Table)
+        found = tables | beam.WindowInto(FixedWindows(10)) | softmax_of_tables
+        by_window = found | beam.Map(lambda table, window=beam.DoFn.WindowParam: (window, table))
+        assert_that(by_window, check)
+
+
+class _Part(bytes):
+    """An element of a shuffle that counts how many there are of its like in memory."""
+
+    alive: ClassVar[int] = 0
+
+    def __init__(self, _: bytes) -> None:
+        _Part.alive += 1
+
+    def __del__(self) -> None:
+        _Part.alive -= 1
+
+
+class _Group:
+    """The values of a key as a runner gives those that it does not hold: read anew whenever they are iterated."""
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (_Part(part) for part in self._parts)
+
+
+def test_rows_of_a_shard_stream_past_the_states() -> None:
+    tables = [pa.table({"k": np.arange(50) % 7, "x": np.arange(50) * 0.5 + i}) for i in range(20)]
+    whole = pa.concat_tables(tables)
+    states = group_states(whole, ["k"], "x")
+    rows = [ROWS_TAG + to_ipc(table) for table in tables]
+    of_states = STATES_TAG + StateTable.from_arrow(states, ["k"]).to_ipc()
+    group = _Group([*rows[:10], of_states, *rows[10:]])
+    found = []
+    for table in _log_softmax_of_shard((0, group), ["k"], "x"):
+        assert _Part.alive <= 1
+        found.append(table)
+    assert len(found) == len(tables)
+    assert pa.concat_tables(found).equals(log_softmax_of_keys(whole, states, ["k"], "x"))
 
 
 def test_a_broadcast_of_less_than_nothing_is_refused() -> None:

@@ -26,7 +26,7 @@ from programs import BEAM, IN_PROCESSES, home
 
 from engines.flink import LOOPBACK, JobServer, finished, job_server
 from lse_stream.accumulators import LogSumExpAccumulator
-from lse_stream.beam import LogSumExp
+from lse_stream.beam import LogSoftmax, LogSumExp
 from lse_stream.table_functions import group_states
 from pipelines.parquet import main
 
@@ -102,13 +102,21 @@ def run_transforms(options: Sequence[str], directory: Path) -> dict[str, list[by
     globally: beam.CombineGlobally = LogSumExp.Globally()
     per_key: beam.CombinePerKey = LogSumExp.PerKey()
     with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+        mixed = pipeline | "Mixed" >> beam.Create([*tables, table.drop_columns(["value"])])
         tables = pipeline | "Tables" >> beam.Create(tables)
         numbers = pipeline | "Numbers" >> beam.Create(NUMBERS)
         pairs = pipeline | "Pairs" >> beam.Create(PAIRS)
+        reduce = LogSumExp.PerKeyFromTables(KEYS, "value", num_shards=SHARDS)
+        handled = mixed | "Handled" >> reduce.with_exception_handling()
         ways = {
             "tables": tables | LogSumExp.PerKeyFromTables(KEYS, "value", num_shards=SHARDS),
             "few states": tables
             | "FewStates" >> LogSumExp.PerKeyFromTables(KEYS, "value", num_shards=SHARDS, max_states=100),
+            "handled tables": handled.good,
+            "bad tables": handled.bad | beam.Map(lambda pair: (0, pair[0])),
+            "joined softmax": tables
+            | "Softmax" >> LogSoftmax.PerKeyFromTables(KEYS, "value", max_broadcast=50)
+            | "Number" >> beam.Map(lambda table: (0, table)).with_output_types(tuple[int, pa.Table]),
             "globally": numbers | "Globally" >> LogSumExp.Globally(),
             "fanout": numbers | "Fanout" >> globally.with_fanout(3),
             "per key": pairs | "PerKey" >> LogSumExp.PerKey(),
@@ -133,7 +141,8 @@ def test_transforms(flink: JobServer, tmp_path: Path) -> None:
     assert found["per key"] == found["hot key"] == sorted(bits((key, state.value())) for key, state in states.items())
 
     assert len(found["tables"]) == SHARDS
-    assert found["few states"] == found["tables"]
+    assert found["few states"] == found["handled tables"] == found["tables"]
+    assert found["bad tables"] == [encode((0, sample().drop_columns(["value"])))]
     assert found == run_transforms(EMBEDDED, tmp_path / "embedded")
 
 
