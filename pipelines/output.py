@@ -17,13 +17,16 @@ from lse_stream.parquet.panes import UNFINISHED
 # Marks a directory of an object store as whole, as Hadoop's committers do. Local ones are renamed as a whole instead.
 SUCCESS = "_SUCCESS"
 
+# What a stream without an end keeps when it goes on.
+SETTINGS = "_stream.json"
+
 # The directories inside the output of programs that write more than one table.
 TABLES = TOTALS, OVERALL, OBSERVATIONS = "totals", "overall", "observations"
 
 # What there may be at a place that is written to: results, which --overwrite replaces.
 _WINDOW = r"-?[\d.T]+--?[\d.T]+-(pane-\d{5,}-[0-9a-f]{16}-)?"
 _PART = r"part-\d{5,}-of-\d{5,}\.parquet"
-_RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{SUCCESS}")
+_RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{SUCCESS}|{re.escape(SETTINGS)}")
 
 # What is written aside is named after the run that writes: host, process, the process's start, and a random number.
 _INCOMPLETE = "_incomplete-"
@@ -75,19 +78,23 @@ def stage(directory: str) -> str:
     Raises:
       InputError: it cannot be made.
     """
-    name = f"{_INCOMPLETE}{_host()}-{os.getpid()}-{_start_of(os.getpid())}-{os.urandom(4).hex()}"
     try:
-        if is_local(directory):
-            parent, base = place_of(directory)
-            staging = os.path.join(parent, f".{base}{name}")
-        else:
-            staging = join(directory, name)
+        staging = _aside(directory)
         files.make_directory(staging)
         return staging
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(
             f"--output {directory}: expected a place that can be written, found {one_line(error)}"
         ) from error
+
+
+def _aside(directory: str) -> str:
+    """A place beside a local directory, or inside one of an object store, by whose name its run is known."""
+    name = f"{_INCOMPLETE}{_host()}-{os.getpid()}-{_start_of(os.getpid())}-{os.urandom(4).hex()}"
+    if is_local(directory):
+        parent, base = place_of(directory)
+        return os.path.join(parent, f".{base}{name}")
+    return join(directory, name)
 
 
 def remove_left_behind(directory: str) -> None:
@@ -104,8 +111,8 @@ def remove_left_behind(directory: str) -> None:
         if run is None or run["host"] != _host():
             print(f"left where it is, as its run may go on elsewhere: {path}", file=sys.stderr)
         elif _start_of(int(run["pid"])) != int(run["start"]):
-            if run["old"] and not os.path.exists(directory):
-                os.rename(path, os.path.realpath(directory))  # the run was killed between two renames
+            if run["old"] and not _names_in(directory):
+                put_back(path, directory)  # the run was killed before others took their place
             else:
                 files.delete_tree(path)
 
@@ -124,6 +131,32 @@ def _start_of(pid: int) -> int:
         return 0
     fields = stat.rpartition(")")[2].split()  # the name before may hold anything
     return 0 if fields[0] in "ZX" else int(fields[19])  # one that is dead may wait for its parent
+
+
+def set_aside(directory: str) -> str:
+    """Moves all that is at a place aside; gives where to. Give it to ``put_back`` or ``discard``."""
+    aside = f"{_aside(directory)}.old"
+    if is_local(directory):
+        if os.path.isdir(directory):
+            os.rename(os.path.realpath(directory), aside)
+    else:
+        _move(directory, aside, _names_in(directory))
+    return aside
+
+
+def put_back(aside: str, directory: str) -> None:
+    """Puts in place again what ``set_aside`` has moved, and deletes what is there."""
+    if is_local(directory):
+        if os.path.isdir(aside):
+            shutil.rmtree(directory, ignore_errors=True)
+            os.rename(aside, os.path.realpath(directory))
+    else:
+        files.delete_files(join(directory, name) for name in _names_in(directory))
+        _move(aside, directory, files.names_below(aside))
+
+
+def _move(source: str, target: str, names: list[str]) -> None:
+    files.rename_remote([join(source, name) for name in names], [join(target, name) for name in names])
 
 
 def has_results(directory: str) -> bool:
@@ -204,8 +237,7 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
         shutil.rmtree(old, ignore_errors=True)
         return
     delete_results(directory)
-    names = files.names_below(staging)
-    files.rename_remote([join(staging, name) for name in names], [join(directory, name) for name in names])
+    _move(staging, directory, files.names_below(staging))
     with files.create_file(join(directory, SUCCESS)):
         pass
 

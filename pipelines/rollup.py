@@ -15,6 +15,7 @@ from lse_stream.coarsening import coarsen
 from lse_stream.columns import value_type_of
 from lse_stream.errors import InputError, one_line
 from lse_stream.keys import check_key_type
+from lse_stream.parquet.panes import SUPERSEDED
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.parquet.sink import COUNTERS, TERMS
 from lse_stream.plan import Engine
@@ -172,6 +173,12 @@ def _run(argv: Sequence[str]) -> None:
             raise UsageError(f"--truncate {name}={unit}: expected one of {', '.join(UNITS)}, found {unit!r}")
     check_columns({"key": options.key}, {}, [STATE])
     dataset = scan(options.input, [], [], {STATE: _state_type}, all_columns=True)
+    for path, metadata in dataset.footers.items():
+        if SUPERSEDED in (metadata.metadata or {}):
+            raise InputError(
+                f"{path}: expected each row to count once, found sessions that longer ones in other files may contain, "
+                "as rows came late: have stream write --panes discarding to roll sessions up"
+            )
     columns = dataset.schema.names
     for option, names in (("truncate", truncate), ("map", maps)):
         for name in names:

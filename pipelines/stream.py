@@ -108,6 +108,7 @@ def build(
     from lse_stream.beam.transforms import Finalize
     from lse_stream.beam.window_states import WindowStates
     from lse_stream.beam.windows import reach_of
+    from lse_stream.parquet.panes import SUPERSEDED
 
     if dataset is not None:
         room = None if output_topic is None else reach_of(windowfn)
@@ -129,8 +130,14 @@ def build(
         if isinstance(windowfn, Sessions):
             shards = shards | "LastSessions" >> LastSessions(keys, **common)
         results = shards | "Finalize" >> Finalize(keep_state=state)
+        # Of a session that late rows lengthen beyond its day, the earlier panes stay where they are.
+        moves = isinstance(windowfn, Sessions) and allowed_lateness > 0 and not discarding
         results | "WriteWindows" >> WriteWindows(
-            directory, num_shards, each_pane=discarding, max_out_of_orderness=max_out_of_orderness
+            directory,
+            num_shards,
+            each_pane=discarding,
+            max_out_of_orderness=max_out_of_orderness,
+            metadata={SUPERSEDED: b"yes"} if moves else {},
         )
 
 
@@ -402,7 +409,8 @@ def keywords_of(options: Options) -> dict[str, Any]:
         "value": options.value,
         "event_time": options.event_time if options.source == "replay" else EVENT_TIME,
         "state": options.state,
-        "allowed_lateness": options.allowed_lateness + (0.0 if options.bounded else KEPT_LONGER),
+        # Of a source with an end nothing is late.
+        "allowed_lateness": 0.0 if options.bounded else options.allowed_lateness + KEPT_LONGER,
         **_topics(options),
         **{name: getattr(options, name) for name in _WINDOWING},
     }

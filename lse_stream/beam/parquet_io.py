@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any
@@ -200,6 +200,7 @@ class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollectio
         the part: those of discarding panes, which only together are the whole. A job that begins anew counts its panes
         anew, and spreads rows otherwise over them.
       max_out_of_orderness: as of the ``WindowTables`` that the windows are from, seconds.
+      metadata: for the files.
 
     Raises:
       DataError: when the pipeline runs: a file cannot be written.
@@ -216,11 +217,17 @@ class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollectio
     """
 
     def __init__(
-        self, directory: str, num_shards: int, *, each_pane: bool = False, max_out_of_orderness: float = 0.0
+        self,
+        directory: str,
+        num_shards: int,
+        *,
+        each_pane: bool = False,
+        max_out_of_orderness: float = 0.0,
+        metadata: Mapping[bytes, bytes] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         delay = Duration.of(max_out_of_orderness)
-        self._write = _WriteWindow(directory, num_shards, delay, each_pane=each_pane)
+        self._write = _WriteWindow(directory, num_shards, delay, dict(metadata), each_pane=each_pane)
 
     def expand(self, shards: PCollection[tuple[int, pa.Table]]) -> PCollection[str]:
         paths: PCollection[str] = shards | "Write" >> beam.ParDo(self._write)
@@ -228,9 +235,11 @@ class WriteWindows(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollectio
 
 
 class _WriteWindow(beam.DoFn):
-    def __init__(self, directory: str, num_shards: int, delay: Duration, *, each_pane: bool) -> None:
+    def __init__(
+        self, directory: str, num_shards: int, delay: Duration, metadata: dict[bytes, bytes], *, each_pane: bool
+    ) -> None:
         self._directory, self._num_shards = directory, num_shards
-        self._delay, self._each_pane = delay, each_pane
+        self._delay, self._metadata, self._each_pane = delay, metadata, each_pane
         self._mark = mark_of(directory)
 
     def setup(self) -> None:
@@ -246,6 +255,8 @@ class _WriteWindow(beam.DoFn):
         pane_name = f"pane-{pane.index:05d}-{_digest(table)}-" if self._each_pane else ""
         prefix = f"{_compact(window.start - self._delay)}-{_compact(window.end - self._delay)}-{pane_name}"
         check_mark(self._mark)  # a disk may have come or gone since
+        if self._metadata:
+            table = table.replace_schema_metadata(self._metadata)
         yield write_pane(self._directory, self._num_shards, shard, table, prefix)
 
 

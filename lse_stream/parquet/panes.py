@@ -15,6 +15,9 @@ from .sink import COUNTERS, TERMS, read_counts, write_shard
 # The directory, inside that of the results, of what is written and not in place yet.
 UNFINISHED = ".unfinished"
 
+# In the metadata of a file of sessions that may be parts of longer ones, which late rows made of them, in another file.
+SUPERSEDED = b"lse_stream sessions that later ones may contain"
+
 # How far a pane is: how many terms it counts, then of how many keys. Panes that accumulate only grow in both, and of
 # equal ones the bytes are equal.
 _Progress = tuple[int, int]
