@@ -144,7 +144,7 @@ class Cluster:
             "classloader.resolve-order": "parent-first",
         }
         (folder / "conf" / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
-        self._start("org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", "job-manager", 512)
+        self._start_job_manager()
         for number in (1, 2):
             self._start_task_manager(number)
         wait_for(lambda: self._registered() == 2, "two TaskManagers to register")
@@ -164,6 +164,17 @@ class Cluster:
             *("-cp", self._classes, main, "--configDir", str(self._folder / "conf"), *arguments),
         ]
         return self._stack.enter_context(process(command, self._folder / f"{name}.log"))
+
+    def _start_job_manager(self) -> None:
+        main = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+        self._job_manager = self._start(main, "job-manager", 512)
+
+    def kill_job_manager(self) -> None:
+        """SIGKILL; another one starts in its place, which knows of no job."""
+        self._job_manager.kill()
+        self._job_manager.wait()
+        self._start_job_manager()
+        wait_for(lambda: self._registered() == 2, "two TaskManagers to register")
 
     def _start_task_manager(self, number: int) -> None:
         main = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
@@ -218,6 +229,30 @@ class Cluster:
     def checkpoints(self, job: str) -> Any:
         """Of a job: "counts" of those "completed", "restored" and so on, and the "latest" of each."""
         return self.get(f"jobs/{job}/checkpoints")
+
+    def last_checkpoint(self, job: str) -> str:
+        """The path of the last one of a job that is whole, as ``--resume`` takes it."""
+        whole = (self._folder / "checkpoints" / job).glob("chk-*/_metadata")
+        return f"file://{max(whole, key=lambda path: int(path.parent.name.removeprefix('chk-'))).parent}"
+
+    def stop(self, job: str, *, drain: bool = False) -> str:
+        """Ends a job with a savepoint, after a last watermark where it is drained; gives the path."""
+        body = json.dumps({"targetDirectory": f"file://{self._folder / 'savepoints'}", "drain": drain}).encode()
+        request = urllib.request.Request(
+            f"http://{self.address}/jobs/{job}/stop", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            trigger = json.load(response)["request-id"]
+
+        def path() -> str | None:
+            found = self.get(f"jobs/{job}/savepoints/{trigger}")
+            if found["status"]["id"] == "COMPLETED":
+                assert "location" in found["operation"], found
+                location: str = found["operation"]["location"]
+                return location
+            return None
+
+        return wait_for(path, "a savepoint") or ""
 
     def cancel(self, job: str) -> None:
         request = urllib.request.Request(f"http://{self.address}/jobs/{job}?mode=cancel", method="PATCH")

@@ -1,7 +1,7 @@
 """Jobs on a Flink cluster whose processes are killed, a stream from Kafka to Kafka and a batch: not a bit changes.
 
-Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the engines. LSE_STREAM_CRASHES=20 in the
-environment repeats the crashes so many times.
+Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the engines. With LSE_STREAM_CRASHES=25 in
+the environment so many processes are killed, one after the other, in one stream.
 """
 
 import base64
@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -34,9 +35,9 @@ pytestmark = pytest.mark.engine
 
 REPETITIONS = int(os.environ.get("LSE_STREAM_CRASHES", "1"))
 
-# Of the stream: how long it lasts, how much comes at once, how far rows are out of order, and the windows.
-SECONDS = 40
-PER_TICK = 100
+# Of the stream: how much comes at once, to how many partitions, how far rows are out of order, and the windows.
+PER_TICK = 50
+PARTITIONS = 3
 DISORDER_MILLIS = 3000
 WINDOW_MILLIS = 10_000
 
@@ -50,22 +51,6 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaOnFlink]:
 
 
 Row = tuple[str, float, int]
-
-
-def produce(kafka: Broker, topic: str, rng: random.Random) -> list[Row]:
-    """Rows (key, value, event time in milliseconds) as they come, in real time."""
-    sent: list[Row] = []
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        now = int(time.time() * 1000)
-        rows = [
-            (f"host-{rng.randrange(20)}", rng.gauss(0, 50), now - rng.randrange(DISORDER_MILLIS))
-            for _ in range(PER_TICK)
-        ]
-        kafka.produce(topic, [(json.dumps(dict(zip("kvt", row, strict=True))).encode(), None, None) for row in rows])
-        sent += rows
-        time.sleep(0.1)
-    return sent
 
 
 def expected(rows: list[Row]) -> dict[tuple[str, int], LogSumExpAccumulator]:
@@ -87,62 +72,146 @@ def last_panes(results: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[int
     return panes
 
 
+@dataclass
+class Producer:
+    """Writes rows, in real time and out of order, until it is told to stop."""
+
+    kafka: Broker
+    topic: str
+    rng: random.Random
+
+    def __enter__(self) -> Self:
+        self.sent: list[Row] = []
+        self._stop = threading.Event()
+        # A partition without a record would hold all windows open.
+        for partition in range(PARTITIONS):
+            self._send([("host-0", 0.0, int(time.time() * 1000))], partition)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            now = int(time.time() * 1000)
+            self._send(
+                [
+                    (f"host-{self.rng.randrange(20)}", self.rng.gauss(0, 50), now - self.rng.randrange(DISORDER_MILLIS))
+                    for _ in range(PER_TICK)
+                ]
+            )
+
+    def _send(self, rows: list[Row], partition: int | None = None) -> None:
+        payloads = [json.dumps(dict(zip("kvt", row, strict=True))).encode() for row in rows]
+        self.kafka.produce(self.topic, [(payload, None, partition) for payload in payloads])
+        self.sent += rows
+
+
+class Stream:
+    """The program, from a topic to a topic and to files; the job that it has started."""
+
+    def __init__(self, engines: KafkaOnFlink, name: str, folder: Path) -> None:
+        self._engines, self._log = engines, folder / "stream.log"
+        self.topic, self.output, self.dead = (f"{kind}-{name}" for kind in ("rows", "totals", "rejected"))
+        engines.kafka.create(self.topic, partitions=PARTITIONS)
+        engines.kafka.create(self.output, self.dead)
+        self._command = [
+            *(sys.executable, "-m", "pipelines.stream", *engines.source_options(), *engines.stream_options()),
+            *(f"--topic={self.topic}", f"--output_topic={self.output}", f"--dead_letter_topic={self.dead}"),
+            *("--key=k", "--value=v", "--event_time=t", "--window=fixed:10s", "--state", f"--output={folder / 'out'}"),
+        ]
+
+    def start(self, *more: str) -> None:
+        """Waits for a checkpoint."""
+        before = set(self._engines.cluster.jobs())
+        with self._log.open("ab") as sink:
+            self.program = subprocess.Popen([*self._command, *more], cwd=ROOT, stdout=sink, stderr=sink)
+        self.job = self._engines.cluster.wait_for_job(before)
+        self.wait_for_checkpoint()
+
+    def wait_for_checkpoint(self) -> None:
+        """One that was begun after this moment."""
+        counts = self._engines.cluster.checkpoints(self.job)["counts"]
+        done = counts["completed"] + counts["in_progress"]
+        wait_for(
+            lambda: self._engines.cluster.checkpoints(self.job)["counts"]["completed"] > done,
+            "a checkpoint",
+            seconds=180,
+        )
+
+    def restored(self) -> int:
+        found: int = self._engines.cluster.checkpoints(self.job)["counts"]["restored"]
+        return found
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+
+def kill(engines: KafkaOnFlink, stream: Stream, victim: str, rng: random.Random) -> None:
+    """Kills a process at a random moment after a checkpoint; waits until the stream goes on from one."""
+    cluster, restored = engines.cluster, stream.checkpoints("restored")
+    time.sleep(rng.uniform(0, 4))
+    if victim == "JobManager":
+        # It forgets its jobs: the program ends, and is started again with the last checkpoint.
+        cluster.kill_job_manager()
+        assert stream.program.wait(120) == 1, stream.log()
+        stream.start(f"--resume={cluster.last_checkpoint(stream.job)}")
+        assert stream.checkpoints("restored") == 1
+        return
+    if victim == "TaskManager":
+        cluster.kill_task_manager(rng.choice([1, 2]))
+    else:
+        cluster.kill_python_worker(rng.choice)
+    wait_for(lambda: stream.checkpoints("restored") > restored, "the job to be restored", seconds=120)
+    stream.wait_for_checkpoint()
+
+
+def victims(rng: random.Random) -> list[str]:
+    """Every fifth one is a JobManager; a run has one of each at least."""
+    found = ["TaskManager", "worker", "JobManager", *("TaskManager", "worker") * 2] * REPETITIONS
+    found = found[: max(3, REPETITIONS)]
+    rng.shuffle(found)
+    return found
+
+
 def test_crashes_change_no_bit(engines: KafkaOnFlink, tmp_path: Path) -> None:
-    for repetition in range(REPETITIONS):
-        crash(engines, tmp_path / str(repetition), repetition)
-
-
-def crash(engines: KafkaOnFlink, folder: Path, repetition: int) -> None:
-    folder.mkdir()
-    rng = random.Random(f"{time.time()} {repetition}")
-    topic, output, dead = (f"{name}-{repetition}" for name in ("rows", "totals", "rejected"))
-    engines.kafka.create(topic, output, dead)
-    command = [
-        *(sys.executable, "-m", "pipelines.stream", *engines.source_options(), *engines.stream_options()),
-        *(f"--topic={topic}", f"--output_topic={output}", f"--dead_letter_topic={dead}"),
-        *("--key=k", "--value=v", "--event_time=t", "--window=fixed:10s", "--state"),
-        *("--allowed_lateness=1d", "--pre_aggregate=2s"),
-    ]
-    before = set(engines.cluster.jobs())
-    log = folder / "stream.log"
-    with log.open("wb") as sink, subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink) as program:
-        sent: list[Row] = []
-        producer = threading.Thread(target=lambda: sent.extend(produce(engines.kafka, topic, rng)))
-        try:
-            job = engines.cluster.wait_for_job(before)
-            wait_for(lambda: engines.cluster.checkpoints(job)["counts"]["completed"], "a checkpoint")
-            producer.start()
-            kills = sorted(rng.uniform(2, SECONDS) for _ in range(2))
-            start = time.monotonic()
-            for moment, kill in zip(kills, ("task manager", "python worker"), strict=True):
-                time.sleep(max(0.0, start + moment - time.monotonic()))
-                if kill == "task manager":
-                    engines.cluster.kill_task_manager(rng.choice([1, 2]))
-                else:
-                    engines.cluster.kill_python_worker(rng.choice)
-            producer.join()
-            wanted = {place: (s.count, bits(s.value()), s.to_bytes()) for place, s in expected(sent).items()}
-            try:
-                wait_for(lambda: last_panes(engines.kafka.results(output)) == wanted, "all totals", seconds=120)
-            finally:
-                found = last_panes(engines.kafka.results(output))
-                missing = sum(s[0] for s in wanted.values()) - sum(s[0] for s in found.values())
+    rng = random.Random(time.time())
+    stream = Stream(engines, f"{time.time():.0f}", tmp_path)
+    begin = time.monotonic()
+    try:
+        with Producer(engines.kafka, stream.topic, rng) as producer:
+            stream.start()
+            for i, victim in enumerate(victims(rng)):
+                kill(engines, stream, victim, rng)
                 print(
-                    f"repetition {repetition}: kills at {kills[0]:.1f} and {kills[1]:.1f} s, {len(sent)} rows, "
-                    f"{len(found)} of {len(wanted)} totals, {missing} rows missing, "
-                    f"{time.monotonic() - start:.0f} s",
-                    flush=True,
+                    f"kill {i + 1}: {victim}, {len(producer.sent)} rows, {time.monotonic() - begin:.0f} s", flush=True
                 )
-            assert engines.kafka.size(dead) == 0
-            # Or it began anew, which tells nothing of checkpoints.
-            assert engines.cluster.checkpoints(job)["counts"]["restored"] >= 1
-            engines.cluster.cancel(job)
-            assert program.wait(30) == 0, log.read_text()
+        wanted = {place: (s.count, bits(s.value()), s.to_bytes()) for place, s in expected(producer.sent).items()}
+        try:
+            wait_for(lambda: last_panes(engines.kafka.results(stream.output)) == wanted, "all totals", seconds=120)
         finally:
-            program.kill()
-            for running, state in engines.cluster.jobs().items():
-                if state not in ("CANCELED", "FINISHED", "FAILED"):
-                    engines.cluster.cancel(running)
+            found = last_panes(engines.kafka.results(stream.output))
+            missing = sum(s[0] for s in wanted.values()) - sum(s[0] for s in found.values())
+            print(f"{len(found)} of {len(wanted)} totals, {missing} rows missing", flush=True)
+        assert engines.kafka.size(stream.dead) == 0
+        assert of_files(tmp_path / "out") == wanted
+    finally:
+        for running, state in engines.cluster.jobs().items():
+            if state not in ("CANCELED", "FINISHED", "FAILED"):
+                engines.cluster.cancel(running)
+        stream.program.wait(60)
+
+
+def of_files(directory: Path) -> dict[tuple[str, int], tuple[int, bytes, bytes]]:
+    """As ``last_panes``, of the files of results."""
+    rows = [row for path in directory.glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return {
+        (row["k"], int(row["window_start"].timestamp() * 1000)): (row["count"], bits(row["logsumexp"]), row["state"])
+        for row in rows
+    }
 
 
 def test_crashes_in_a_batch_job_change_no_bit(engines: KafkaOnFlink, tmp_path: Path) -> None:
