@@ -4,6 +4,7 @@ import argparse
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,40 +13,68 @@ from typing import Any, TextIO
 
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    FlinkRunnerOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
+from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState, create_runner
 
 from lse_stream.beam.engine import BeamEngine
-from lse_stream.beam.internals import threaded_runner, unknown_options
+from lse_stream.beam.internals import (
+    StrictOptions,
+    UnknownOptionError,
+    ask_job_server,
+    hands_on,
+    job_id_of,
+    parse_known,
+    threaded_runner,
+)
 from lse_stream.beam.parquet_io import ROWS_READ, rows_read
 from lse_stream.errors import message_in
 
 from .command import UsageError
-from .options import Options
-from .run import EMBEDDED_RUNNER, RunError, errors_as_run_error, progress, progress_line
+from .kafka_options import ANSWER_SECONDS
+from .options import Options, no_such_option
+from .run import EMBEDDED_RUNNER, RunError, errors_as_run_error, print_line, progress, progress_line
+
+# Of a Flink that is inside the job server.
+_INSIDE = ("[auto]", "[local]")
 
 # The states in which a stream without an end may end.
 _STOPPED = (PipelineState.CANCELLED, PipelineState.DRAINED, PipelineState.UPDATED)
 
 
 def parse_options(
-    rest: Sequence[str], defaults: Callable[[str], Mapping[str, object]] | None = None
+    asked: Sequence[str],
+    unasked: Sequence[str],
+    ours: Sequence[str],
+    defaults: Callable[[str], Mapping[str, object]] | None = None,
 ) -> PipelineOptions:
     """Beam's options, with the embedded runner on all cores where none is named.
 
     Args:
-      rest: what the command line has of them.
+      asked: what the command line has of them.
+      unasked: likewise, those that only a job server may know that cannot be asked yet.
+      ours: the names of the program's own, for hints.
       defaults: by the name of the runner, those that take the place of options that are not given; True for a flag.
 
     Raises:
-      UsageError: a runner that does not exist, or an option that the embedded one does not know.
+      UsageError: a runner that does not exist, a job server that does not answer, or an option that nobody knows.
     """
-    runner = str(PipelineOptions(list(rest)).view_as(StandardOptions).runner or EMBEDDED_RUNNER)
-    named = {argument.split("=")[0] for argument in rest}
+    given = [*asked, *unasked]
+    try:
+        # Before Beam's own classes see them, which end the process over a value of another type.
+        runner = str(parse_known(given)[0].runner or EMBEDDED_RUNNER)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    named = {argument.split("=")[0] for argument in given}
     more = defaults(runner) if defaults else {}
-    options = PipelineOptions(
-        [*rest, *(f"--{k}" if v is True else f"--{k}={v}" for k, v in more.items() if f"--{k}" not in named)]
-    )
+    flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in more.items() if f"--{k}" not in named]
+    options = StrictOptions(asked, [*unasked, *flags])
     options.view_as(StandardOptions).runner = runner
     if "dask" in runner.lower():
         raise UsageError(
@@ -53,24 +82,49 @@ def parse_options(
             "expected another runner, such as FlinkRunner"
         )
     try:
-        create_runner(runner)
+        found = create_runner(runner)
     except Exception as error:  # also what a runner misses of its own requirements
         raise UsageError(f"--runner {runner}: {' '.join(str(error).split())}") from error
-    if not runner.endswith(EMBEDDED_RUNNER):
-        return options  # other runners may know options that only their own job server names
+    _check(options, found, ours)
+    if is_embedded(options):
+        direct = options.view_as(DirectOptions)
+        if "--direct_running_mode" not in named:
+            # The kernel and pyarrow release the GIL, so threads do.
+            direct.direct_running_mode = "multi_threading"
+        if "--direct_num_workers" not in named:
+            direct.direct_num_workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return options
+
+
+def _check(options: StrictOptions, runner: PipelineRunner, ours: Sequence[str]) -> None:
+    """Raises UsageError for an option that nobody knows who can be asked now."""
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    if isinstance(runner, PortableRunner) and endpoint not in (None, "embed"):
+        with unknown_as_usage_error(options, ours):
+            try:
+                ask_job_server(endpoint, runner, options, ANSWER_SECONDS)
+            except ConnectionError as error:
+                raise UsageError(
+                    f"--job_endpoint {endpoint}: expected a job server of Beam that answers, found none ({error})"
+                ) from None
+    elif hands_on(runner):
+        with unknown_as_usage_error(options, ours, "what the runner alone knows goes behind -- at the end"):
+            options.check(asked_alone=True)
+    else:
+        with unknown_as_usage_error(options, ours):
+            options.check()
+
+
+@contextmanager
+def unknown_as_usage_error(options: PipelineOptions, ours: Sequence[str] = (), *hints: str) -> Iterator[None]:
+    """Makes one line of an option that is unknown, or of another type."""
     try:
-        unknown = unknown_options(rest)
+        yield
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
-    if unknown:
-        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
-    direct = options.view_as(DirectOptions)
-    if "--direct_running_mode" not in named:
-        # The kernel and pyarrow release the GIL, so threads do.
-        direct.direct_running_mode = "multi_threading"
-    if "--direct_num_workers" not in named:
-        direct.direct_num_workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return options
+    except UnknownOptionError as error:
+        whose = f"this program or of {options.view_as(StandardOptions).runner}"
+        raise UsageError(no_such_option(error.name, whose, [*ours, *error.known], *hints)) from None
 
 
 def is_embedded(options: PipelineOptions) -> bool:
@@ -95,7 +149,7 @@ def execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: i
     Raises:
       RunError: the pipeline failed.
     """
-    with errors_as_run_error(options), quiet_logs(options):
+    with errors_as_run_error(options), unknown_as_usage_error(options.beam), quiet_logs(options):
         try:
             return _execute(options, build, num_rows)
         except Exception as error:
@@ -107,16 +161,52 @@ def execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: i
 
 @contextmanager
 def quiet_logs(options: Options) -> Iterator[None]:
-    """Silences Beam's logs, in part through the root logger: errors reach us as exceptions, with all they say."""
-    loggers = [] if options.traceback else [logging.getLogger("apache_beam"), logging.getLogger()]
+    """Lets through, to stderr, what Beam's logs have that a person needs, unless --traceback leaves them as they are.
+
+    That is nothing with the embedded runner, as errors reach us as exceptions, with all they say.
+    """
+    if options.traceback:
+        yield
+        return
+    # To the end of the process, when Beam says that it stops the job server.
+    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
+    root = logging.getLogger()
+    loggers = [logging.getLogger("apache_beam"), root]
     before = [logger.level for logger in loggers]
+    handlers = root.handlers[:]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.setLevel(logging.CRITICAL if is_embedded(options.beam) else logging.INFO)
+    root.handlers[:] = [_Relay(sys.stderr, logging.WARNING if options.quiet else logging.INFO)]
     try:
         yield
     finally:
+        root.handlers[:] = handlers
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+class _Relay(logging.Handler):
+    """Prints what the runner warns of, and addresses such as that of a job's page, each line once."""
+
+    def __init__(self, stderr: TextIO, level: int) -> None:
+        super().__init__(level)
+        self._stderr = stderr
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().strip()
+        if _matters(record, text) and text not in self._printed:
+            self._printed.add(text)
+            print_line(text, self._stderr)
+
+
+def _matters(record: logging.LogRecord, text: str) -> bool:
+    of_runner = record.name.startswith("apache_beam.runners.") and ".worker." not in record.name
+    of_job = record.name == "root" and record.module == "portable_runner"
+    if not (of_runner or of_job) or record.levelno >= logging.ERROR or "list of installed dependencies" in text:
+        return False
+    # Longer ones are whole descriptions of jobs.
+    return record.levelno >= logging.WARNING or re.fullmatch(r"(?=.*https?://).{1,300}", text) is not None
 
 
 def counter_value(result: PipelineResult, name: str) -> int:
@@ -126,10 +216,13 @@ def counter_value(result: PipelineResult, name: str) -> int:
 
 
 def _execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:
-    pipeline = beam.Pipeline(_runner(options.beam), options.beam)
+    runner = _runner(options.beam)
+    pipeline = beam.Pipeline(runner, options.beam)
     build(pipeline)
     with silence_stderr(options) as stderr, _progress(options, num_rows, stderr) as follow:
         result = pipeline.run()
+        if hands_on(runner) and not options.quiet:
+            print_line(f"job {job_id_of(result)} submitted to {_name_of(options.beam)}", stderr)
         follow(result)
         try:
             state = result.wait_until_finish()
@@ -155,6 +248,17 @@ def _runner(options: PipelineOptions) -> PipelineRunner:
     return threaded_runner()
 
 
+def _name_of(options: PipelineOptions) -> str:
+    """Of the runner, with the addresses that it was given."""
+    runner = options.view_as(StandardOptions).runner
+    places = {
+        "job server": options.view_as(PortableOptions).job_endpoint,
+        "Flink": options.view_as(FlinkRunnerOptions).flink_master if "flink" in runner.lower() else None,
+    }
+    at = ", ".join(f"{what} at {address}" for what, address in places.items() if address not in (None, *_INSIDE))
+    return f"{runner} ({at})" if at else runner
+
+
 class _Nowhere(io.TextIOBase):
     def write(self, text: str) -> int:
         return len(text)
@@ -167,7 +271,6 @@ def silence_stderr(options: Options) -> Iterator[TextIO]:
     if options.traceback:
         yield stderr
         return
-    log, nothing = logging.getLogger(), logging.NullHandler()
     with ExitStack() as stack:
         if stderr is sys.__stderr__ and options.beam.view_as(DirectOptions).direct_running_mode == "multi_processing":
             # Worker processes inherit the file itself.
@@ -177,8 +280,6 @@ def silence_stderr(options: Options) -> Iterator[TextIO]:
             os.dup2(null, 2)
             os.close(null)
         stack.enter_context(redirect_stderr(_Nowhere()))
-        log.addHandler(nothing)
-        stack.callback(log.removeHandler, nothing)
         yield stderr
 
 

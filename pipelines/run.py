@@ -212,6 +212,11 @@ def progress(options: Options, line: Callable[[float], str], stderr: TextIO) -> 
         thread.join()
 
 
+def print_line(text: str, stderr: TextIO) -> None:
+    """Prints a line that stays, in place of the progress on a terminal."""
+    print(f"\r\x1b[K{text}" if stderr.isatty() else text, file=stderr, flush=True)
+
+
 def progress_line(rows: int | None, total: int | None, seconds: float, phase: str = "merging and writing") -> str:
     """How far it is: ``rows`` of ``total`` are read."""
     if not rows or total is None:
