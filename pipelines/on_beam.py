@@ -25,11 +25,11 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineS
 
 from lse_stream.beam.engine import BeamEngine
 from lse_stream.beam.internals import (
+    OwnJobServer,
     StrictOptions,
     UnknownOptionError,
     ask_job_server,
     hands_on,
-    job_id_of,
     parse_known,
     threaded_runner,
 )
@@ -37,12 +37,11 @@ from lse_stream.beam.parquet_io import ROWS_READ, rows_read
 from lse_stream.errors import message_in
 
 from .command import UsageError
+from .interrupts import Interrupted, second_ends, too_late, undisturbed
+from .jobs import CANCEL, INSIDE, FlinkJobs, Job, Outcome, is_flink
 from .kafka_options import ANSWER_SECONDS
 from .options import Options, no_such_option
-from .run import EMBEDDED_RUNNER, RunError, errors_as_run_error, print_line, progress, progress_line
-
-# Of a Flink that is inside the job server.
-_INSIDE = ("[auto]", "[local]")
+from .run import EMBEDDED_RUNNER, RunError, cause_of, errors_as_run_error, print_line, progress, progress_line
 
 # The states in which a stream without an end may end.
 _STOPPED = (PipelineState.CANCELLED, PipelineState.DRAINED, PipelineState.UPDATED)
@@ -98,8 +97,8 @@ def parse_options(
 
 def _check(options: StrictOptions, runner: PipelineRunner, ours: Sequence[str]) -> None:
     """Raises UsageError for an option that nobody knows who can be asked now."""
-    endpoint = options.view_as(PortableOptions).job_endpoint
-    if isinstance(runner, PortableRunner) and endpoint not in (None, "embed"):
+    endpoint = _job_endpoint(options)
+    if isinstance(runner, PortableRunner) and endpoint and endpoint != "embed":
         with unknown_as_usage_error(options, ours):
             try:
                 ask_job_server(endpoint, runner, options, ANSWER_SECONDS)
@@ -123,13 +122,13 @@ def unknown_as_usage_error(options: PipelineOptions, ours: Sequence[str] = (), *
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
     except UnknownOptionError as error:
-        whose = f"this program or of {options.view_as(StandardOptions).runner}"
+        whose = f"this program or of {_runner_name(options)}"
         raise UsageError(no_such_option(error.name, whose, [*ours, *error.known], *hints)) from None
 
 
 def is_embedded(options: PipelineOptions) -> bool:
     """Whether the runner is Beam's in this process."""
-    return str(options.view_as(StandardOptions).runner).endswith(EMBEDDED_RUNNER)
+    return _runner_name(options).endswith(EMBEDDED_RUNNER)
 
 
 def execute_plan(
@@ -151,12 +150,17 @@ def execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: i
     """
     with errors_as_run_error(options), unknown_as_usage_error(options.beam), quiet_logs(options):
         try:
-            return _execute(options, build, num_rows)
+            result = _execute(options, build, num_rows)
+        except RunError:
+            raise
         except Exception as error:
             # Our own message comes back inside whatever the runner makes of it.
             if options.traceback or (message := message_in("".join(traceback.format_exception(error)))) is None:
                 raise
             raise RunError(message) from error
+    if num_rows is None or not vars(options).get("output"):
+        too_late()  # nothing is to be put in place
+    return result
 
 
 @contextmanager
@@ -200,10 +204,14 @@ class _Relay(logging.Handler):
             print_line(text, self._stderr)
 
 
+# Of Beam itself: of every run without pip, and of what is printed anyway.
+_NOISE = ("list of installed dependencies", "Adding HTTP protocol scheme")
+
+
 def _matters(record: logging.LogRecord, text: str) -> bool:
     of_runner = record.name.startswith("apache_beam.runners.") and ".worker." not in record.name
     of_job = record.name == "root" and record.module == "portable_runner"
-    if not (of_runner or of_job) or record.levelno >= logging.ERROR or "list of installed dependencies" in text:
+    if not (of_runner or of_job) or record.levelno >= logging.ERROR or any(noise in text for noise in _NOISE):
         return False
     # Longer ones are whole descriptions of jobs.
     return record.levelno >= logging.WARNING or re.fullmatch(r"(?=.*https?://).{1,300}", text) is not None
@@ -217,46 +225,155 @@ def counter_value(result: PipelineResult, name: str) -> int:
 
 def _execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:
     runner = _runner(options.beam)
+    starts_server = isinstance(runner, PortableRunner) and not _job_endpoint(options.beam)
+    server = OwnJobServer(runner, options.beam) if starts_server else None
     pipeline = beam.Pipeline(runner, options.beam)
     build(pipeline)
-    with silence_stderr(options) as stderr, _progress(options, num_rows, stderr) as follow:
-        result = pipeline.run()
-        if hands_on(runner) and not options.quiet:
-            print_line(f"job {job_id_of(result)} submitted to {_name_of(options.beam)}", stderr)
-        follow(result)
+    with silence_stderr(options) as stderr:
         try:
-            state = result.wait_until_finish()
-        except RuntimeError as error:
-            # As Flink says of a job that someone has cancelled.
-            if num_rows is not None or "JobCancellationException" not in str(error):
-                raise
-            state = PipelineState.CANCELLED
+            result, state = _run_to_end(options, pipeline, server, num_rows, stderr)
         except BaseException:
-            if num_rows is None:
-                result.cancel()
+            if server is not None:  # where it went well, it is still to be asked for counters
+                server.stop()
             raise
     if state not in (PipelineState.DONE, None) and (num_rows is not None or state not in _STOPPED):
         raise RunError(f"the runner ended in state {state}")
     return result
 
 
+def _run_to_end(
+    options: Options, pipeline: beam.Pipeline, server: OwnJobServer | None, num_rows: int | None, stderr: TextIO
+) -> tuple[PipelineResult, Any]:
+    """The result of the run, and its last state. A job that was submitted is cancelled where a signal asks to end."""
+    submits = hands_on(pipeline.runner)
+    begun, job = not submits, None
+    try:
+        with _progress(options, num_rows, stderr) as follow:
+            if submits:
+                flink = _flink_jobs(options.beam)
+                # It has to be known what was submitted, to cancel it.
+                with undisturbed(), second_ends():
+                    begun = True
+                    result = pipeline.run()
+                    trusted = _is_trusted(pipeline.runner, options.beam)
+                    job = Job(result, _runner_name(options.beam), flink, trusted=trusted)
+                if not options.quiet:
+                    print_line(f"job {job.id} submitted to {_with_addresses(options.beam)}", stderr)
+            else:
+                result = pipeline.run()
+            follow(result)
+            return result, _wait(result, job, num_rows)
+    except Interrupted as interrupted:
+        if submits and begun:
+            outcome = _cancel(job, options, stderr)
+            if server is not None and not outcome.ended and _runs_in_job_server(options.beam):
+                server.stop()
+                outcome = Outcome(True, f"the job is cancelled, as {_runner_name(options.beam)} has ended")
+            interrupted.add_note(outcome.said)
+            interrupted.ended = outcome.ended is True
+        for note in _left(options, num_rows, ended=interrupted.ended) if begun else ():
+            interrupted.add_note(note)
+        raise
+    except RunError as error:
+        for note in [] if error.ended else _left(options, num_rows, ended=False):
+            error.add_note(note)
+        raise
+
+
+def _wait(result: PipelineResult, job: Job | None, num_rows: int | None) -> Any:
+    """The state in which a job ends. Raises RunError where it may go on, though the runner waits no longer."""
+    try:
+        state = result.wait_until_finish()
+    except Exception as error:
+        # As Flink says of a job that someone has cancelled.
+        if num_rows is None and isinstance(error, RuntimeError) and "JobCancellationException" in str(error):
+            return PipelineState.CANCELLED
+        if job is not None and not (outcome := job.look()).ended:
+            # What fails otherwise is the answer for the job, which ``look`` has asked for again.
+            last = f" (the runner ended with {cause_of(error)})" if isinstance(error, RuntimeError) else ""
+            raise RunError(outcome.said + last, ended=False) from error
+        raise
+    if job is not None and not PipelineState.is_terminal(state):
+        outcome = job.look()
+        raise RunError(outcome.said, ended=outcome.ended is True)
+    return state
+
+
+def _cancel(job: Job | None, options: Options, stderr: TextIO) -> Outcome:
+    """Asks for a job to end and waits until it has, or until a second signal comes."""
+    if job is None:
+        return Outcome(None, "it is not known whether a job was submitted, as a second signal ended that")
+    if not options.quiet:
+        print_line(f"cancelling job {job.id}, for up to {CANCEL:.0f} s; another signal ends this at once", stderr)
+    try:
+        with second_ends():
+            return job.cancel()
+    except Interrupted:
+        return job.unknown("a second signal came before it had ended")
+
+
+def _left(options: Options, num_rows: int | None, *, ended: bool) -> list[str]:
+    """What there is of the output of a run that did not come to its end."""
+    given = vars(options).get
+    files = [given("output") if num_rows is None else None, given("dead_letters")]
+    topics = [given("output_topic"), given("dead_letter_topic")]
+    left = [
+        f"the {what} written so far stay in {' and '.join(there)}"
+        for what, places in {"files": files, "messages": topics}.items()
+        if (there := [place for place in places if place])
+    ]
+    if num_rows is not None and given("output"):
+        left.append("no output was written" if ended and not left else f"nothing was put at {given('output')}")
+    return left
+
+
+def _flink_jobs(options: PipelineOptions) -> FlinkJobs | None:
+    """Of the Flink that a job is for, if there is one that can be asked, and that the runner does not ask by itself."""
+    flink = options.view_as(FlinkRunnerOptions)
+    if flink.flink_master in INSIDE or flink.flink_submit_uber_jar:
+        return None
+    try:
+        return FlinkJobs(flink.flink_master)
+    except (OSError, ValueError):
+        return None
+
+
+def _is_trusted(runner: PipelineRunner, options: PipelineOptions) -> bool:
+    """Whether a job has ended that the runner calls cancelled."""
+    in_java = isinstance(runner, PortableRunner) and type(runner).__name__ != "PrismRunner"
+    return not in_java or options.view_as(FlinkRunnerOptions).flink_submit_uber_jar
+
+
+def _runs_in_job_server(options: PipelineOptions) -> bool:
+    """Whether the job server runs the job itself, and not a cluster."""
+    if is_flink(_runner_name(options)):
+        return options.view_as(FlinkRunnerOptions).flink_master in INSIDE
+    return "prism" in _runner_name(options).lower()
+
+
 def _runner(options: PipelineOptions) -> PipelineRunner:
-    standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
-    if not is_embedded(options) or direct.direct_running_mode != "multi_threading":
-        return create_runner(standard.runner)
-    direct.direct_running_mode = "in_memory"
-    return threaded_runner()
+    direct = options.view_as(DirectOptions)
+    if is_embedded(options) and direct.direct_running_mode == "multi_threading":
+        direct.direct_running_mode = "in_memory"
+        return threaded_runner()
+    return create_runner(_runner_name(options))
 
 
-def _name_of(options: PipelineOptions) -> str:
-    """Of the runner, with the addresses that it was given."""
-    runner = options.view_as(StandardOptions).runner
-    places = {
-        "job server": options.view_as(PortableOptions).job_endpoint,
-        "Flink": options.view_as(FlinkRunnerOptions).flink_master if "flink" in runner.lower() else None,
-    }
-    at = ", ".join(f"{what} at {address}" for what, address in places.items() if address not in (None, *_INSIDE))
-    return f"{runner} ({at})" if at else runner
+def _runner_name(options: PipelineOptions) -> str:
+    return str(options.view_as(StandardOptions).runner)
+
+
+def _job_endpoint(options: PipelineOptions) -> str | None:
+    endpoint: str | None = options.view_as(PortableOptions).job_endpoint
+    return endpoint
+
+
+def _with_addresses(options: PipelineOptions) -> str:
+    """The name of the runner, and where it was told to be."""
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    places = {"job server": _job_endpoint(options), "Flink": None if master in INSIDE else master}
+    at = ", ".join(f"{what} at {address}" for what, address in places.items() if address)
+    return f"{_runner_name(options)} ({at})" if at else _runner_name(options)
 
 
 class _Nowhere(io.TextIOBase):

@@ -37,6 +37,10 @@ class JobService:
       messages: the job's, each an importance and a text.
       state: the job's. It may be changed while it runs.
       after_cancel: the state that a job has that was asked to end; None where it stays as it is.
+      prepared: set when the job has come. Where it is ``silent`` nothing is said of its state then.
+      running: set when the job is run. With a ``delay`` in seconds it is not said so soon.
+      followed: set when somebody listens to its messages after that.
+      cancelled: set when the job is asked to end. Where it ``hangs`` there is no answer.
     """
 
     def __init__(self, state: Any = State.DONE, after_cancel: Any = State.CANCELLED) -> None:
@@ -45,7 +49,13 @@ class JobService:
         self.messages: list[tuple[Any, str]] = []
         self.state = state
         self.after_cancel = after_cancel
+        self.delay = 0.0
+        self.silent = False
+        self.prepared = threading.Event()
+        self.hangs = False
+        self.followed = threading.Event()
         self.running = threading.Event()
+        self.cancelled = threading.Event()
         self.closed = threading.Event()
 
     def describe(self, *_: Any) -> Any:
@@ -55,10 +65,12 @@ class JobService:
     def prepare(self, request: Any, _: Any) -> Any:
         names = {name: name.removeprefix("beam:option:").removesuffix(":v1") for name in request.pipeline_options}
         self.options = {names[name]: value for name, value in request.pipeline_options.items()}
+        self.prepared.set()
         return api.PrepareJobResponse(preparation_id="prepared")
 
     def run(self, *_: Any) -> Any:
         self.running.set()
+        self.closed.wait(self.delay)
         return api.RunJobResponse(job_id="job-1_uuid")
 
     def get_state(self, *_: Any) -> Any:
@@ -66,6 +78,8 @@ class JobService:
 
     def states(self, *_: Any) -> Iterator[Any]:
         last = None
+        if self.silent:
+            self.closed.wait()
         while not self.closed.wait(0.02):
             if self.state != last:
                 last = self.state
@@ -74,12 +88,17 @@ class JobService:
                 return
 
     def stream_messages(self, *_: Any) -> Iterator[Any]:
+        self.running.wait()
+        self.followed.set()
         for importance, text in self.messages:
             yield api.JobMessagesResponse(message_response=api.JobMessage(importance=importance, message_text=text))
         for event in self.states():
             yield api.JobMessagesResponse(state_response=event)
 
     def cancel(self, *_: Any) -> Any:
+        self.cancelled.set()
+        if self.hangs:
+            self.closed.wait()
         if self.after_cancel is not None:
             self.state = self.after_cancel
         return api.CancelJobResponse(state=self.state)
@@ -110,13 +129,20 @@ def _handlers(service: JobService) -> Any:
 
 @contextmanager
 def serve(service: JobService) -> Iterator[JobService]:
-    """Lets a service listen during the block."""
+    """Lets a service listen during the block, or until it is closed."""
     server = grpc.server(futures.ThreadPoolExecutor(8))
     server.add_generic_rpc_handlers((_handlers(service),))
     service.endpoint = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
+
+    def stop() -> None:
+        service.closed.wait()
+        server.stop(0).wait()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
     try:
         yield service
     finally:
         service.closed.set()
-        server.stop(1).wait()
+        thread.join()

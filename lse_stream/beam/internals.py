@@ -1,17 +1,20 @@
 """Uses of Beam beyond its public interface, all in this module. They were seen to work with Beam 2.77."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, _BeamArgumentParser
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.portable_runner import PortableRunner
-from apache_beam.runners.runner import PipelineRunner
+from apache_beam.runners.runner import PipelineRunner, PipelineState
 from apache_beam.transforms.core import Windowing
 from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, python_sdk_capabilities
 from apache_beam.transforms.trigger import TriggerFn
@@ -153,6 +156,66 @@ def job_id_of(result: Any) -> str:
     return str(result.job_id() if hasattr(result, "job_id") else result._job_id)
 
 
+def state_of(result: Any) -> str:
+    """The state of a job, of ``PipelineState``.
+
+    Raises:
+      ConnectionError: its job server does not answer.
+    """
+    with _rpc_errors():
+        try:
+            return str(result.state)
+        except AttributeError:  # Beam has no name for a state that a job server leaves open, as of a detached job
+            return PipelineState.UNKNOWN
+
+
+def cancel(result: Any) -> None:
+    """Asks for a job to end, and does not wait until it has.
+
+    Raises:
+      ConnectionError: its job server does not answer.
+    """
+    with _rpc_errors():
+        result.cancel()
+
+
+@contextmanager
+def _rpc_errors() -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise ConnectionError(f"{error.code().name}: {' '.join(str(error.details()).split())}") from None
+
+
+class OwnJobServer:
+    """The job server that a runner starts, kept from Ctrl-C: it has to cancel the job then.
+
+    Beam stops it at the signal, and the terminal sends the signal to its process too, unless that has a session of its
+    own.
+    """
+
+    def __init__(self, runner: Any, options: PipelineOptions) -> None:
+        self._make: Any = runner.default_job_server
+        self._server: Any = None
+        vars(runner).update(default_job_server=self._start)
+        java = options.view_as(JobServerOptions)
+        if shutil.which("setsid"):
+            java.job_server_jvm_properties = [java.job_server_java_launcher, *java.job_server_jvm_properties]
+            java.job_server_java_launcher = "setsid"
+
+    def _start(self, options: PipelineOptions) -> Any:
+        handler = signal.getsignal(signal.SIGINT)
+        self._server = self._make(options)
+        self._server.start()  # which is done once
+        signal.signal(signal.SIGINT, handler)
+        return self._server
+
+    def stop(self) -> None:
+        """Stops it, if it was started, as Beam does at the end of the process."""
+        if self._server is not None:
+            self._server.stop()
+
+
 def ask_job_server(endpoint: str, runner: PortableRunner, options: StrictOptions, seconds: float) -> None:
     """Checks options against those that the job server at "HOST:PORT" describes.
 
@@ -160,13 +223,10 @@ def ask_job_server(endpoint: str, runner: PortableRunner, options: StrictOptions
       ConnectionError: it does not answer within so many seconds.
       UnknownOptionError, argparse.ArgumentError: as of ``StrictOptions.check``.
     """
-    try:
-        with grpc.insecure_channel(endpoint) as channel:
-            described = beam_job_api_pb2_grpc.JobServiceStub(channel).DescribePipelineOptions(
-                beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=seconds
-            )
-    except grpc.RpcError as error:
-        raise ConnectionError(f"{error.code().name}: {' '.join(str(error.details()).split())}") from None
+    with _rpc_errors(), grpc.insecure_channel(endpoint) as channel:
+        described = beam_job_api_pb2_grpc.JobServiceStub(channel).DescribePipelineOptions(
+            beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=seconds
+        )
     # Beam reads the description as it will before the job, and gives it to ``get_all_options``.
     answer = SimpleNamespace(DescribePipelineOptions=lambda *_, **__: described)
     runner.create_job_service_handle(answer, options).get_pipeline_options()
