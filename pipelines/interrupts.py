@@ -10,11 +10,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """A signal asks to end. It is no Exception, so that nothing on the way takes it for a fault of its own."""
+    """A signal asks to end. It is no Exception, so that nothing on the way takes it for a fault of its own.
+
+    Its notes say what is left; without any, nothing is.
+
+    Attributes:
+      ended: whether what was begun writes no more.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.signal = signal.Signals(number)
+        self.ended = True
 
 
 class _Asked:
@@ -23,10 +30,17 @@ class _Asked:
     def __init__(self) -> None:
         self.number: int | None = None
         self.held = 0
+        self.impatient = False
 
     def raise_if_asked(self) -> None:
         if self.number is not None and not self.held:
             self.held = 1  # once is enough: what follows is to clean up
+            raise Interrupted(self.number)
+
+    def raise_if_asked_again(self) -> None:
+        if self.number is not None and self.impatient:
+            self.impatient = False
+            self.held += 1  # for good
             raise Interrupted(self.number)
 
 
@@ -34,6 +48,7 @@ _asked = _Asked()
 
 
 def _handle(number: int, _: Any) -> None:
+    _asked.raise_if_asked_again()
     _asked.number = _asked.number or number
     _asked.raise_if_asked()
 
@@ -70,6 +85,19 @@ def undisturbed() -> Iterator[None]:
     finally:
         asked.held -= 1
     asked.raise_if_asked()
+
+
+@contextmanager
+def second_ends() -> Iterator[None]:
+    """Raises ``Interrupted`` in the block for a second signal, where the first one waits or was raised before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _asked.impatient = True
+    try:
+        yield
+    finally:
+        _asked.impatient = False
 
 
 def too_late() -> None:

@@ -64,7 +64,7 @@ _WORDS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "directory for states that memory does not hold (default: beside a local --output)",
     },
-    "quiet": {"action": "store_true", "help": "no progress and no summary"},
+    "quiet": {"action": "store_true", "help": "no progress and no summary, of a runner its warnings alone"},
     "traceback": {"action": "store_true", "help": "show the whole traceback of a fault"},
 }
 _REQUIRED = ("input", "value", "output")
@@ -117,9 +117,14 @@ class Parser(ArgumentParser):
         usage: str = "--input PATH --output DIR",
     ) -> None:
         if set(LOCAL) & set(words):
-            ends = "It runs in this process; with --runner on Beam, whose options are taken then."
+            ends = "It runs in this process; with --runner on Beam, whose options are taken then,"
         else:
-            ends = "Every option of Beam is taken too, such as --runner and --direct_num_workers."
+            ends = "Options of Beam are taken too, such as --runner and --direct_num_workers,"
+        ends += (
+            "\nand those of the job server at --job_endpoint. What a runner alone knows, and\n"
+            "cannot be asked, goes behind -- at the end:\n"
+            "  --runner=FlinkRunner ... -- --checkpointing_interval=10000"
+        )
         super().__init__(program, description, f"{examples}\n{ends}", f"{usage} [OPTION ...]")
         self._words = words
         for word in words:
@@ -135,16 +140,22 @@ class Parser(ArgumentParser):
           UsageError: an option that is unknown, incomplete or out of range.
           SystemExit: for --help, which prints ours.
         """
-        parsed, rest = self.parse_known_args(argv)
+        end = argv.index("--") if "--" in argv else len(argv)
+        unasked = argv[end + 1 :]
+        parsed, rest = self.parse_known_args(argv[:end])
         options = vars(parsed)
         on_beam = not set(LOCAL) <= set(self._words) or any(re.match("--runner(=|$)", argument) for argument in rest)
         options["beam"] = None
         if on_beam:
             from .on_beam import parse_options  # what needs Beam alone imports it
 
-            options["beam"] = parse_options(rest, partial(beam_defaults, options) if beam_defaults else None)
+            defaults = partial(beam_defaults, options) if beam_defaults else None
+            options["beam"] = parse_options(rest, unasked, self._names(), defaults)
         elif rest:
-            raise UsageError(self._unknown(rest))
+            first = rest[0].partition("=")[0]
+            raise UsageError(no_such_option(first, "this program", self._names(), "options of Beam need --runner"))
+        elif unasked:
+            raise UsageError(f"--: expected nothing behind it without --runner, found {unasked[0]}")
         for word in self._words:
             found = options[word]
             if word in _REQUIRED and not found:
@@ -164,16 +175,18 @@ class Parser(ArgumentParser):
                 raise UsageError(f"--temp {temp}: expected a directory, found none")
         return Options(**options)
 
-    def _unknown(self, rest: Sequence[str]) -> str:
-        """What is said of arguments that are none of ours."""
-        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-        known.append("--runner")
-        first = rest[0].partition("=")[0]
-        import difflib  # most runs need no hint
+    def _names(self) -> list[str]:
+        """Of the options that are ours, and of the one that makes Beam's."""
+        return [*(name for action in self._actions for name in action.option_strings), "--runner"]
 
-        near = difflib.get_close_matches(first, known, 1)
-        hint = "; ".join([*(f"nearest: {option}" for option in near), "options of Beam need --runner"])
-        return f"{first}: expected an option of this program, found none of that name ({hint})"
+
+def no_such_option(name: str, whose: str, known: Sequence[str], *hints: str) -> str:
+    """What is said of an argument that is none of the options that there are."""
+    import difflib  # most runs need no hint
+
+    near = [f"nearest: {option}" for option in difflib.get_close_matches(name, known, 1)]
+    hint = f" ({'; '.join([*near, *hints])})" if near or hints else ""
+    return f"{name}: expected an option of {whose}, found none of that name{hint}"
 
 
 def parse_size(option: str, text: str) -> int:

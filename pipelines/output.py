@@ -33,6 +33,10 @@ _INCOMPLETE = "_incomplete-"
 _RUN = re.compile(rf"{_INCOMPLETE}(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{{8}}(?P<old>\.old)?")
 
 
+# In a directory that was written aside: a job may go on to write there, though the run that began it has ended.
+_GOES_ON = "_GOES_ON"
+
+
 def prepare_output(directory: str, inputs: Iterable[str], *, overwrite: bool) -> None:
     """Checks a place for results, once what killed runs have left there is gone. Raises as the checks."""
     # What is wrong with the place is said by the checks, or where it is written to.
@@ -108,7 +112,7 @@ def remove_left_behind(directory: str) -> None:
         found = {name: join(directory, name) for name in inside if name.startswith(_INCOMPLETE)}
     for name, path in found.items():
         run = _RUN.fullmatch(name[name.index(_INCOMPLETE) :])
-        if run is None or run["host"] != _host():
+        if run is None or run["host"] != _host() or _GOES_ON in files.names_below(path):
             print(f"left where it is, as its run may go on elsewhere: {path}", file=sys.stderr)
         elif _start_of(int(run["pid"])) != int(run["start"]):
             if run["old"] and not _names_in(directory):
@@ -239,6 +243,12 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
     delete_results(directory)
     _move(staging, directory, files.names_below(staging))
     with files.create_file(join(directory, SUCCESS)):
+        pass
+
+
+def leave_to_job(staging: str) -> None:
+    """Keeps what was written aside from being deleted by later runs, as a job may go on to write there."""
+    with suppress(OSError, ValueError), files.create_file(join(staging, _GOES_ON)):
         pass
 
 

@@ -17,7 +17,7 @@ from lse_stream.plan import Engine
 from .command import UsageError
 from .interrupts import Interrupted, interrupts, too_late, undisturbed
 from .options import Options
-from .output import check_whole, discard, place_of, prepare_output, publish, stage
+from .output import check_whole, discard, leave_to_job, place_of, prepare_output, publish, stage
 
 EXIT_OK, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
 
@@ -29,7 +29,15 @@ ON_TERMINAL, IN_LOG = 0.2, 10.0
 
 
 class RunError(RuntimeError):
-    """Something went wrong during the run. One line."""
+    """Something went wrong during the run. One line, with the notes.
+
+    Attributes:
+      ended: whether what was begun writes no more.
+    """
+
+    def __init__(self, message: str, *, ended: bool = True) -> None:
+        super().__init__(message)
+        self.ended = ended
 
 
 class Plan(Protocol):
@@ -50,10 +58,11 @@ def run_main(program: str, body: Callable[[Sequence[str]], None], argv: Sequence
         print(f"{program}: error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except RunError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {'; '.join([str(error), *_notes(error)])}", file=sys.stderr)
         return EXIT_FAULT
     except Interrupted as interrupted:
-        print(f"{program}: interrupted ({interrupted.signal.name}); no output was written", file=sys.stderr)
+        left = "; ".join(_notes(interrupted) or ["no output was written"])
+        print(f"{program}: interrupted ({interrupted.signal.name}); {left}", file=sys.stderr)
         return 128 + interrupted.signal
     except BrokenPipeError:
         # Whoever reads the summary has seen enough, as `head` has; the results are in place.
@@ -65,6 +74,10 @@ def run_main(program: str, body: Callable[[Sequence[str]], None], argv: Sequence
     finally:
         log.removeFilter(_is_of_use)
     return EXIT_OK
+
+
+def _notes(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
@@ -148,7 +161,7 @@ def staged(options: Options) -> Iterator[str]:
 
     Raises:
       InputError: it cannot be made.
-      RunError: the block failed; nothing is left at --output.
+      RunError: the block failed; nothing is left at --output, and aside what a job writes to that may go on.
     """
     staging = None
     try:
@@ -159,6 +172,13 @@ def staged(options: Options) -> Iterator[str]:
             with undisturbed():
                 publish(staging, options.output, overwrite=options.overwrite)
                 too_late()
+    except (RunError, Interrupted) as error:
+        if staging is not None and not error.ended:
+            left, staging = staging, None
+            error.add_note(f"what the job writes stays in {left}")
+            with undisturbed():
+                leave_to_job(left)
+        raise
     finally:
         with undisturbed():
             if staging is not None:
@@ -175,10 +195,10 @@ def errors_as_run_error(options: Options) -> Iterator[None]:
     except Exception as error:
         if options.traceback:
             raise
-        raise RunError(_cause(error)) from error
+        raise RunError(cause_of(error)) from error
 
 
-def _cause(error: Exception) -> str:
+def cause_of(error: Exception) -> str:
     """The line to print: our own message, or the last line of another's."""
     if isinstance(error, DataError | InputError):
         return str(error)
@@ -210,6 +230,11 @@ def progress(options: Options, line: Callable[[float], str], stderr: TextIO) -> 
     finally:
         stop.set()
         thread.join()
+
+
+def print_line(text: str, stderr: TextIO) -> None:
+    """Prints a line that stays, in place of the progress on a terminal."""
+    print(f"\r\x1b[K{text}" if stderr.isatty() else text, file=stderr, flush=True)
 
 
 def progress_line(rows: int | None, total: int | None, seconds: float, phase: str = "merging and writing") -> str:

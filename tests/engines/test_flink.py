@@ -4,8 +4,6 @@ Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched Flink
 the environment a missing engine is a failure.
 """
 
-import os
-import signal
 import subprocess
 import sys
 import uuid
@@ -22,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from contract import bits
-from programs import BEAM, IN_PROCESSES, home
+from programs import BEAM, IN_PROCESSES, check_fault, cli, home
 
-from engines.flink import LOOPBACK, JobServer, finished, job_server
+from engines.flink import FLINK_CONFIG, LOOPBACK, JobServer, finished, job_server
 from lse_stream.accumulators import LogSumExpAccumulator
 from lse_stream.beam import LogSoftmax, LogSumExp
 from lse_stream.table_functions import group_states
@@ -245,27 +243,58 @@ def test_a_damaged_page(flink: JobServer, tmp_path: Path, capfd: pytest.CaptureF
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_an_option_that_the_job_server_does_not_describe(
+    flink: JobServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_input(tmp_path / "in")
+    assert main([*arguments(source, tmp_path / "out"), *flink.options, "--checkpointing_intervall=3"]) == 2
+    check_fault(capsys.readouterr().err, ["--checkpointing_intervall: expected", "nearest: --checkpointing_interval)"])
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def command_line(path: Path) -> bytes:
+    """Of a process; nothing of one that has ended."""
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""
+
+
 def test_the_command_line_with_a_job_server_of_beams(flink_home: Path, tmp_path: Path) -> None:
     source = write_input(tmp_path / "in")
     assert main([*arguments(source, tmp_path / "embedded"), "--quiet"]) == 0
-    log = tmp_path / "job-server.log"
+    log, configuration = tmp_path / "job-server.log", tmp_path / "configuration"
+    configuration.mkdir()
+    (configuration / "config.yaml").write_text(FLINK_CONFIG)
     properties = {"org.slf4j.simpleLogger.logFile": log, "java.io.tmpdir": tmp_path}
     command = [
         *(sys.executable, "-m", "pipelines.parquet", *arguments(source, tmp_path / "flink")),
         *("--runner=FlinkRunner", f"--flink_job_server_jar={flink_home / 'launcher.jar'}", LOOPBACK),
         *(f"--job_server_jvm_properties=-D{name}={value}" for name, value in properties.items()),
+        *("--", f"--flink_conf_dir={configuration}"),
     ]
     root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
     try:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0
-        with pytest.raises(ProcessLookupError):  # the job server has ended too
-            os.killpg(process.pid, 0)
+        # The job server has ended too, which has a session of its own.
+        assert not [path for path in Path("/proc").glob("*/cmdline") if str(log).encode() in command_line(path)]
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
     assert output.startswith("6,000 rows")
     assert finished(log) == 1
+    # What stands behind the two dashes has arrived.
+    assert f"configuration file from {configuration}/config.yaml" in log.read_text()
     assert contents(tmp_path / "flink") == contents(tmp_path / "embedded")
+
+
+def test_an_option_behind_two_dashes_that_a_job_server_of_beams_does_not_describe(
+    flink_home: Path, tmp_path: Path
+) -> None:
+    source = write_input(tmp_path / "in")
+    server = ["--runner=FlinkRunner", f"--flink_job_server_jar={flink_home / 'launcher.jar'}", LOOPBACK]
+    process = cli("parquet", *arguments(source, tmp_path / "out"), *server, "--", "--checkpointing_intervall=3")
+    assert process.returncode == 2
+    assert "--checkpointing_intervall: expected an option" in process.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -4,14 +4,19 @@ Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the e
 """
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programs import contents, home
+from programs import ROOT, contents, home, write
 
 from engines.flink import LOOPBACK, job_server
 from engines.kafka import Broker, broker, expansion_service
@@ -123,3 +128,24 @@ def test_a_batch_on_prism(tmp_path: Path) -> None:
     assert parquet.main([*always, f"--output={tmp_path / 'embedded'}"]) == 0
     assert parquet.main([*always, f"--output={tmp_path / 'prism'}", *prism]) == 0
     assert contents(tmp_path / "prism") == contents(tmp_path / "embedded")
+
+
+@pytest.mark.engine
+def test_ctrl_c_during_a_batch_on_prism(tmp_path: Path) -> None:
+    """It reaches Prism too, which the terminal sends it to as well: the job has ended with it."""
+    source = write(tmp_path / "in" / "a.parquet", {"v": np.arange(50_000) / 7}, row_group_size=1)
+    arguments = ["--input", str(source), "--value=v", f"--output={tmp_path / 'results' / 'out'}", LOOPBACK]
+    command = [sys.executable, "-m", "pipelines.parquet", *arguments, f"--prism_location={home('prism')}"]
+    (tmp_path / "results").mkdir()
+    with subprocess.Popen(
+        [*command, "--runner=PrismRunner"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        assert any("submitted to PrismRunner" in line for line in process.stderr)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "parquet: interrupted (SIGINT); " in said
+    assert " cancelled" in said.partition("interrupted")[2]
+    assert "; no output was written\n" in said
+    assert list((tmp_path / "results").iterdir()) == []

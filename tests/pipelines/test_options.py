@@ -301,14 +301,18 @@ def test_options_are_as_they_were_parsed() -> None:
         _ = options.loud
 
 
-def test_loggers_are_silenced_for_a_run_alone_and_not_with_traceback() -> None:
-    loggers = [logging.getLogger("apache_beam"), logging.getLogger()]
-    before = [logger.level for logger in loggers]
-    with quiet_logs(Options(traceback=False)):
-        assert [logger.level for logger in loggers] == [logging.CRITICAL] * 2
-    assert [logger.level for logger in loggers] == before
-    with quiet_logs(Options(traceback=True)):
-        assert [logger.level for logger in loggers] == before
+@pytest.mark.parametrize(("runner", "level"), [("FnApiRunner", logging.CRITICAL), ("FlinkRunner", logging.INFO)])
+def test_loggers_are_changed_for_a_run_alone_and_not_with_traceback(runner: str, level: int) -> None:
+    root = logging.getLogger()
+    loggers = [logging.getLogger("apache_beam"), root]
+    before = [logger.level for logger in loggers], root.handlers[:]
+    beam = parse(f"--runner={runner}")["beam"]
+    with quiet_logs(Options(beam=beam, quiet=False, traceback=False)):
+        assert [logger.level for logger in loggers] == [level] * 2
+        assert len(root.handlers) == 1
+    assert ([logger.level for logger in loggers], root.handlers) == before
+    with quiet_logs(Options(beam=beam, quiet=False, traceback=True)):
+        assert ([logger.level for logger in loggers], root.handlers) == before
 
 
 def test_importing_the_programs_changes_no_logger() -> None:
