@@ -6,7 +6,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from apache_beam.runners.runner import PipelineState
 
@@ -15,6 +15,8 @@ from lse_stream.errors import one_line
 
 # Seconds until a job that was asked to end is said to go on; for an answer beyond that; between two looks.
 CANCEL, ANSWER, LOOK = 60.0, 10.0, 0.5
+# Seconds of a job server's "running" after which it is taken for true: it says so before a cluster has the job.
+BEGUN = 10.0
 
 # The addresses of a Flink that is inside the job server.
 INSIDE = ("[auto]", "[local]")
@@ -87,10 +89,25 @@ class Job:
     def __init__(self, result: Any, runner: str, flink: FlinkJobs | None, *, trusted: bool) -> None:
         self.id = job_id_of(result)
         self._result, self._runner, self._flink, self._trusted = result, runner, flink, trusted
+        self._running_since: float | None = None
 
     def look(self) -> Outcome:
         """What is true of it now."""
         return self._within(ANSWER, self._look)
+
+    def has_begun(self) -> bool:
+        """Whether what runs it has taken it: where that cannot be asked, whether the runner has run it for a while."""
+        try:
+            if self._flink is not None:
+                return bool(self._on_flink())
+            if state_of(self._result) != PipelineState.RUNNING:
+                self._running_since = None
+                return False
+        except (OSError, ValueError):
+            return False
+        now = time.monotonic()
+        self._running_since = self._running_since or now
+        return now - self._running_since > BEGUN
 
     def cancel(self) -> Outcome:
         """Asks for it to end, and waits until it has, for up to a minute."""
@@ -160,6 +177,46 @@ class Job:
         thread.start()
         thread.join(seconds)
         return found[-1]
+
+
+class Watch:
+    """Follows a job beside the thread that waits for its end.
+
+    Args:
+      job: which one.
+      begun: called once, when it has begun.
+      why_end: why it has to end, if it has to, every so often; it is cancelled then.
+
+    Attributes:
+      why: what ``why_end`` has said.
+    """
+
+    EVERY = 10.0
+
+    def __init__(self, job: Job, begun: Callable[[], None], why_end: Callable[[], str | None]) -> None:
+        self._job, self._begun, self._why_end = job, begun, why_end
+        self.why: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._job.has_begun():
+            if self._stop.wait(LOOK):
+                return
+        self._begun()
+        while not self._stop.wait(self.EVERY):
+            self.why = self._why_end()
+            if self.why is not None:
+                self._job.cancel()
+                return
 
 
 def is_flink(runner: str) -> bool:

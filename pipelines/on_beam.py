@@ -38,7 +38,7 @@ from lse_stream.errors import message_in
 
 from .command import UsageError
 from .interrupts import Interrupted, second_ends, too_late, undisturbed
-from .jobs import CANCEL, INSIDE, FlinkJobs, Job, Outcome, is_flink
+from .jobs import CANCEL, INSIDE, FlinkJobs, Job, Outcome, Watch, is_flink
 from .kafka_options import ANSWER_SECONDS
 from .options import Options, no_such_option
 from .run import EMBEDDED_RUNNER, RunError, cause_of, errors_as_run_error, print_line, progress, progress_line
@@ -139,18 +139,24 @@ def execute_plan(
     return execute(options, lambda pipeline: plan(BeamEngine(pipeline, **limits)), num_rows)
 
 
-def execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:
+def execute(
+    options: Options,
+    build: Callable[[beam.Pipeline], Any],
+    num_rows: int | None,
+    watch: Callable[[Job], Watch] | None = None,
+) -> PipelineResult:
     """Runs the graph that ``build(pipeline)`` makes to its end, and shows progress.
 
     Args:
       num_rows: how many there are to read; None for a stream without an end, which goes on until it is cancelled.
+      watch: what follows a job that was submitted.
 
     Raises:
       RunError: the pipeline failed.
     """
     with errors_as_run_error(options), unknown_as_usage_error(options.beam), quiet_logs(options):
         try:
-            result = _execute(options, build, num_rows)
+            result = _execute(options, build, num_rows, watch)
         except RunError:
             raise
         except Exception as error:
@@ -223,7 +229,12 @@ def counter_value(result: PipelineResult, name: str) -> int:
     return sum(counter.attempted or 0 for counter in found)
 
 
-def _execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: int | None) -> PipelineResult:
+def _execute(
+    options: Options,
+    build: Callable[[beam.Pipeline], Any],
+    num_rows: int | None,
+    watch: Callable[[Job], Watch] | None,
+) -> PipelineResult:
     runner = _runner(options.beam)
     starts_server = isinstance(runner, PortableRunner) and not _job_endpoint(options.beam)
     server = OwnJobServer(runner, options.beam) if starts_server else None
@@ -231,7 +242,7 @@ def _execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: 
     build(pipeline)
     with silence_stderr(options) as stderr:
         try:
-            result, state = _run_to_end(options, pipeline, server, num_rows, stderr)
+            result, state = _run_to_end(options, pipeline, server, num_rows, watch, stderr)
         except BaseException:
             if server is not None:  # where it went well, it is still to be asked for counters
                 server.stop()
@@ -242,7 +253,12 @@ def _execute(options: Options, build: Callable[[beam.Pipeline], Any], num_rows: 
 
 
 def _run_to_end(
-    options: Options, pipeline: beam.Pipeline, server: OwnJobServer | None, num_rows: int | None, stderr: TextIO
+    options: Options,
+    pipeline: beam.Pipeline,
+    server: OwnJobServer | None,
+    num_rows: int | None,
+    watch: Callable[[Job], Watch] | None,
+    stderr: TextIO,
 ) -> tuple[PipelineResult, Any]:
     """The result of the run, and its last state. A job that was submitted is cancelled where a signal asks to end."""
     submits = hands_on(pipeline.runner)
@@ -262,7 +278,13 @@ def _run_to_end(
             else:
                 result = pipeline.run()
             follow(result)
-            return result, _wait(result, job, num_rows)
+            if job is None or watch is None:
+                return result, _wait(result, job, num_rows)
+            with watch(job) as watched:
+                state = _wait(result, job, num_rows)
+            if watched.why is not None:
+                raise RunError(watched.why)
+            return result, state
     except Interrupted as interrupted:
         if submits and begun:
             outcome = _cancel(job, options, stderr)

@@ -115,7 +115,7 @@ def remove_left_behind(directory: str) -> None:
         if run is None or run["host"] != _host() or _GOES_ON in files.names_below(path):
             print(f"left where it is, as its run may go on elsewhere: {path}", file=sys.stderr)
         elif _start_of(int(run["pid"])) != int(run["start"]):
-            if run["old"] and not _names_in(directory):
+            if run["old"] and not has_results(directory):
                 put_back(path, directory)  # the run was killed before others took their place
             else:
                 files.delete_tree(path)
@@ -138,21 +138,29 @@ def _start_of(pid: int) -> int:
 
 
 def set_aside(directory: str) -> str:
-    """Moves all that is at a place aside; gives where to. Give it to ``put_back`` or ``discard``."""
-    aside = f"{_aside(directory)}.old"
-    if is_local(directory):
-        if os.path.isdir(directory):
+    """Moves all that is at a place aside; gives where to. Give it to ``put_back`` or ``discard``.
+
+    Raises:
+      InputError: it cannot be moved.
+    """
+    aside, names = f"{_aside(directory)}.old", _names_in(directory)
+    try:
+        if not is_local(directory):
+            _move(directory, aside, names)
+        elif names:
             os.rename(os.path.realpath(directory), aside)
-    else:
-        _move(directory, aside, _names_in(directory))
+    except (OSError, ValueError) as error:  # Beam's own errors are these too
+        raise InputError(
+            f"--output {directory}: expected earlier results that can be moved aside, found {one_line(error)}"
+        ) from error
     return aside
 
 
 def put_back(aside: str, directory: str) -> None:
     """Puts in place again what ``set_aside`` has moved, and deletes what is there."""
     if is_local(directory):
+        shutil.rmtree(directory, ignore_errors=True)
         if os.path.isdir(aside):
-            shutil.rmtree(directory, ignore_errors=True)
             os.rename(aside, os.path.realpath(directory))
     else:
         files.delete_files(join(directory, name) for name in _names_in(directory))

@@ -2,8 +2,9 @@
 
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,8 +21,9 @@ from lse_stream.states.aggregations import LOGSUMEXP
 from .command import UsageError
 from .kafka_options import Broker, check_expansion_service, parse_config
 from .options import Options, Parser, check_columns
-from .output import delete_results, has_results, make_output, prepare_output
+from .output import discard, has_results, make_output, prepare_output, put_back, set_aside
 from .run import run_main, staged
+from .stream_settings import check_settings, write_settings
 from .summary import head, pluralize, preview, read_totals
 from .window_options import FORMS, parse_duration, parse_window
 
@@ -67,7 +69,13 @@ RESULTS = LOGSUMEXP.columns
 
 # What streams on Flink need and do not have by default: with its own limits a small stream waits for seconds, and
 # nothing is saved from a crash.
-FLINK_DEFAULTS = {"max_bundle_time_mills": 200, "checkpointing_interval": 10_000}
+# A checkpoint that is kept is what a stream goes on from.
+FLINK_DEFAULTS = {
+    "max_bundle_time_mills": 200,
+    "checkpointing_interval": 10_000,
+    "externalized_checkpoints_enabled": True,
+    "retain_externalized_checkpoints_on_cancellation": True,
+}
 
 
 def build(
@@ -232,6 +240,11 @@ def _parser() -> Parser:
     )
     add("--scale", default="natural", metavar="SCALE", help='of the values: natural (default), decibel, "base 4" ...')
     add(
+        "--resume",
+        metavar="PATH",
+        help="kafka on Flink: go on from a savepoint, or from a checkpoint that was kept, with the results in --output",
+    )
+    add(
         "--output",
         metavar="DIR",
         help="directory for Parquet files, a set for each window; with an end (replay, --max_records) it appears when "
@@ -254,6 +267,8 @@ def parse(argv: Sequence[str]) -> Options:
     if not bounded and embedded:
         raise UsageError("--source kafka: expected --max_records, or a runner of streams such as --runner=FlinkRunner")
     _check_together(options, kafka=kafka)
+    if options["resume"] is not None:
+        _check_resume(options, bounded=bounded)
     for option in ("early_firing", "pre_aggregate"):
         if options[option] is not None:
             options[option] = _whole_seconds(option, options[option], embedded=embedded)
@@ -299,9 +314,32 @@ def _is_bounded(options: Mapping[str, Any]) -> bool:
 
 
 def _beam_defaults(options: Mapping[str, Any], runner: str) -> Mapping[str, object]:
+    from .jobs import is_flink  # what needs Beam alone imports it
+
     if _is_bounded(options):
         return {}
-    return {"streaming": True, **(FLINK_DEFAULTS if "flink" in runner.lower() else {})}
+    flink = FLINK_DEFAULTS if is_flink(runner) else {}
+    resume = {"savepoint_path": options["resume"]} if options["resume"] else {}
+    return {"streaming": True, **flink, **resume}
+
+
+def _check_resume(options: Mapping[str, Any], *, bounded: bool) -> None:
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions, StandardOptions
+
+    from .jobs import INSIDE, is_flink  # what needs Beam alone imports it
+
+    beam, found = options["beam"], None
+    runner = str(beam.view_as(StandardOptions).runner)
+    if bounded:
+        found = "expected a stream without an end (--source kafka, no --max_records), found one with an end"
+    elif not is_flink(runner):
+        found = f"expected --runner=FlinkRunner, which can go on from a savepoint, found {runner}"
+    elif not beam.view_as(PortableOptions).job_endpoint and beam.view_as(FlinkRunnerOptions).flink_master in INSIDE:
+        found = "expected a cluster, by --flink_master or --job_endpoint, found a Flink that ends with this run"
+    elif options["overwrite"]:
+        found = "expected results to go on with, found --overwrite"
+    if found is not None:
+        raise UsageError(f"--resume {options['resume']}: {found}")
 
 
 def _whole_seconds(option: str, text: str, *, embedded: bool) -> int:
@@ -370,25 +408,31 @@ def _run(argv: Sequence[str]) -> None:
     dataset = None
     if options.source == "replay":
         dataset = scan(options.input, options.key, [options.value], {options.event_time: _event_time_type})
+    partitions = 0
     if options.bootstrap_servers:
         check_expansion_service(options.expansion_service)
         topics = {name: getattr(options, name) for name in ("topic", "output_topic", "dead_letter_topic")}
         broker = Broker(options.config)
         broker.check_topics({name: topic for name, topic in topics.items() if topic})
-        if not options.bounded and "auto.offset.reset" not in options.config:
-            broker.check_records(options.topic)
+        if not options.bounded:
+            partitions = broker.partitions(options.topic)
+            if "auto.offset.reset" not in options.config and options.resume is None:
+                broker.check_records(options.topic)
     if options.output:
-        prepare_output(options.output, options.input, overwrite=options.overwrite)
+        prepare_output(options.output, options.input, overwrite=options.overwrite or options.resume is not None)
+        if options.resume is not None:
+            check_settings(options, partitions)
     if options.dead_letters:
         make_output("dead_letters", options.dead_letters)
     from .on_beam import execute  # what needs Beam alone imports it
 
     start = time.monotonic()
     rows = dataset.num_rows if dataset else options.max_records
-    with _place(options) as directory:
+    with _place(options, partitions) as (directory, begun):
         # The transforms are made inside, where their faults become one line.
         graph = partial(build, dataset=dataset, directory=directory)
-        result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options)), rows)
+        watch = None if options.bounded else partial(_watch, options, partitions, begun)
+        result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options)), rows, watch)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
 
@@ -446,17 +490,60 @@ def _topics(options: Options) -> dict[str, Any]:
 
 
 @contextmanager
-def _place(options: Options) -> Iterator[str | None]:
-    """Where files of results go. Those of a stream without an end appear one by one, others all at once."""
+def _place(options: Options, partitions: int) -> Iterator[tuple[str | None, Callable[[], None]]]:
+    """Where files of results go, and what is to be called when the job has begun.
+
+    Those of a stream without an end appear one by one, others all at once. Earlier results are aside until the job has
+    begun that replaces them, and put back where it does not.
+    """
     if options.output is None:
-        yield None
+        yield None, lambda: None
     elif options.bounded:
         with staged(options) as directory:
-            yield directory
-    else:
-        delete_results(options.output)
+            yield directory, lambda: None
+    elif options.resume is not None:
         make_output("output", options.output)
-        yield options.output
+        yield options.output, lambda: None
+    else:
+        aside, has_begun = set_aside(options.output), threading.Event()
+
+        def begun() -> None:
+            has_begun.set()
+            discard(aside)
+
+        try:
+            make_output("output", options.output)
+            write_settings(options, partitions)
+            yield options.output, begun
+        except BaseException as error:
+            if not has_begun.is_set():
+                if getattr(error, "ended", True):
+                    put_back(aside, options.output)
+                else:
+                    error.add_note(f"what was in {options.output} before stays in {aside}")
+            raise
+
+
+def _watch(options: Options, partitions: int, begun: Callable[[], None], job: Any) -> Any:
+    """What follows a stream's job: it ends when there are partitions that it does not read."""
+    from .jobs import Watch  # what needs Beam alone imports it
+
+    broker = Broker(options.config)
+
+    def why_end() -> str | None:
+        try:
+            found = broker.partitions(options.topic)
+        except UsageError:
+            return None  # it may come back
+        if found <= partitions:
+            return None
+        return (
+            f"topic {options.topic}: expected {partitions} partitions as at the start, found {found}: Beam's KafkaIO "
+            "does not read those that were added, with --resume neither: start anew, with --overwrite or another "
+            "--output, to read all that there is"
+        )
+
+    return Watch(job, begun, why_end)
 
 
 def summary(options: Options, dataset: Dataset | None, result: Any, seconds: float) -> str:

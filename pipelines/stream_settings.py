@@ -17,21 +17,27 @@ _KEPT = (
 )
 
 
-def _settings(options: Options) -> dict[str, Any]:
+# Of the topic, of which none can be added.
+_PARTITIONS = "partitions"
+
+
+def _settings(options: Options, partitions: int) -> dict[str, Any]:
     found = {name: getattr(options, name) for name in _KEPT}
-    return found | {"key": [f"{name}:{data_type}" for name, data_type in options.key_types.items()]}
+    key = [f"{name}:{data_type}" for name, data_type in options.key_types.items()]
+    return found | {"key": key, _PARTITIONS: partitions}
 
 
-def write_settings(options: Options) -> None:
-    """Records the options in --output."""
+def write_settings(options: Options, partitions: int) -> None:
+    """Records the options in --output, and how many partitions the topic has."""
     with whole_file(join(options.output, SETTINGS)) as sink:
-        sink.write(json.dumps(_settings(options), indent=1).encode())
+        sink.write(json.dumps(_settings(options, partitions), indent=1).encode())
 
 
-def check_settings(options: Options) -> None:
-    """Raises UsageError where an option is another one than that of the results in --output.
+def check_settings(options: Options, partitions: int) -> None:
+    """Checks that a stream goes on as it was.
 
     Raises:
+      UsageError: an option, or the count of partitions, is another one than that of the results in --output.
       InputError: there is no record of them.
     """
     path = join(options.output, SETTINGS)
@@ -43,8 +49,10 @@ def check_settings(options: Options) -> None:
             f"--resume: expected results of a stream in --output {options.output}, with {SETTINGS}, found "
             f"{one_line(error)}"
         ) from None
-    for name, found in _settings(options).items():
+    for name, found in _settings(options, partitions).items():
         if found != recorded.get(name):
+            what = f"topic {options.topic}, partitions" if name == _PARTITIONS else f"--{name}"
             raise UsageError(
-                f"--{name} {found}: expected {recorded.get(name)}, as of the results in {options.output}, which go on"
+                f"{what}: expected {recorded.get(name)}, as of the results in {options.output} that --resume is to go "
+                f"on with, found {found}"
             )

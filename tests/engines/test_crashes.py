@@ -134,16 +134,12 @@ class Stream:
 
     def wait_for_checkpoint(self) -> None:
         """One that was begun after this moment."""
-        counts = self._engines.cluster.checkpoints(self.job)["counts"]
-        done = counts["completed"] + counts["in_progress"]
-        wait_for(
-            lambda: self._engines.cluster.checkpoints(self.job)["counts"]["completed"] > done,
-            "a checkpoint",
-            seconds=180,
-        )
+        done = self.checkpoints("completed") + self.checkpoints("in_progress")
+        wait_for(lambda: self.checkpoints("completed") > done, "a checkpoint", seconds=180)
 
-    def restored(self) -> int:
-        found: int = self._engines.cluster.checkpoints(self.job)["counts"]["restored"]
+    def checkpoints(self, what: str) -> int:
+        """How many were "completed", are "in_progress", or were "restored"."""
+        found: int = self._engines.cluster.checkpoints(self.job)["counts"][what]
         return found
 
     def log(self) -> str:
