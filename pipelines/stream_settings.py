@@ -12,7 +12,7 @@ from .output import SETTINGS
 
 # What its state, its files and its windows depend on.
 _KEPT = (
-    *("topic", "format", "key", "value", "event_time", "scale", "window", "panes", "num_shards", "state"),
+    *("topic", "format", "key", "value", "event_time", "window", "panes", "num_shards", "state"),
     *("max_out_of_orderness", "allowed_lateness", "early_firing", "pre_aggregate"),
 )
 
@@ -24,7 +24,7 @@ _PARTITIONS = "partitions"
 def _settings(options: Options, partitions: int) -> dict[str, Any]:
     found = {name: getattr(options, name) for name in _KEPT}
     key = [f"{name}:{data_type}" for name, data_type in options.key_types.items()]
-    return found | {"key": key, _PARTITIONS: partitions}
+    return found | {"key": key, "scale": str(options.scale), _PARTITIONS: partitions}
 
 
 def write_settings(options: Options, partitions: int) -> None:
