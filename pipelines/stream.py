@@ -298,10 +298,7 @@ def parse(argv: Sequence[str]) -> Options:
         "windowfn": windowfn,
         "scale": scale,
         "allowed_lateness": parse_duration("allowed_lateness", options["allowed_lateness"]),
-        # Of a source with an end, and of files, whose rows come without records, nothing is late.
-        "max_out_of_orderness": 0.0
-        if bounded
-        else parse_duration("max_out_of_orderness", options["max_out_of_orderness"]) + ON_THE_WAY,
+        "max_out_of_orderness": parse_duration("max_out_of_orderness", options["max_out_of_orderness"]),
         "discarding": options["panes"] == "discarding",
         "config": parse_config("kafka_config", options["kafka_config"])
         | {"bootstrap.servers": options["bootstrap_servers"]},
@@ -440,7 +437,7 @@ def _run(argv: Sequence[str]) -> None:
 # The options that go to ``WindowStates`` by their names.
 _WINDOWING = (
     *("windowfn", "scale", "num_shards", "pre_aggregate"),
-    *("early_firing", "max_out_of_orderness", "discarding"),
+    *("early_firing", "discarding"),
 )
 
 
@@ -455,6 +452,7 @@ def keywords_of(options: Options) -> dict[str, Any]:
         "state": options.state,
         # Of a source with an end nothing is late.
         "allowed_lateness": 0.0 if options.bounded else options.allowed_lateness + KEPT_LONGER,
+        "max_out_of_orderness": 0.0 if options.bounded else options.max_out_of_orderness + ON_THE_WAY,
         **_topics(options),
         **{name: getattr(options, name) for name in _WINDOWING},
     }
@@ -478,7 +476,7 @@ def _topics(options: Options) -> dict[str, Any]:
             max_message_bytes=options.max_message_bytes,
             lateness=None
             if options.bounded
-            else Lateness(options.windowfn, options.max_out_of_orderness, options.allowed_lateness),
+            else Lateness(options.windowfn, options.max_out_of_orderness + ON_THE_WAY, options.allowed_lateness),
             log_append_time=Broker(options.config).is_log_append_time(options.topic),
             max_records=options.max_records,
             dead_letters=options.dead_letters,

@@ -24,7 +24,8 @@ _PARTITIONS = "partitions"
 def _settings(options: Options, partitions: int) -> dict[str, Any]:
     found = {name: getattr(options, name) for name in _KEPT}
     key = [f"{name}:{data_type}" for name, data_type in options.key_types.items()]
-    return found | {"key": key, "scale": str(options.scale), _PARTITIONS: partitions}
+    durations = {name: f"{found[name]:g}s" for name in ("max_out_of_orderness", "allowed_lateness")}
+    return found | durations | {"key": key, "scale": str(options.scale), _PARTITIONS: partitions}
 
 
 def write_settings(options: Options, partitions: int) -> None:

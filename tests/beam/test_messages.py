@@ -12,7 +12,7 @@ import pytest
 from apache_beam.transforms.window import FixedWindows, SlidingWindows
 from apache_beam.utils.windowed_value import PaneInfo
 
-from lse_stream.beam.kafka import DEAD, ReadMessages
+from lse_stream.beam.kafka import DEAD, Lateness, ReadMessages
 from lse_stream.beam.windows import reach_of, split_by_window
 from lse_stream.event_times import WINDOW, event_times
 from lse_stream.messages import EVENT_TIME, KEY_TYPES, Fields, MessageError, read_arrow, read_json, result_messages
@@ -87,7 +87,8 @@ def check_results(table: pa.Table) -> int:
 
 def check_any(seed: int, messages: int, event_time: str | None) -> None:
     rng = random.Random(seed)
-    dofn = ReadMessages(Fields(KEYS, "level", event_time, reach_of(HOUR)), "json", 10_000)
+    lateness = rng.choice([None, Lateness(HOUR, 10.0, 3600.0)])
+    dofn = ReadMessages(Fields(KEYS, "level", event_time, reach_of(HOUR)), "json", 10_000, lateness)
     dofn.setup()
     dofn.start_bundle()
     sent = [message_of(rng, offset) for offset in range(messages)]
@@ -98,12 +99,15 @@ def check_any(seed: int, messages: int, event_time: str | None) -> None:
         assert letter["time"] == sent[letter["offset"]].timestamp or datetime.fromisoformat(letter["time"])
     rows = sum(check_results(output.value) for output in found if getattr(output, "tag", None) != DEAD)
     assert rows + len(letters) == messages
-    assert min(rows, len(letters)) > messages // 20
+    late = sum(letter["reason"].startswith("late: ") for letter in letters)
+    assert (late > 0) == (lateness is not None)
+    assert min(rows + late, len(letters)) > messages // 20
 
 
 @pytest.mark.parametrize("event_time", ["time", None])
-def test_any_message_is_a_result_or_a_dead_letter(event_time: str | None) -> None:
-    check_any(1, 2000, event_time)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_message_is_a_result_or_a_dead_letter(seed: int, event_time: str | None) -> None:
+    check_any(seed, 2000, event_time)
 
 
 @pytest.mark.fuzz

@@ -3,8 +3,10 @@
 import base64
 import json
 import math
+import re
 from collections import defaultdict
 from pathlib import Path
+from time import time as clock
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -19,20 +21,26 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing import test_stream
 from apache_beam.transforms.window import FixedWindows, Sessions, SlidingWindows, TimestampedValue
 from apache_beam.utils.windowed_value import PaneInfo
+from hypothesis import given
+from hypothesis import strategies as st
 from programs import BY_BEAM, Bad, check_bad, check_bytes, cli, contents, place, write
 
 from lse_stream.accumulators import LogSumExpAccumulator
-from lse_stream.beam.kafka import DEAD, ReadMessages, WriteLines
+from lse_stream.beam.kafka import DEAD, Lateness, ReadMessages, WriteLines
 from lse_stream.beam.parquet_io import WriteWindows
 from lse_stream.beam.sessions import LastSessions
 from lse_stream.beam.window_states import WindowStates
-from lse_stream.errors import DataError
+from lse_stream.errors import DataError, InputError
 from lse_stream.messages import KEY_TYPES, Fields, result_messages
 from lse_stream.state_column import STATE
+from lse_stream.state_table import to_ipc
 from lse_stream.table_functions import finalize, group_states, sort_by_keys
 from pipelines import parquet, rollup
 from pipelines.command import UsageError
-from pipelines.stream import main, parse
+from pipelines.output import remove_left_behind, set_aside
+from pipelines.run import RunError
+from pipelines.stream import _place, main, parse
+from pipelines.stream_settings import check_settings, write_settings
 from pipelines.window_options import parse_duration, parse_window
 
 SAMPLES = Path(__file__).parents[2] / "pipelines" / "samples"
@@ -222,10 +230,14 @@ FIELDS = Fields(KEYS, "level", "time")
 
 
 def read(
-    messages: list[Message], message_format: str = "json", fields: Fields = FIELDS, max_bytes: int = 10_000
+    messages: list[Message],
+    message_format: str = "json",
+    fields: Fields = FIELDS,
+    max_bytes: int = 10_000,
+    lateness: Lateness | None = None,
 ) -> tuple[list[pa.Table], list[dict[str, Any]]]:
     """The tables and the dead letters of some messages, in one bundle."""
-    dofn = ReadMessages(fields, message_format, max_bytes)
+    dofn = ReadMessages(fields, message_format, max_bytes, lateness)
     dofn.setup()
     dofn.start_bundle()
     found = [output for message in messages for output in dofn.process(message, beam.utils.timestamp.Timestamp(5))]
@@ -373,6 +385,75 @@ def test_a_bundle_without_rows_gives_no_table() -> None:
     assert read([]) == ([], [])
     tables, letters = read([Message(b"?")])
     assert (tables, len(letters)) == ([], 1)
+
+
+NOON = 1_504_612_800_000
+MINUTE = 60_000
+
+
+def at(event: int, record: int, partition: int = 1) -> Message:
+    """A message of a row, with times in milliseconds after noon."""
+    return Message(payload(time=NOON + event), timestamp=NOON + record, partition=partition)
+
+
+@pytest.mark.parametrize(
+    ("windowfn", "end"),
+    [
+        (FixedWindows(600), 10 * MINUTE),
+        (SlidingWindows(3600, 600), 10 * MINUTE),  # of the first of its six windows
+        (Sessions(420), 7 * MINUTE),
+    ],
+)
+def test_a_row_is_late_when_the_newest_record_is_beyond_what_its_first_window_is_kept(windowfn: Any, end: int) -> None:
+    lateness = Lateness(windowfn, 10.0, 120.0)
+    last = end + 130_000
+    [table], letters = read([at(0, last - 1)], lateness=lateness)
+    assert (table.num_rows, letters) == (1, [])
+    tables, [letter] = read([at(0, last)], lateness=lateness)
+    assert tables == []
+    assert letter["reason"].startswith(
+        "late: expected rows of windows that are still open, found 1 of windows that were"
+    )
+    assert json.loads(letter["payload"])["time"] == NOON
+    # By a record ahead of it in its partition; not in another, nor by one that comes after it.
+    assert read([at(last, last), at(0, 0)], lateness=lateness)[1] != []
+    assert read([at(last, last, partition=2), at(0, 0)], lateness=lateness)[1] == []
+    assert read([at(0, 0), at(last, last)], lateness=lateness)[1] == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10_000), st.integers(0, 2)), max_size=40),
+    st.sampled_from([FixedWindows(7), SlidingWindows(20, 3), Sessions(2)]),
+)
+def test_a_row_that_is_little_older_than_its_record_is_never_late(
+    rows: list[tuple[int, int, int]], windowfn: Any
+) -> None:
+    messages = [at(record - age, record, partition) for record, age, partition in sorted(rows)]
+    _, letters = read(messages, lateness=Lateness(windowfn, 10.0, 0.0))
+    assert letters == []
+
+
+def test_no_record_makes_rows_late_by_a_time_beyond_the_clock() -> None:
+    now = int(clock() * 1000) - NOON
+    lateness = Lateness(FixedWindows(600), 10.0, 0.0)
+    _, letters = read([at(now, 10**12), at(now, now)], lateness=lateness)
+    assert letters == []
+
+
+def test_the_late_rows_of_a_message_alone_are_left_out() -> None:
+    times = pa.array([NOON, NOON + 3_600_000], pa.timestamp("ms", "UTC"))
+    rows = pa.table({"host": ["a", "b"], "shelf": [1, 2], "level": [0.5, 1.5], "time": times})
+    message = Message(to_ipc(rows), timestamp=NOON + 3_600_000)
+    [table], [letter] = read([message], "arrow", lateness=Lateness(FixedWindows(600), 10.0, 60.0))
+    assert table["host"].to_pylist() == ["b"]
+    assert "found 1 of windows" in letter["reason"]
+
+
+def test_workers_of_another_version_fail_ahead_of_any_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    dofn = ReadMessages(FIELDS, "json", 10_000)
+    monkeypatch.setattr("lse_stream.beam.version.__version__", "0.1.9")
+    with pytest.raises(DataError, match=r"expected version .* on every worker, .* found 0\.1\.9 on "):
+        dofn.setup()
 
 
 def test_dead_letters_are_a_file_for_each_bundle(tmp_path: Path) -> None:
@@ -569,6 +650,109 @@ def test_a_fault_of_the_expansion_is_one_line(
     assert main([*KAFKA.split(), "--output", "out", "--quiet"]) == 1
     assert capsys.readouterr().err == "stream: error: RuntimeError: no such setting (--traceback shows all)\n"
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+# --- a stream without an end, and the results that are there already --------------------------------------------------
+
+ENDLESS = KAFKA.replace("--max_records 5", "--runner=FlinkRunner --flink_master=localhost:8081").split()
+NEW, OLD = (f"2017090{day}T000000-2017090{day}T010000-part-00000-of-00001.parquet" for day in (5, 4))
+
+
+def place_of_results(tmp_path: Path, *more: str) -> tuple[Path, Any]:
+    """A directory with a result, and the context in which a stream is to take its place."""
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    (out / OLD).touch()
+    return out, _place(parse([*ENDLESS, "--output", str(out), *more]), 3)
+
+
+def visible(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+
+
+def test_earlier_results_go_when_the_job_has_begun_and_those_of_the_new_one_stay(tmp_path: Path) -> None:
+    out, place = place_of_results(tmp_path, "--overwrite")
+    with place as (directory, begun):
+        assert visible(out) == ["_stream.json"]
+        Path(directory, NEW).touch()  # the job is faster than we are told
+        assert len(list(tmp_path.iterdir())) == 2
+        begun()
+        assert visible(out) == [NEW, "_stream.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_earlier_results_come_back_where_the_job_is_refused(tmp_path: Path, before: bool) -> None:
+    out, place = place_of_results(tmp_path, "--overwrite")
+    if not before:
+        (out / OLD).unlink()
+    with pytest.raises(RuntimeError, match="refused"), place:
+        raise RuntimeError("refused")
+    assert [path.name for path in tmp_path.iterdir()] == (["out"] if before else [])
+    assert not before or visible(out) == [OLD]
+
+
+def test_earlier_results_stay_aside_where_the_job_may_go_on(tmp_path: Path) -> None:
+    out, place = place_of_results(tmp_path, "--overwrite")
+    with pytest.raises(RunError) as caught, place:
+        raise RunError("no answer", ended=False)
+    [aside] = [path for path in tmp_path.iterdir() if path.name != "out"]
+    assert caught.value.__notes__ == [f"what was in {out} before stays in {aside}"]
+    assert (visible(out), visible(aside)) == (["_stream.json"], [OLD])
+
+
+def test_a_launcher_that_was_killed_ahead_of_the_job_has_left_the_results(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / OLD).touch()
+    aside = set_aside(str(out))
+    out.mkdir()
+    gone = re.sub(r"-\d+-\d+-([0-9a-f]{8})", r"-4194000-1-\1", aside)  # the process is another one
+    Path(aside).rename(gone)
+    remove_left_behind(str(out))
+    assert visible(out) == [OLD]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("", None),
+        ("--num_shards 2", "--num_shards: expected 1, as of the results in "),
+        ("--window fixed:2h", "--window: expected fixed:1h, as of the results in "),
+        ("--scale decibel", "--scale: expected Scale('natural'), as of"),
+        ("--panes discarding", "--panes: expected accumulating, as of"),
+        ("--allowed_lateness 2h", "--allowed_lateness: expected 3600s, as of"),
+        ("--key more", "--key: expected ["),
+    ],
+)
+def test_a_stream_goes_on_with_the_settings_that_it_had(tmp_path: Path, changes: str, message: str | None) -> None:
+    write_settings(parse([*ENDLESS, "--output", str(tmp_path)]), 3)
+    options = parse([*ENDLESS, "--output", str(tmp_path), "--resume", "file:///saved", *changes.split()])
+    assert options.beam.get_all_options(retain_unknown_options=True)["savepoint_path"] == "file:///saved"
+    if message is None:
+        check_settings(options, 3)
+        with pytest.raises(UsageError, match=r"partitions: expected 3, .* found 4"):
+            check_settings(options, 4)
+        return
+    with pytest.raises(UsageError) as caught:
+        check_settings(options, 3)
+    assert str(caught.value).startswith(message)
+
+
+def test_only_a_stream_on_a_cluster_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected results of a stream in --output .*, with _stream\.json, found"):
+        check_settings(parse([*ENDLESS, "--output", str(tmp_path), "--resume", "x"]), 3)
+    for arguments, found in (
+        ([*ENDLESS, "--overwrite"], "expected results to go on with, found --overwrite"),
+        (KAFKA.split(), "expected a stream without an end"),
+        (
+            [*ENDLESS, "--flink_master=[local]"],
+            "expected a cluster, by --flink_master or --job_endpoint, found a Flink",
+        ),
+    ):
+        with pytest.raises(UsageError, match="--resume x: ") as caught:
+            parse([*arguments, "--output=out", "--resume=x"])
+        assert found in str(caught.value)
 
 
 def test_streams_on_flink_have_what_they_need(caplog: pytest.LogCaptureFixture) -> None:
