@@ -42,7 +42,7 @@ from apache_beam.transforms.window import (
     WindowFn,
 )
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
-from apache_beam.utils.windowed_value import WindowedValue
+from apache_beam.utils.windowed_value import PaneInfoTiming, WindowedValue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,9 +59,10 @@ from lse_stream.beam.combine_fns import (
 )
 from lse_stream.beam.parquet_io import WriteShards, WriteWindows
 from lse_stream.beam.pre_aggregate import PreAggregate
-from lse_stream.beam.windows import WindowTables, split_by_window
+from lse_stream.beam.window_states import WindowStates
+from lse_stream.beam.windows import WindowTables, first_ends, split_by_window
 from lse_stream.errors import DataError
-from lse_stream.event_times import event_times
+from lse_stream.event_times import WINDOW, event_times
 from lse_stream.parquet.sink import write_shard
 from lse_stream.state_column import STATE, states_from_arrow
 from lse_stream.states.codec import encode_states
@@ -462,6 +463,34 @@ def test_tables_in_windows_are_the_batch_result(
         assert total(found) == wanted
 
 
+@pytest.mark.parametrize(
+    ("windowfn", "ends", "name"),
+    [(FixedWindows(10), 10, (0, 10)), (SlidingWindows(10, 5), 5, (-5, 5)), (Sessions(10), 13, (3, 14))],
+    ids=["fixed", "sliding", "session"],
+)
+@pytest.mark.parametrize("delay", [0.0, 6.5])
+def test_windows_close_later_than_a_watermark_that_is_ahead(
+    windowfn: Any, ends: int, name: tuple[int, int], delay: float
+) -> None:
+    """Of two rows the second comes 6 s after the first window of the first one ended."""
+    rows, more = ([TimestampedValue(table_of([("a", value, time)]), time)] for value, time in ((1.0, 3), (2.0, 4)))
+    windowing = WindowStates(["key"], "value", "time", windowfn, allowed_lateness=100.0, max_out_of_orderness=delay)
+
+    def named(
+        shard: tuple[int, pa.Table], window: Any = beam.DoFn.WindowParam, pane: Any = beam.DoFn.PaneInfoParam
+    ) -> Iterator[tuple[Any, Any]]:
+        [start], [end] = (shard[1][column].cast(pa.int64()).to_pylist() for column in WINDOW)
+        assert (window.start.micros, window.end.micros) == (start + delay * 1e6, end + delay * 1e6)
+        for _, state in states_by_key(shard):
+            yield (start / 1e6, end / 1e6, pane.timing), state
+
+    panes = run([rows, ends + 6, more], windowing, beam.FlatMap(named))
+    places: list[tuple[Any, bytes]] = [(place, state) for place, _, _, state in panes]
+    timing, state = [(place[2], state) for place, state in places if place[:2] == name][-1]
+    assert state == LogSumExpAccumulator([1.0, 2.0]).to_bytes()
+    assert timing == (PaneInfoTiming.ON_TIME if delay else PaneInfoTiming.LATE)
+
+
 def test_tables_are_split_into_one_per_window() -> None:
     rows = [("a", float(i), i % 37) for i in range(1000)]
     with beam.Pipeline(FnApiRunner()) as pipeline:
@@ -504,6 +533,8 @@ def test_windows_are_those_that_beam_assigns(
         for window, rows in split_by_window(windowfn, np.array(times, np.int64))
     ]
     assert found == sorted(wanted.items(), key=lambda item: item[0].start)
+    ends = [min(window.end.micros for window, rows in wanted.items() if row in rows) for row in range(len(times))]
+    assert first_ends(windowfn, np.array(times, np.int64)).tolist() == ends
 
 
 def test_event_times_of_every_type() -> None:

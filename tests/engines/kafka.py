@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from .processes import free_port, listens, process, wait_for, worker_command
 
@@ -33,6 +33,17 @@ class Broker:
     def create(self, *topics: str, partitions: int = 2) -> None:
         created = self._admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics])
         for future in created.values():
+            future.result()
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        """So that there are so many."""
+        for future in self._admin.create_partitions([NewPartitions(topic, total)]).values():
+            future.result()
+
+    def delete_records(self, topic: str, partitions: int) -> None:
+        """All that there are."""
+        ends = [TopicPartition(topic, partition, -1) for partition in range(partitions)]
+        for future in self._admin.delete_records(ends).values():
             future.result()
 
     def produce(self, topic: str, messages: Iterable[tuple[bytes, int | None, int | None]]) -> None:

@@ -39,7 +39,7 @@ from pipelines import parquet, rollup
 from pipelines.command import UsageError
 from pipelines.output import remove_left_behind, set_aside
 from pipelines.run import RunError
-from pipelines.stream import _place, main, parse
+from pipelines.stream import _place, build, main, parse
 from pipelines.stream_settings import check_settings, write_settings
 from pipelines.window_options import parse_duration, parse_window
 
@@ -394,6 +394,36 @@ MINUTE = 60_000
 def at(event: int, record: int, partition: int = 1) -> Message:
     """A message of a row, with times in milliseconds after noon."""
     return Message(payload(time=NOON + event), timestamp=NOON + record, partition=partition)
+
+
+@pytest.mark.parametrize("discarding", [False, True])
+def test_sessions_that_late_rows_may_lengthen_do_not_roll_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], discarding: bool
+) -> None:
+    """One ends before midnight, and a late row makes it end after: it is in the files of both days."""
+
+    def rows(*seconds: int) -> Any:
+        times = pa.array([second * 1000 for second in seconds], pa.timestamp("ms", "UTC"))
+        return TimestampedValue(
+            pa.table({"key": ["a"] * len(seconds), "value": [1.0] * len(seconds), "time": times}), 0
+        )
+
+    late, midnight = 100_000, 86_400
+    stream: Any = test_stream.TestStream().add_elements([rows(midnight - 10)]).advance_watermark_to(midnight + 100)
+    stream = stream.add_elements([rows(midnight - 6)]).advance_watermark_to_infinity()
+    with beam.Pipeline(BundleBasedDirectRunner(), PipelineOptions(streaming=True)) as pipeline:
+        settings: dict[str, Any] = {"windowfn": Sessions(7), "allowed_lateness": late, "discarding": discarding}
+        columns: dict[str, Any] = {"keys": ["key"], "value": "value", "event_time": "time", "state": True}
+        build(pipeline, None, str(tmp_path / "days"), topic=stream, **columns, **settings)
+    found = [pq.read_table(path) for path in (tmp_path / "days").glob("*.parquet")]
+    assert sum(table.num_rows for table in found) == 2
+    arguments = ["--quiet", f"--input={tmp_path / 'days'}", "--key=key", f"--output={tmp_path / 'out'}"]
+    if discarding:
+        assert rollup.main(arguments) == 0
+        assert pq.read_table(tmp_path / "out")["count"].to_pylist() == [2]
+        return
+    assert rollup.main(arguments) == 2
+    assert "expected each row to count once, found sessions that longer ones" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
