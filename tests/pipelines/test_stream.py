@@ -408,6 +408,7 @@ def test_sessions_that_late_rows_may_lengthen_do_not_roll_up(
             pa.table({"key": ["a"] * len(seconds), "value": [1.0] * len(seconds), "time": times}), 0
         )
 
+    (tmp_path / "days").mkdir()
     late, midnight = 100_000, 86_400
     stream: Any = test_stream.TestStream().add_elements([rows(midnight - 10)]).advance_watermark_to(midnight + 100)
     stream = stream.add_elements([rows(midnight - 6)]).advance_watermark_to_infinity()
