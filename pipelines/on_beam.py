@@ -281,7 +281,12 @@ def _run_to_end(
             if job is None or watch is None:
                 return result, _wait(result, job, num_rows)
             with watch(job) as watched:
-                state = _wait(result, job, num_rows)
+                try:
+                    state = _wait(result, job, num_rows)
+                except RunError as error:
+                    if watched.why is None:
+                        raise
+                    raise RunError(f"{watched.why}; {error}", ended=error.ended) from error
             if watched.why is not None:
                 raise RunError(watched.why)
             return result, state

@@ -26,7 +26,8 @@ class KafkaOnFlink:
 
     def runner_options(self) -> list[str]:
         """Pipeline options for a job on the cluster."""
-        return [*self.job_server.options, *self.cluster.worker_options()]
+        flink = f"--flink_master={self.cluster.address}"  # to be asked for the states of jobs
+        return [*self.job_server.options, flink, *self.cluster.worker_options()]
 
     def stream_options(self) -> list[str]:
         """Those of a stream, which saves its state every 2 seconds."""
