@@ -30,8 +30,8 @@ class Broker:
         self._config: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 0}
         self._admin = AdminClient(self._config)
 
-    def create(self, *topics: str, partitions: int = 2) -> None:
-        created = self._admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics])
+    def create(self, *topics: str, partitions: int = 2, **config: str) -> None:
+        created = self._admin.create_topics([NewTopic(topic, partitions, 1, config=config) for topic in topics])
         for future in created.values():
             future.result()
 
@@ -53,6 +53,16 @@ class Broker:
             producer.produce(topic, payload, partition=-1 if partition is None else partition, timestamp=millis or 0)
             producer.poll(0)
         producer.flush()
+
+    def abort(self, topic: str, payloads: Iterable[bytes], partition: int) -> None:
+        """Writes messages in a transaction, and aborts it."""
+        producer = Producer(self._config | {"transactional.id": uuid.uuid4().hex})
+        producer.init_transactions()
+        producer.begin_transaction()
+        for payload in payloads:
+            producer.produce(topic, payload, partition=partition)
+        producer.flush()
+        producer.abort_transaction()
 
     def size(self, topic: str) -> int:
         """How many messages a topic holds."""

@@ -86,6 +86,44 @@ def test_a_topic_in_windows(kafka: Broker, service: str, tmp_path: Path) -> None
 
 
 @pytest.mark.engine
+def test_transactions_that_were_aborted_do_not_count(kafka: Broker, service: str, tmp_path: Path) -> None:
+    kafka.create("committed", partitions=1, **{"message.timestamp.type": "LogAppendTime"})
+
+    def rows(*levels: float) -> list[bytes]:
+        return [json.dumps({"level": level, "time": 0}).encode() for level in levels]
+
+    kafka.produce("committed", [(row, None, 0) for row in rows(1.0, 2.0)])
+    kafka.abort("committed", rows(100.0, 200.0), 0)
+    kafka.produce("committed", [(row, None, 0) for row in rows(3.0, 4.0, 5.0)])
+    arguments = [
+        *("--source=kafka", f"--bootstrap_servers={kafka.servers}", f"--expansion_service={service}", "--quiet"),
+        *("--topic=committed", "--max_records=5", "--value=level", "--event_time=time", "--window=fixed:1h"),
+        *(f"--output={tmp_path / 'out'}", f"--dead_letters={tmp_path / 'bad'}"),
+    ]
+    assert main(arguments) == 0
+    [row] = pq.read_table(tmp_path / "out").to_pylist()
+    assert (row["count"], row["max"], row["logsumexp"]) == (5, 5.0, 5.451914395937593)
+
+
+@pytest.mark.engine
+def test_partitions_without_records_are_an_error(
+    kafka: Broker, service: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kafka.create("filled", "letters", partitions=8)
+    kafka.produce("filled", [(b"{}", None, 5)])
+    arguments = [
+        *("--source=kafka", f"--bootstrap_servers={kafka.servers}", f"--expansion_service={service}", "--quiet"),
+        *("--topic=filled", "--value=v", "--window=fixed:1h", f"--output={tmp_path / 'out'}"),
+        *("--dead_letter_topic=letters", "--runner=FlinkRunner", "--flink_master=localhost:1"),
+    ]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "--topic filled: expected a record in each of its 8 partitions, as until then no window closes" in error
+    assert "found none in 0, 1, 2, 3, 4, 6, 7: " in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.engine
 def test_topics_that_are_not_there(kafka: Broker, service: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         *(

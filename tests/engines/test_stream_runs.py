@@ -52,10 +52,10 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaOnFlink]:
 class Topic:
     """A topic of rows, with those for results and dead letters."""
 
-    def __init__(self, engines: KafkaOnFlink, name: str) -> None:
+    def __init__(self, engines: KafkaOnFlink, name: str, **config: str) -> None:
         self._kafka, self._rng = engines.kafka, random.Random(name)
         self.rows, self.totals, self.dead = (f"{name}-{kind}" for kind in ("rows", "totals", "dead"))
-        self._kafka.create(self.rows, partitions=PARTITIONS)
+        self._kafka.create(self.rows, partitions=PARTITIONS, **config)
         self._kafka.create(self.totals, self.dead)
         self.sent: list[Row] = []
         for partition in range(PARTITIONS):  # without one no window closes
@@ -229,7 +229,7 @@ def test_a_stream_is_stopped_and_goes_on(
 
 
 def test_sessions(engines: KafkaOnFlink, tmp_path: Path) -> None:
-    topic = Topic(engines, f"sessions-{time.time():.0f}")
+    topic = Topic(engines, f"sessions-{time.time():.0f}", **{"message.timestamp.type": "LogAppendTime"})
     run = Run(engines, topic, tmp_path, "--window=session:2s", "--early_firing=2s", "--pre_aggregate=1s")
     try:
         for _ in range(4):
