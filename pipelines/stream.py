@@ -477,6 +477,7 @@ def _topics(options: Options) -> dict[str, Any]:
             lateness=None
             if options.bounded
             else Lateness(options.windowfn, options.max_out_of_orderness + ON_THE_WAY, options.allowed_lateness),
+            directories=[place for place in (options.output, options.dead_letters) if place and not options.bounded],
             log_append_time=Broker(options.config).is_log_append_time(options.topic),
             max_records=options.max_records,
             dead_letters=options.dead_letters,

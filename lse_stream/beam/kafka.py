@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -142,7 +143,7 @@ class ReadRows(beam.PTransform[PBegin, PCollection[pa.Table]]):
 
     Args:
       cluster, topic, log_append_time, max_records: as of ``ReadTopic``.
-      fields, message_format, max_message_bytes, lateness: as of ``ReadMessages``.
+      fields, message_format, max_message_bytes, lateness, directories: as of ``ReadMessages``.
       dead_letters: a directory for files of them, which exists; None for none.
       dead_letter_topic: a topic for them; None for none.
     """
@@ -156,6 +157,7 @@ class ReadRows(beam.PTransform[PBegin, PCollection[pa.Table]]):
         message_format: str = "json",
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         lateness: Lateness | None = None,
+        directories: Sequence[str] = (),
         log_append_time: bool = False,
         max_records: int | None = None,
         dead_letters: str | None = None,
@@ -163,7 +165,7 @@ class ReadRows(beam.PTransform[PBegin, PCollection[pa.Table]]):
     ) -> None:
         super().__init__()
         self._read = ReadTopic(cluster, topic, log_append_time=log_append_time, max_records=max_records)
-        self._parse = ReadMessages(fields, message_format, max_message_bytes, lateness)
+        self._parse = ReadMessages(fields, message_format, max_message_bytes, lateness, directories)
         self._to_files = None if dead_letters is None else WriteLines(dead_letters)
         self._to_topic = None if dead_letter_topic is None else WriteTopic(cluster, dead_letter_topic)
 
@@ -190,23 +192,31 @@ class ReadMessages(beam.DoFn):
       message_format: one of ``lse_stream.messages.READERS``.
       max_message_bytes: a longer message is a dead letter.
       lateness: which rows are late; None for none.
+      directories: of what is written afterwards. Workers that do not see their marks fail with a DataError ahead of any
+        row.
     """
 
     def __init__(
-        self, fields: Fields, message_format: str, max_message_bytes: int, lateness: Lateness | None = None
+        self,
+        fields: Fields,
+        message_format: str,
+        max_message_bytes: int,
+        lateness: Lateness | None = None,
+        directories: Sequence[str] = (),
     ) -> None:
         self._fields = fields
         self._read = READERS[message_format]
         self._max_message_bytes = max_message_bytes
         self._lateness = lateness
-        self._version = Version()
+        self._marks = [mark_of(directory) for directory in directories]
+        self._version, self._id = Version(), uuid.uuid4().hex
 
     def setup(self) -> None:
         self._version.check()
+        for mark in self._marks:
+            check_mark(mark)
         self._schema = self._fields.schema()
         self._counters = {name: Metrics.counter("lse_stream", name) for name in (MESSAGES, ROWS, DEAD, LATE)}
-        # Of each partition the newest time of a record, in microseconds since 1970.
-        self._newest: dict[int, int] = {}
         self._kept = 0 if self._lateness is None else self._lateness.kept()
 
     def start_bundle(self) -> None:
@@ -250,7 +260,8 @@ class ReadMessages(beam.DoFn):
     def _in_time(self, message: Any, found: Any, lateness: Lateness) -> tuple[Any, bytes | None]:
         """What is in time of the rows of a message, None for nothing; and a letter if some are not."""
         newest = min(1000 * message.timestamp, time.time_ns() // 1000)
-        newest = self._newest[message.partition] = max(newest, self._newest.get(message.partition, newest))
+        place = self._id, message.partition
+        newest = _newest[place] = max(newest, _newest.get(place, newest))
         if isinstance(found, pa.Table):
             times = event_times(found.column(EVENT_TIME), EVENT_TIME)
         elif found[-1] + self._kept > newest:  # as nearly always
@@ -261,9 +272,11 @@ class ReadMessages(beam.DoFn):
         if not late.any():
             return found, None
         self._counters[LATE].inc(int(late.sum()))
+        self._counters[DEAD].inc()
+        closed = f"{datetime.fromtimestamp(newest / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}"
         reason = (
-            f"late: expected rows of windows that are still open, found {late.sum():,} of windows that were closed for "
-            f"good before {datetime.fromtimestamp(newest / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}"
+            f"late: expected rows of windows that are still open, found {late.sum():,} of {late.size:,} in windows closed "
+            f"for good before {closed}"
         )
         rest = found.filter(pa.array(~late)) if isinstance(found, pa.Table) and not late.all() else None
         return rest, dead_letter(message, reason)
@@ -280,6 +293,11 @@ class ReadMessages(beam.DoFn):
         self._counters[ROWS].inc(table.num_rows)
         yield WindowedValue(table, self._earliest, (GlobalWindow(),))
         self.start_bundle()
+
+
+# Of each job and partition the newest time of a record, in microseconds since 1970: Beam may have a worker's bundles
+# processed by several instances of a DoFn.
+_newest: dict[tuple[str, int], int] = {}
 
 
 class WriteLines(beam.DoFn):

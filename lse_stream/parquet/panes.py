@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import errors_of_writing
-from ..files import is_local, join, open_file, part_name
+from ..files import is_local, join, match, open_file, part_name
 from .sink import COUNTERS, TERMS, read_counts, write_shard
 
 # The directory, inside that of the results, of what is written and not in place yet.
@@ -50,30 +50,30 @@ def write_pane(directory: str, num_shards: int, shard: int, table: pa.Table, pre
         aside = os.path.join(directory, UNFINISHED)
         with suppress(FileExistsError):
             os.mkdir(aside)  # and not those around it: a directory that is gone is not made anew
-        name = f"{progress[0]}-{progress[1]}-{os.urandom(8).hex()}-{prefix}"
-        write_shard(aside, num_shards, shard, [table], table.schema, prefix=name, counters=COUNTERS)
-        _put_in_place(aside, path)
+        # One that puts a pane as far as this in place may have deleted this one, and be killed before it does.
+        while _progress_of(path) < progress:
+            name = f"{progress[0]}-{progress[1]}-{os.urandom(8).hex()}-{prefix}"
+            write_shard(aside, num_shards, shard, [table], table.schema, prefix=name, counters=COUNTERS)
+            _put_in_place(aside, path)
     return path
 
 
 def _put_in_place(aside: str, path: str) -> None:
-    """Renames the latest pane of those written aside for a path, if it is later than the one there.
+    """Renames the latest pane of those written aside for a path, if it is later than the one there; none is left aside.
 
     A writer that was overtaken finds that its own is gone: whoever puts a later one in place has first deleted all
     earlier ones that he saw, and those that he did not see were written by somebody who then saw his.
     """
-    written = sorted(_written(aside, os.path.basename(path)))
-    for _, earlier in written[:-1]:
-        with suppress(FileNotFoundError):
-            os.remove(earlier)
-    for progress, latest in written[-1:]:
+    while written := sorted(_written(aside, os.path.basename(path))):
+        for _, earlier in written[:-1]:
+            with suppress(FileNotFoundError):
+                os.remove(earlier)
+        progress, latest = written[-1]
         with suppress(FileNotFoundError):
             if _progress_of(path) < progress:
                 os.rename(latest, path)
             else:
                 os.remove(latest)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"none at {path} once it was put there")
 
 
 def _written(aside: str, name: str) -> Iterator[tuple[_Progress, str]]:
@@ -85,9 +85,11 @@ def _written(aside: str, name: str) -> Iterator[tuple[_Progress, str]]:
 
 def _progress_of(path: str) -> _Progress:
     """Of the pane in a file; of none, and of one that is not whole, less than that of any."""
+    if not (os.path.exists(path) if is_local(path) else match(path)):
+        return -1, -1
     try:
         with open_file(path) as source:
             metadata = pq.read_metadata(source)
-    except (OSError, ValueError):
+    except pa.ArrowInvalid:
         return -1, -1
     return read_counts(metadata).get(TERMS, -1), metadata.num_rows

@@ -92,6 +92,30 @@ def test_a_stopped_writer_has_its_pane_put_in_place_by_an_earlier_one(
     assert found(tmp_path).equals(PANES[3])
 
 
+def test_a_pane_that_a_killed_writer_has_deleted_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two write the same pane; the second deletes that of the first, and is killed ahead of its own rename."""
+    write(tmp_path, PANES[0])
+    with stopped_at(monkeypatch, "rename") as (there, go_on):
+        first = threading.Thread(target=write, args=(tmp_path, PANES[2]), name="stopped")
+        first.start()
+        assert there.wait(30)
+        with monkeypatch.context() as patch:
+
+            def killed(*_: Any) -> None:
+                raise KeyboardInterrupt
+
+            patch.setattr(os, "rename", killed)
+            with pytest.raises(KeyboardInterrupt):
+                write(tmp_path, PANES[2])
+        for path in (tmp_path / UNFINISHED).iterdir():
+            path.unlink()  # whichever of the two is left
+        go_on.set()
+        first.join()
+    assert found(tmp_path).equals(PANES[2])
+
+
 def test_many_writers_at_once(tmp_path: Path) -> None:
     tables = [pane(number) for number in range(1, 60)]
     writers = [threading.Thread(target=write, args=(tmp_path, table)) for table in tables[::-1] + tables]

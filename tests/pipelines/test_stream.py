@@ -477,7 +477,7 @@ def test_the_late_rows_of_a_message_alone_are_left_out() -> None:
     message = Message(to_ipc(rows), timestamp=NOON + 3_600_000)
     [table], [letter] = read([message], "arrow", lateness=Lateness(FixedWindows(600), 10.0, 60.0))
     assert table["host"].to_pylist() == ["b"]
-    assert "found 1 of windows" in letter["reason"]
+    assert "found 1 of 2 in windows" in letter["reason"]
 
 
 def test_workers_of_another_version_fail_ahead_of_any_row(monkeypatch: pytest.MonkeyPatch) -> None:
