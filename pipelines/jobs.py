@@ -15,8 +15,6 @@ from lse_stream.errors import one_line
 
 # Seconds until a job that was asked to end is said to go on; for an answer beyond that; between two looks.
 CANCEL, ANSWER, LOOK = 60.0, 10.0, 0.5
-# Seconds of a job server's "running" after which it is taken for true: it says so before a cluster has the job.
-BEGUN = 10.0
 
 # The addresses of a Flink that is inside the job server.
 INSIDE = ("[auto]", "[local]")
@@ -89,25 +87,15 @@ class Job:
     def __init__(self, result: Any, runner: str, flink: FlinkJobs | None, *, trusted: bool) -> None:
         self.id = job_id_of(result)
         self._result, self._runner, self._flink, self._trusted = result, runner, flink, trusted
-        self._running_since: float | None = None
+        self._ids: frozenset[str] = frozenset()
 
     def look(self) -> Outcome:
         """What is true of it now."""
         return self._within(ANSWER, self._look)
 
     def has_begun(self) -> bool:
-        """Whether what runs it has taken it: where that cannot be asked, whether the runner has run it for a while."""
-        try:
-            if self._flink is not None:
-                return bool(self._on_flink())
-            if state_of(self._result) != PipelineState.RUNNING:
-                self._running_since = None
-                return False
-        except (OSError, ValueError):
-            return False
-        now = time.monotonic()
-        self._running_since = self._running_since or now
-        return now - self._running_since > BEGUN
+        """Whether Flink runs it, where that can be asked."""
+        return self._flink is not None and "RUNNING" in self._on_flink().values()
 
     def cancel(self) -> Outcome:
         """Asks for it to end, and waits until it has, for up to a minute."""
@@ -131,7 +119,7 @@ class Job:
             return self._ended(state, self._runner)
         if self._flink is not None:
             return self.unknown("Flink has had no job of that name so far")
-        hint = "; with --flink_master=HOST:PORT Flink itself is asked" if is_flink(self._runner) else ""
+        hint = "; with a --flink_master=HOST:PORT that answers Flink itself is asked" if is_flink(self._runner) else ""
         return self.unknown(f"the job server says {state} without waiting for what runs the job{hint}")
 
     def _ended(self, state: str, who: str) -> Outcome:
@@ -140,8 +128,13 @@ class Job:
         return Outcome(True, f"job {self.id} had ended before, in the state {state} of {who}")
 
     def _on_flink(self) -> dict[str, str]:
-        """States by id on Flink, where Beam's job server calls the job by its id less a number; none where unknown."""
-        return {} if self._flink is None else self._flink.states(self.id.rpartition("_")[0])
+        """States by id on Flink, where Beam's job server calls the job by its id less a number; none where unknown.
+
+        Once one is there it is ours: another that comes later has but the same name.
+        """
+        found = {} if self._flink is None else self._flink.states(self.id.rpartition("_")[0])
+        self._ids = self._ids or frozenset(found)
+        return {job: state for job, state in found.items() if job in self._ids}
 
     def _cancel(self) -> Outcome:
         end = time.monotonic() + CANCEL
@@ -184,6 +177,7 @@ class Watch:
 
     Args:
       job: which one.
+      has_results: whether there is anything of it; it has begun then, or when Flink runs it.
       begun: called once, when it has begun.
       why_end: why it has to end, if it has to, every so often; it is cancelled then.
 
@@ -193,8 +187,14 @@ class Watch:
 
     EVERY = 10.0
 
-    def __init__(self, job: Job, begun: Callable[[], None], why_end: Callable[[], str | None]) -> None:
-        self._job, self._begun, self._why_end = job, begun, why_end
+    def __init__(
+        self,
+        job: Job,
+        has_results: Callable[[], bool],
+        begun: Callable[[], None],
+        why_end: Callable[[], str | None],
+    ) -> None:
+        self._job, self._has_results, self._begun, self._why_end = job, has_results, begun, why_end
         self.why: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -205,10 +205,10 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(ANSWER)  # what it asks may not answer
 
     def _run(self) -> None:
-        while not self._job.has_begun():
+        while not self._is_there():
             if self._stop.wait(LOOK):
                 return
         self._begun()
@@ -217,6 +217,12 @@ class Watch:
             if self.why is not None:
                 self._job.cancel()
                 return
+
+    def _is_there(self) -> bool:
+        try:
+            return self._job.has_begun() or self._has_results()
+        except Exception:  # whatever has no answer now may have one later
+            return False
 
 
 def is_flink(runner: str) -> bool:

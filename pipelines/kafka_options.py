@@ -66,9 +66,14 @@ class Broker:
         """Whether the broker stamps a topic's records, and not their producers."""
         from confluent_kafka.admin import ConfigResource
 
-        with self._answering():
-            [future] = self._client.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]).values()
-            return bool(future.result(ANSWER_SECONDS)["message.timestamp.type"].value == "LogAppendTime")
+        [future] = self._client.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]).values()
+        try:
+            found = future.result(ANSWER_SECONDS)
+        except (self._error, TimeoutError) as error:
+            reason = "no answer" if isinstance(error, TimeoutError) else error.args[0].str()
+            raise UsageError(f"--topic {topic}: expected to be told who stamps its records, found {reason}") from None
+        stamped = found.get("message.timestamp.type")
+        return stamped is not None and stamped.value == "LogAppendTime"
 
     def check_records(self, topic: str) -> None:
         """Raises UsageError for a topic with a partition that has no records."""

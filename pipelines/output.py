@@ -30,11 +30,14 @@ _RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{SUCCESS}|{re.
 
 # What is written aside is named after the run that writes: host, process, the process's start, and a random number.
 _INCOMPLETE = "_incomplete-"
-_RUN = re.compile(rf"{_INCOMPLETE}(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{{8}}(?P<old>\.old)?")
+_RUN = re.compile(rf"{_INCOMPLETE}(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{{8}}(?P<kind>\.old|\.earlier)?")
 
 
 # In a directory that was written aside: a job may go on to write there, though the run that began it has ended.
 _GOES_ON = "_GOES_ON"
+
+# Ends the name of earlier results that a stream is to replace; and marks them where it has, as they are being deleted.
+_EARLIER, _REPLACED = ".earlier", "_REPLACED"
 
 
 def prepare_output(directory: str, inputs: Iterable[str], *, overwrite: bool) -> None:
@@ -114,11 +117,14 @@ def remove_left_behind(directory: str) -> None:
         run = _RUN.fullmatch(name[name.index(_INCOMPLETE) :])
         if run is None or run["host"] != _host() or _GOES_ON in files.names_below(path):
             print(f"left where it is, as its run may go on elsewhere: {path}", file=sys.stderr)
-        elif _start_of(int(run["pid"])) != int(run["start"]):
-            if run["old"] and not has_results(directory):
-                put_back(path, directory)  # the run was killed before others took their place
-            else:
-                files.delete_tree(path)
+        elif _start_of(int(run["pid"])) == int(run["start"]):
+            continue
+        elif run["kind"] and not _names_in(directory):
+            put_back(path, directory)  # the run was killed before others took their place
+        elif run["kind"] == _EARLIER and _REPLACED not in files.names_below(path):
+            print(f"left where it is, as what was to replace these results may not have: {path}", file=sys.stderr)
+        else:
+            files.delete_tree(path)
 
 
 def _host() -> str:
@@ -138,12 +144,12 @@ def _start_of(pid: int) -> int:
 
 
 def set_aside(directory: str) -> str:
-    """Moves all that is at a place aside; gives where to. Give it to ``put_back`` or ``discard``.
+    """Moves earlier results aside, for what takes their place; gives where to. Give it to ``put_back`` or ``replaced``.
 
     Raises:
-      InputError: it cannot be moved.
+      InputError: they cannot be moved.
     """
-    aside, names = f"{_aside(directory)}.old", _names_in(directory)
+    aside, names = f"{_aside(directory)}{_EARLIER}", _names_in(directory)
     try:
         if not is_local(directory):
             _move(directory, aside, names)
@@ -151,20 +157,36 @@ def set_aside(directory: str) -> str:
             os.rename(os.path.realpath(directory), aside)
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(
-            f"--output {directory}: expected earlier results that can be moved aside, found {one_line(error)}"
+            f"--output {directory}: expected earlier results that can be moved to {aside}, found {one_line(error)}"
         ) from error
     return aside
 
 
-def put_back(aside: str, directory: str) -> None:
-    """Puts in place again what ``set_aside`` has moved, and deletes what is there."""
-    if is_local(directory):
-        shutil.rmtree(directory, ignore_errors=True)
+def put_back(aside: str, directory: str) -> bool:
+    """Puts earlier results in place again, where there are no new ones; says whether it has."""
+    if has_results(directory):
+        return False
+    if not is_local(directory):
+        delete_results(directory)
+        _move(aside, directory, files.names_below(aside))
+    else:
+        files.delete_tree(directory)
         if os.path.isdir(aside):
             os.rename(aside, os.path.realpath(directory))
-    else:
-        files.delete_files(join(directory, name) for name in _names_in(directory))
-        _move(aside, directory, files.names_below(aside))
+    return True
+
+
+def replaced(aside: str) -> None:
+    """Deletes earlier results, in whose place there are others now."""
+    if is_local(aside):
+        if not os.path.isdir(aside):
+            return
+        whole, aside = aside, aside.removesuffix(_EARLIER)
+        os.rename(whole, aside)
+    elif files.names_below(aside):
+        with files.create_file(join(aside, _REPLACED)):
+            pass
+    files.delete_tree(aside)
 
 
 def _move(source: str, target: str, names: list[str]) -> None:
@@ -190,7 +212,7 @@ def make_output(option: str, directory: str) -> None:
     """
     try:
         if is_local(directory):
-            os.makedirs(directory, exist_ok=True)
+            os.makedirs(os.path.realpath(directory), exist_ok=True)  # where a link leads, be it to nothing
             files.mark_directory(directory)
         else:
             files.make_directory(directory)

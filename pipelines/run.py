@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TextIO
 
 from lse_stream.errors import DataError, InputError
@@ -234,7 +234,8 @@ def progress(options: Options, line: Callable[[float], str], stderr: TextIO) -> 
 
 def print_line(text: str, stderr: TextIO) -> None:
     """Prints a line that stays, in place of the progress on a terminal."""
-    print(f"\r\x1b[K{text}" if stderr.isatty() else text, file=stderr, flush=True)
+    with suppress(OSError):  # a terminal that was closed has no part in what is done
+        print(f"\r\x1b[K{text}" if stderr.isatty() else text, file=stderr, flush=True)
 
 
 def progress_line(rows: int | None, total: int | None, seconds: float, phase: str = "merging and writing") -> str:

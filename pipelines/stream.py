@@ -19,9 +19,10 @@ from lse_stream.state_column import STATE
 from lse_stream.states.aggregations import LOGSUMEXP
 
 from .command import UsageError
+from .interrupts import undisturbed
 from .kafka_options import Broker, check_expansion_service, parse_config
 from .options import Options, Parser, check_columns
-from .output import discard, has_results, make_output, prepare_output, put_back, set_aside
+from .output import has_results, make_output, prepare_output, put_back, replaced, set_aside
 from .run import run_main, staged
 from .stream_settings import check_settings, write_settings
 from .summary import head, pluralize, preview, read_totals
@@ -508,17 +509,19 @@ def _place(options: Options, partitions: int) -> Iterator[tuple[str | None, Call
 
         def begun() -> None:
             has_begun.set()
-            discard(aside)
+            replaced(aside)
 
         try:
             make_output("output", options.output)
             write_settings(options, partitions)
             yield options.output, begun
+            if not has_begun.is_set():
+                begun()
         except BaseException as error:
             if not has_begun.is_set():
-                if getattr(error, "ended", True):
-                    put_back(aside, options.output)
-                else:
+                with undisturbed():
+                    is_back = getattr(error, "ended", True) and put_back(aside, options.output)
+                if not is_back:
                     error.add_note(f"what was in {options.output} before stays in {aside}")
             raise
 
@@ -542,7 +545,7 @@ def _watch(options: Options, partitions: int, begun: Callable[[], None], job: An
             "--output, to read all that there is"
         )
 
-    return Watch(job, begun, why_end)
+    return Watch(job, partial(has_results, options.output) if options.output else lambda: True, begun, why_end)
 
 
 def summary(options: Options, dataset: Dataset | None, result: Any, seconds: float) -> str:

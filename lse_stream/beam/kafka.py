@@ -273,10 +273,10 @@ class ReadMessages(beam.DoFn):
             return found, None
         self._counters[LATE].inc(int(late.sum()))
         self._counters[DEAD].inc()
-        closed = f"{datetime.fromtimestamp(newest / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        when = f"{datetime.fromtimestamp(newest / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}"
         reason = (
-            f"late: expected rows of windows that are still open, found {late.sum():,} of {late.size:,} in windows closed "
-            f"for good before {closed}"
+            f"late: expected rows of windows that are open, found {late.sum():,} of {late.size:,} in windows that were "
+            f"closed for good before {when}"
         )
         rest = found.filter(pa.array(~late)) if isinstance(found, pa.Table) and not late.all() else None
         return rest, dead_letter(message, reason)

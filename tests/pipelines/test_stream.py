@@ -443,7 +443,7 @@ def test_a_row_is_late_when_the_newest_record_is_beyond_what_its_first_window_is
     tables, [letter] = read([at(0, last)], lateness=lateness)
     assert tables == []
     assert letter["reason"].startswith(
-        "late: expected rows of windows that are still open, found 1 of windows that were"
+        "late: expected rows of windows that are open, found 1 of 1 in windows that were closed"
     )
     assert json.loads(letter["payload"])["time"] == NOON
     # By a record ahead of it in its partition; not in another, nor by one that comes after it.
@@ -723,13 +723,38 @@ def test_earlier_results_come_back_where_the_job_is_refused(tmp_path: Path, befo
     assert not before or visible(out) == [OLD]
 
 
-def test_earlier_results_stay_aside_where_the_job_may_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended", [True, False])
+def test_earlier_results_stay_aside_where_the_job_may_go_on_or_has_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ended: bool
+) -> None:
     out, place = place_of_results(tmp_path, "--overwrite")
+    written = [out / NEW] if ended else []
     with pytest.raises(RunError) as caught, place:
-        raise RunError("no answer", ended=False)
+        raise RunError("no answer" + "".join(str(path.touch()) for path in written), ended=ended)
     [aside] = [path for path in tmp_path.iterdir() if path.name != "out"]
     assert caught.value.__notes__ == [f"what was in {out} before stays in {aside}"]
-    assert (visible(out), visible(aside)) == (["_stream.json"], [OLD])
+    there = visible(out), visible(aside)
+    assert there == ([NEW, "_stream.json"] if ended else ["_stream.json"], [OLD])
+    # Nor does a later run touch either.
+    gone = tmp_path / of_a_run_that_is_gone(aside.name)
+    aside.rename(gone)
+    remove_left_behind(str(out))
+    assert (visible(out), visible(gone)) == there
+    assert f"left where it is, as what was to replace these results may not have: {gone}" in capsys.readouterr().err
+
+
+def test_results_where_a_link_leads_are_replaced(tmp_path: Path) -> None:
+    out, _ = place_of_results(tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    with _place(parse([*ENDLESS, "--output", str(link), "--overwrite"]), 3) as (_, begun):
+        begun()
+    assert visible(link) == visible(out) == ["_stream.json"]
+
+
+def of_a_run_that_is_gone(name: str) -> str:
+    """The name of what a run has put aside, with the id of a process that there is not."""
+    return re.sub(r"-\d+-\d+-([0-9a-f]{8})", r"-4194000-1-\1", name)
 
 
 def test_a_launcher_that_was_killed_ahead_of_the_job_has_left_the_results(tmp_path: Path) -> None:
@@ -738,8 +763,7 @@ def test_a_launcher_that_was_killed_ahead_of_the_job_has_left_the_results(tmp_pa
     (out / OLD).touch()
     aside = set_aside(str(out))
     out.mkdir()
-    gone = re.sub(r"-\d+-\d+-([0-9a-f]{8})", r"-4194000-1-\1", aside)  # the process is another one
-    Path(aside).rename(gone)
+    Path(aside).rename(of_a_run_that_is_gone(aside))
     remove_left_behind(str(out))
     assert visible(out) == [OLD]
 
