@@ -143,18 +143,22 @@ def _start_of(pid: int) -> int:
     return 0 if fields[0] in "ZX" else int(fields[19])  # one that is dead may wait for its parent
 
 
-def set_aside(directory: str) -> str:
-    """Moves earlier results aside, for what takes their place; gives where to. Give it to ``put_back`` or ``replaced``.
+def set_aside(directory: str) -> str | None:
+    """Moves earlier results aside, for what takes their place; gives where to, or None where there are none.
+
+    Give it to ``put_back`` or ``replaced``.
 
     Raises:
       InputError: they cannot be moved.
     """
     aside, names = f"{_aside(directory)}{_EARLIER}", _names_in(directory)
+    if not names:
+        return None
     try:
-        if not is_local(directory):
-            _move(directory, aside, names)
-        elif names:
+        if is_local(directory):
             os.rename(os.path.realpath(directory), aside)
+        else:
+            _move(directory, aside, names)
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(
             f"--output {directory}: expected earlier results that can be moved to {aside}, found {one_line(error)}"
@@ -162,28 +166,30 @@ def set_aside(directory: str) -> str:
     return aside
 
 
-def put_back(aside: str, directory: str) -> bool:
+def put_back(aside: str | None, directory: str) -> bool:
     """Puts earlier results in place again, where there are no new ones; says whether it has."""
     if has_results(directory):
         return False
-    if not is_local(directory):
-        delete_results(directory)
-        _move(aside, directory, files.names_below(aside))
-    else:
+    if is_local(directory):
         files.delete_tree(directory)
-        if os.path.isdir(aside):
+        if aside is not None:
             os.rename(aside, os.path.realpath(directory))
+    else:
+        delete_results(directory)
+        if aside is not None:
+            _move(aside, directory, files.names_below(aside))
     return True
 
 
-def replaced(aside: str) -> None:
+def replaced(aside: str | None) -> None:
     """Deletes earlier results, in whose place there are others now."""
+    if aside is None:
+        return
+    # So that a later run, if this is killed, does not take what is left for results.
     if is_local(aside):
-        if not os.path.isdir(aside):
-            return
         whole, aside = aside, aside.removesuffix(_EARLIER)
         os.rename(whole, aside)
-    elif files.names_below(aside):
+    else:
         with files.create_file(join(aside, _REPLACED)):
             pass
     files.delete_tree(aside)

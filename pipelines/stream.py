@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,11 @@ from lse_stream.state_column import STATE
 from lse_stream.states.aggregations import LOGSUMEXP
 
 from .command import UsageError
-from .interrupts import undisturbed
+from .endless import check_resume, check_settings, taking_place, watch
 from .kafka_options import Broker, check_expansion_service, parse_config
 from .options import Options, Parser, check_columns
-from .output import has_results, make_output, prepare_output, put_back, replaced, set_aside
+from .output import has_results, make_output, prepare_output
 from .run import run_main, staged
-from .stream_settings import check_settings, write_settings
 from .summary import head, pluralize, preview, read_totals
 from .window_options import FORMS, parse_duration, parse_window
 
@@ -269,7 +267,7 @@ def parse(argv: Sequence[str]) -> Options:
         raise UsageError("--source kafka: expected --max_records, or a runner of streams such as --runner=FlinkRunner")
     _check_together(options, kafka=kafka)
     if options["resume"] is not None:
-        _check_resume(options, bounded=bounded)
+        check_resume(options, bounded=bounded)
     for option in ("early_firing", "pre_aggregate"):
         if options[option] is not None:
             options[option] = _whole_seconds(option, options[option], embedded=embedded)
@@ -319,25 +317,6 @@ def _beam_defaults(options: Mapping[str, Any], runner: str) -> Mapping[str, obje
     flink = FLINK_DEFAULTS if is_flink(runner) else {}
     resume = {"savepoint_path": options["resume"]} if options["resume"] else {}
     return {"streaming": True, **flink, **resume}
-
-
-def _check_resume(options: Mapping[str, Any], *, bounded: bool) -> None:
-    from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions, StandardOptions
-
-    from .jobs import INSIDE, is_flink  # what needs Beam alone imports it
-
-    beam, found = options["beam"], None
-    runner = str(beam.view_as(StandardOptions).runner)
-    if bounded:
-        found = "expected a stream without an end (--source kafka, no --max_records), found one with an end"
-    elif not is_flink(runner):
-        found = f"expected --runner=FlinkRunner, which can go on from a savepoint, found {runner}"
-    elif not beam.view_as(PortableOptions).job_endpoint and beam.view_as(FlinkRunnerOptions).flink_master in INSIDE:
-        found = "expected a cluster, by --flink_master or --job_endpoint, found a Flink that ends with this run"
-    elif options["overwrite"]:
-        found = "expected results to go on with, found --overwrite"
-    if found is not None:
-        raise UsageError(f"--resume {options['resume']}: {found}")
 
 
 def _whole_seconds(option: str, text: str, *, embedded: bool) -> int:
@@ -429,8 +408,8 @@ def _run(argv: Sequence[str]) -> None:
     with _place(options, partitions) as (directory, begun):
         # The transforms are made inside, where their faults become one line.
         graph = partial(build, dataset=dataset, directory=directory)
-        watch = None if options.bounded else partial(_watch, options, partitions, begun)
-        result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options)), rows, watch)
+        follow = None if options.bounded else partial(watch, options, partitions, begun)
+        result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options)), rows, follow)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
 
@@ -493,8 +472,7 @@ def _topics(options: Options) -> dict[str, Any]:
 def _place(options: Options, partitions: int) -> Iterator[tuple[str | None, Callable[[], None]]]:
     """Where files of results go, and what is to be called when the job has begun.
 
-    Those of a stream without an end appear one by one, others all at once. Earlier results are aside until the job has
-    begun that replaces them, and put back where it does not.
+    Those of a stream without an end appear one by one, others all at once.
     """
     if options.output is None:
         yield None, lambda: None
@@ -505,47 +483,8 @@ def _place(options: Options, partitions: int) -> Iterator[tuple[str | None, Call
         make_output("output", options.output)
         yield options.output, lambda: None
     else:
-        aside, has_begun = set_aside(options.output), threading.Event()
-
-        def begun() -> None:
-            has_begun.set()
-            replaced(aside)
-
-        try:
-            make_output("output", options.output)
-            write_settings(options, partitions)
+        with taking_place(options, partitions) as begun:
             yield options.output, begun
-            if not has_begun.is_set():
-                begun()
-        except BaseException as error:
-            if not has_begun.is_set():
-                with undisturbed():
-                    is_back = getattr(error, "ended", True) and put_back(aside, options.output)
-                if not is_back:
-                    error.add_note(f"what was in {options.output} before stays in {aside}")
-            raise
-
-
-def _watch(options: Options, partitions: int, begun: Callable[[], None], job: Any) -> Any:
-    """What follows a stream's job: it ends when there are partitions that it does not read."""
-    from .jobs import Watch  # what needs Beam alone imports it
-
-    broker = Broker(options.config)
-
-    def why_end() -> str | None:
-        try:
-            found = broker.partitions(options.topic)
-        except UsageError:
-            return None  # it may come back
-        if found <= partitions:
-            return None
-        return (
-            f"topic {options.topic}: expected {partitions} partitions as at the start, found {found}: Beam's KafkaIO "
-            "does not read those that were added, with --resume neither: start anew, with --overwrite or another "
-            "--output, to read all that there is"
-        )
-
-    return Watch(job, partial(has_results, options.output) if options.output else lambda: True, begun, why_end)
 
 
 def summary(options: Options, dataset: Dataset | None, result: Any, seconds: float) -> str:

@@ -144,7 +144,7 @@ def test_that_a_job_server_calls_a_job_cancelled_is_no_word_of_flink(run: Run) -
     assert status == 143
     assert said.startswith(
         f"parquet: interrupted (SIGTERM); the state of job {JOB} is not known: the job server says CANCELLED without "
-        "waiting for what runs the job; with a --flink_master=HOST:PORT that answers Flink itself is asked; nothing was put "
+        "waiting for what runs the job; with a --flink_master=HOST:PORT that answers Flink itself is asked; nothing"
     )
     assert len(run.left()) == 1
 

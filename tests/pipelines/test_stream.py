@@ -37,10 +37,10 @@ from lse_stream.state_table import to_ipc
 from lse_stream.table_functions import finalize, group_states, sort_by_keys
 from pipelines import parquet, rollup
 from pipelines.command import UsageError
+from pipelines.endless import check_settings, taking_place
 from pipelines.output import remove_left_behind, set_aside
 from pipelines.run import RunError
 from pipelines.stream import _place, build, main, parse
-from pipelines.stream_settings import check_settings, write_settings
 from pipelines.window_options import parse_duration, parse_window
 
 SAMPLES = Path(__file__).parents[2] / "pipelines" / "samples"
@@ -766,7 +766,7 @@ def test_a_launcher_that_was_killed_ahead_of_the_job_has_left_the_results(tmp_pa
     out = tmp_path / "out"
     out.mkdir()
     (out / OLD).touch()
-    aside = set_aside(str(out))
+    aside = set_aside(str(out)) or ""
     out.mkdir()
     Path(aside).rename(of_a_run_that_is_gone(aside))
     remove_left_behind(str(out))
@@ -786,7 +786,8 @@ def test_a_launcher_that_was_killed_ahead_of_the_job_has_left_the_results(tmp_pa
     ],
 )
 def test_a_stream_goes_on_with_the_settings_that_it_had(tmp_path: Path, changes: str, message: str | None) -> None:
-    write_settings(parse([*ENDLESS, "--output", str(tmp_path)]), 3)
+    with taking_place(parse([*ENDLESS, "--output", str(tmp_path)]), 3):
+        pass
     options = parse([*ENDLESS, "--output", str(tmp_path), "--resume", "file:///saved", *changes.split()])
     assert options.beam.get_all_options(retain_unknown_options=True)["savepoint_path"] == "file:///saved"
     if message is None:

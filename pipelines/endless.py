@@ -1,0 +1,135 @@
+"""Streams without an end: how they take the place of earlier results, go on with them, and are watched."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from lse_stream.errors import InputError, one_line
+from lse_stream.files import join, open_file, whole_file
+
+from .command import UsageError
+from .interrupts import undisturbed
+from .kafka_options import Broker
+from .options import Options
+from .output import SETTINGS, has_results, make_output, put_back, replaced, set_aside
+
+# What its state, its files and its windows depend on.
+_KEPT = (
+    *("topic", "format", "key", "value", "event_time", "window", "panes", "num_shards", "state"),
+    *("max_out_of_orderness", "allowed_lateness", "early_firing", "pre_aggregate"),
+)
+
+
+# Of the topic, of which none can be added.
+_PARTITIONS = "partitions"
+
+
+def _settings(options: Options, partitions: int) -> dict[str, Any]:
+    found = {name: getattr(options, name) for name in _KEPT}
+    key = [f"{name}:{data_type}" for name, data_type in options.key_types.items()]
+    durations = {name: f"{found[name]:g}s" for name in ("max_out_of_orderness", "allowed_lateness")}
+    return found | durations | {"key": key, "scale": str(options.scale), _PARTITIONS: partitions}
+
+
+def _write_settings(options: Options, partitions: int) -> None:
+    """Records the options in --output, and how many partitions the topic has."""
+    with whole_file(join(options.output, SETTINGS)) as sink:
+        sink.write(json.dumps(_settings(options, partitions), indent=1).encode())
+
+
+def check_settings(options: Options, partitions: int) -> None:
+    """Checks that a stream goes on as it was.
+
+    Raises:
+      UsageError: an option, or the count of partitions, is another one than that of the results in --output.
+      InputError: there is no record of them.
+    """
+    path = join(options.output, SETTINGS)
+    try:
+        with open_file(path) as source:
+            recorded = json.loads(source.read())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--resume: expected results of a stream in --output {options.output}, with {SETTINGS}, found "
+            f"{one_line(error)}"
+        ) from None
+    for name, found in _settings(options, partitions).items():
+        if found != recorded.get(name):
+            what = f"topic {options.topic}, partitions" if name == _PARTITIONS else f"--{name}"
+            raise UsageError(
+                f"{what}: expected {recorded.get(name)}, as of the results in {options.output} that --resume is to go "
+                f"on with, found {found}"
+            )
+
+
+def check_resume(options: Mapping[str, Any], *, bounded: bool) -> None:
+    """Raises UsageError where there is no going on from a savepoint."""
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions, StandardOptions
+
+    from .jobs import INSIDE, is_flink  # what needs Beam alone imports it
+
+    beam, found = options["beam"], None
+    runner = str(beam.view_as(StandardOptions).runner)
+    if bounded:
+        found = "expected a stream without an end (--source kafka, no --max_records), found one with an end"
+    elif not is_flink(runner):
+        found = f"expected --runner=FlinkRunner, which can go on from a savepoint, found {runner}"
+    elif not beam.view_as(PortableOptions).job_endpoint and beam.view_as(FlinkRunnerOptions).flink_master in INSIDE:
+        found = "expected a cluster, by --flink_master or --job_endpoint, found a Flink that ends with this run"
+    elif options["overwrite"]:
+        found = "expected results to go on with, found --overwrite"
+    if found is not None:
+        raise UsageError(f"--resume {options['resume']}: {found}")
+
+
+@contextmanager
+def taking_place(options: Options, partitions: int) -> Iterator[Callable[[], None]]:
+    """Makes --output for a new stream, and gives what is to be called when its job has begun.
+
+    Earlier results are aside until then. They are put back where the block fails before, unless there are new ones or
+    the job may go on: then the error says where they are.
+    """
+    aside, has_begun = set_aside(options.output), threading.Event()
+
+    def begun() -> None:
+        has_begun.set()
+        replaced(aside)
+
+    try:
+        make_output("output", options.output)
+        _write_settings(options, partitions)
+        yield begun
+        if not has_begun.is_set():
+            begun()
+    except BaseException as error:
+        if not has_begun.is_set():
+            with undisturbed():
+                is_back = getattr(error, "ended", True) and put_back(aside, options.output)
+            if aside is not None and not is_back:
+                error.add_note(f"what was in {options.output} before stays in {aside}")
+        raise
+
+
+def watch(options: Options, partitions: int, begun: Callable[[], None], job: Any) -> Any:
+    """What follows a stream's job: it ends when there are partitions that it does not read."""
+    from .jobs import Watch  # what needs Beam alone imports it
+
+    broker = Broker(options.config)
+
+    def why_end() -> str | None:
+        try:
+            found = broker.partitions(options.topic)
+        except UsageError:
+            return None  # it may come back
+        if found <= partitions:
+            return None
+        return (
+            f"topic {options.topic}: expected {partitions} partitions as at the start, found {found}: Beam's KafkaIO "
+            "does not read those that were added, with --resume neither: start anew, with --overwrite or another "
+            "--output, to read all that there is"
+        )
+
+    return Watch(job, partial(has_results, options.output) if options.output else lambda: True, begun, why_end)
