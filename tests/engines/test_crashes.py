@@ -9,16 +9,15 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programs import ROOT, contents, home
+from programs import ROOT, contents
 
-from engines.kafka_on_flink import KafkaOnFlink, kafka_on_flink
+from engines.kafka_on_flink import KafkaOnFlink
 from engines.processes import wait_for
 from engines.streams import Run, Topic, fixed, of_files
 from pipelines import parquet
@@ -29,14 +28,6 @@ REPETITIONS = int(os.environ.get("LSE_STREAM_CRASHES", "1"))
 
 # How far the rows of the stream are out of order.
 DISORDER_MILLIS = 3000
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaOnFlink]:
-    for name in ("kafka", "flink"):
-        home(name)
-    with kafka_on_flink(tmp_path_factory.mktemp("engines")) as running:
-        yield running
 
 
 def kill(engines: KafkaOnFlink, run: Run, victim: str, rng: random.Random) -> None:

@@ -7,13 +7,11 @@ Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the e
 import json
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import home
 
-from engines.kafka_on_flink import KafkaOnFlink, kafka_on_flink
+from engines.kafka_on_flink import KafkaOnFlink
 from engines.processes import wait_for
 from engines.streams import PARTITIONS, Run, Topic, fixed, of_files, sessions
 from pipelines import stream as program
@@ -25,14 +23,6 @@ pytestmark = [
 ]
 
 HOUR = 3_600_000
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaOnFlink]:
-    for name in ("kafka", "flink"):
-        home(name)
-    with kafka_on_flink(tmp_path_factory.mktemp("engines")) as running:
-        yield running
 
 
 def test_a_stream_is_stopped_and_goes_on(
