@@ -223,7 +223,7 @@ def checkpoints(place: KafkaOnFlink) -> None:
             topic = f"checkpoints-{form}-{rows}"
             settings = [f"--pre_aggregate={PRE_AGGREGATE}s", "--window=fixed:1d", f"--format={form}"]
             arguments = arguments_for(place, topic, f"{topic}-out", *settings)
-            place.kafka.create(topic)
+            _open(place.kafka, topic, ENCODERS[form])
             with job(place, build, arguments) as running:
                 empty = _settled(place.cluster, running, 0)
                 _fill(place.kafka, topic, keys, rows, ENCODERS[form])
@@ -232,6 +232,14 @@ def checkpoints(place: KafkaOnFlink) -> None:
             per_key = (full - empty) / keys
             each = f"{panes} | {per_key / panes:,.0f}" if panes else " | "
             print(f"| {name} | {rows:,} | {full - empty:,} | {per_key:,.0f} | {each} |", flush=True)
+
+
+def _open(kafka: Broker, topic: str, encode: Callable[[pa.Table], list[bytes]]) -> None:
+    """Makes a topic with a row in each partition, without which no window closes."""
+    kafka.create(topic)
+    now = pa.array([int(time.time() * 1000)], pa.timestamp("ms", "UTC"))
+    table = pa.table({"host": ["host-0"], "level": [0.0], "time": now})
+    kafka.produce(topic, [(message, None, partition) for partition in range(2) for message in encode(table)])
 
 
 def _fill(kafka: Broker, topic: str, keys: int, rows: int, encode: Callable[[pa.Table], list[bytes]]) -> None:
@@ -285,9 +293,10 @@ def _partial_panes(cluster: Cluster, job: str) -> int:
 
 
 def latency(place: KafkaOnFlink, seconds: int) -> None:
-    """From a window's end to its pane in the output topic, of a stream in real time."""
-    place.kafka.create("latency")
-    arguments = arguments_for(place, "latency", "latency-out", "--window=fixed:2s", f"--pre_aggregate={PRE_AGGREGATE}s")
+    """From a window's end to its pane in the output topic, of a stream in real time, whose rows are in order."""
+    _open(place.kafka, "latency", _json)
+    settings = ["--window=fixed:2s", "--max_out_of_orderness=0s", f"--pre_aggregate={PRE_AGGREGATE}s"]
+    arguments = arguments_for(place, "latency", "latency-out", *settings)
     with job(place, of_tables, arguments):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
