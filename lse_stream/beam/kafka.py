@@ -227,6 +227,7 @@ class ReadMessages(beam.DoFn):
 
     def process(self, message: Any, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Any]:
         self._counters[MESSAGES].inc()
+        newest = 0 if self._lateness is None else self._newest_until(message)
         try:
             payload = message.value
             if payload is None:
@@ -241,7 +242,7 @@ class ReadMessages(beam.DoFn):
             yield TaggedOutput(DEAD, dead_letter(message, str(error)))
             return
         if self._lateness is not None:
-            found, letter = self._in_time(message, found, self._lateness)
+            found, letter = self._in_time(message, found, self._lateness, newest)
             if letter is not None:
                 yield TaggedOutput(DEAD, letter)
             if found is None:
@@ -257,11 +258,14 @@ class ReadMessages(beam.DoFn):
         if self._num_rows >= MESSAGES_TABLE_ROWS:
             yield from self.finish_bundle()
 
-    def _in_time(self, message: Any, found: Any, lateness: Lateness) -> tuple[Any, bytes | None]:
+    def _newest_until(self, message: Any) -> int:
+        """The newest time of a record of the partition so far, and no later than now."""
+        place, found = (self._id, message.partition), min(1000 * message.timestamp, time.time_ns() // 1000)
+        newest = _newest[place] = max(found, _newest.get(place, found))
+        return newest
+
+    def _in_time(self, message: Any, found: Any, lateness: Lateness, newest: int) -> tuple[Any, bytes | None]:
         """What is in time of the rows of a message, None for nothing; and a letter if some are not."""
-        newest = min(1000 * message.timestamp, time.time_ns() // 1000)
-        place = self._id, message.partition
-        newest = _newest[place] = max(newest, _newest.get(place, newest))
         if isinstance(found, pa.Table):
             times = event_times(found.column(EVENT_TIME), EVENT_TIME)
         elif found[-1] + self._kept > newest:  # as nearly always
