@@ -123,8 +123,10 @@ class _ReadRowGroup(beam.DoFn):
         self._version = Version()
 
     def setup(self) -> None:
-        self._version.check()
         self._reader = RowGroupReader(self._reading, self._convert)
+
+    def start_bundle(self) -> None:
+        self._version.check()
 
     def process(self, row_group: RowGroup) -> Iterator[pa.Table]:
         for table in self._reader.tables([row_group]):
@@ -241,9 +243,6 @@ class _WriteWindow(beam.DoFn):
         self._directory, self._num_shards = directory, num_shards
         self._delay, self._metadata, self._each_pane = delay, metadata, each_pane
         self._mark = mark_of(directory)
-
-    def setup(self) -> None:
-        check_mark(self._mark)
 
     def process(
         self,

@@ -484,7 +484,7 @@ def test_workers_of_another_version_fail_ahead_of_any_row(monkeypatch: pytest.Mo
     dofn = ReadMessages(FIELDS, "json", 10_000)
     monkeypatch.setattr("lse_stream.beam.version.__version__", "0.1.9")
     with pytest.raises(DataError, match=r"expected version .* on every worker, .* found 0\.1\.9 on "):
-        dofn.setup()
+        dofn.start_bundle()
 
 
 def test_dead_letters_are_a_file_for_each_bundle(tmp_path: Path) -> None:
