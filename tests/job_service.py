@@ -17,6 +17,9 @@ Importance = api.JobMessage
 DESCRIBED = [
     ("checkpointing_interval", Type.INTEGER, "-1"),
     ("max_bundle_time_mills", Type.INTEGER, "MaxBundleTimeFactory"),
+    ("externalized_checkpoints_enabled", Type.BOOLEAN, "false"),
+    ("retain_externalized_checkpoints_on_cancellation", Type.BOOLEAN, "false"),
+    ("savepoint_path", Type.STRING, ""),
     ("max_cache_memory_usage_percent", Type.NUMBER, "20.0"),
     ("state_backend", Type.STRING, ""),
     ("files_to_stage", Type.ARRAY, ""),
