@@ -80,7 +80,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]
                 (folder / name).mkdir()
                 common = ["--input", str(source), "--key=key", "--value=value", "--output", str(folder / name / "out")]
                 common += [f"--flink_master={cluster.address}", LOOPBACK, f"--job_name={name.replace(' ', '-')}"]
-                command = [sys.executable, "-m", f"pipelines.{program}", *common, *options]
+                # Where the tests run under nohup, the signal would be ignored.
+                command = [
+                    "env",
+                    "--default-signal=HUP",
+                    sys.executable,
+                    "-m",
+                    f"pipelines.{program}",
+                    *common,
+                    *options,
+                ]
                 processes[name] = subprocess.Popen(
                     command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
                 )
