@@ -18,10 +18,9 @@ from .output import SETTINGS, has_results, make_output, put_back, replaced, set_
 
 # What its state, its files and its windows depend on.
 _KEPT = (
-    *("topic", "format", "key", "value", "event_time", "window", "panes", "num_shards", "state"),
+    *("topic", "format", "value", "event_time", "window", "panes", "num_shards", "state"),
     *("max_out_of_orderness", "allowed_lateness", "early_firing", "pre_aggregate"),
 )
-
 
 # Of the topic, of which none can be added.
 _PARTITIONS = "partitions"
@@ -67,17 +66,18 @@ def check_settings(options: Options, partitions: int) -> None:
 
 def check_resume(options: Mapping[str, Any], *, bounded: bool) -> None:
     """Raises UsageError where there is no going on from a savepoint."""
-    from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions, StandardOptions
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions
 
     from .jobs import INSIDE, is_flink  # what needs Beam alone imports it
+    from .on_beam import job_endpoint, runner_name
 
     beam, found = options["beam"], None
-    runner = str(beam.view_as(StandardOptions).runner)
+    runner = runner_name(beam)
     if bounded:
         found = "expected a stream without an end (--source kafka, no --max_records), found one with an end"
     elif not is_flink(runner):
         found = f"expected --runner=FlinkRunner, which can go on from a savepoint, found {runner}"
-    elif not beam.view_as(PortableOptions).job_endpoint and beam.view_as(FlinkRunnerOptions).flink_master in INSIDE:
+    elif not job_endpoint(beam) and beam.view_as(FlinkRunnerOptions).flink_master in INSIDE:
         found = "expected a cluster, by --flink_master or --job_endpoint, found a Flink that ends with this run"
     elif options["overwrite"]:
         found = "expected results to go on with, found --overwrite"
@@ -113,11 +113,9 @@ def taking_place(options: Options, partitions: int) -> Iterator[Callable[[], Non
         raise
 
 
-def watch(options: Options, partitions: int, begun: Callable[[], None], job: Any) -> Any:
+def watch(options: Options, broker: Broker, partitions: int, begun: Callable[[], None], job: Any) -> Any:
     """What follows a stream's job: it ends when there are partitions that it does not read."""
     from .jobs import Watch  # what needs Beam alone imports it
-
-    broker = Broker(options.config)
 
     def why_end() -> str | None:
         try:

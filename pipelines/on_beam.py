@@ -97,7 +97,7 @@ def parse_options(
 
 def _check(options: StrictOptions, runner: PipelineRunner, ours: Sequence[str]) -> None:
     """Raises UsageError for an option that nobody knows who can be asked now."""
-    endpoint = _job_endpoint(options)
+    endpoint = job_endpoint(options)
     if isinstance(runner, PortableRunner) and endpoint and endpoint != "embed":
         with unknown_as_usage_error(options, ours):
             try:
@@ -122,13 +122,13 @@ def unknown_as_usage_error(options: PipelineOptions, ours: Sequence[str] = (), *
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
     except UnknownOptionError as error:
-        whose = f"this program or of {_runner_name(options)}"
+        whose = f"this program or of {runner_name(options)}"
         raise UsageError(no_such_option(error.name, whose, [*ours, *error.known], *hints)) from None
 
 
 def is_embedded(options: PipelineOptions) -> bool:
     """Whether the runner is Beam's in this process."""
-    return _runner_name(options).endswith(EMBEDDED_RUNNER)
+    return runner_name(options).endswith(EMBEDDED_RUNNER)
 
 
 def execute_plan(
@@ -236,7 +236,7 @@ def _execute(
     watch: Callable[[Job], Watch] | None,
 ) -> PipelineResult:
     runner = _runner(options.beam)
-    starts_server = isinstance(runner, PortableRunner) and not _job_endpoint(options.beam)
+    starts_server = isinstance(runner, PortableRunner) and not job_endpoint(options.beam)
     server = OwnJobServer(runner, options.beam) if starts_server else None
     pipeline = beam.Pipeline(runner, options.beam)
     build(pipeline)
@@ -272,7 +272,7 @@ def _run_to_end(
                     begun = True
                     result = pipeline.run()
                     trusted = _is_trusted(pipeline.runner, options.beam)
-                    job = Job(result, _runner_name(options.beam), flink, trusted=trusted)
+                    job = Job(result, runner_name(options.beam), flink, trusted=trusted)
                 if not options.quiet:
                     print_line(f"job {job.id} submitted to {_with_addresses(options.beam)}", stderr)
             else:
@@ -295,7 +295,7 @@ def _run_to_end(
             outcome = _cancel(job, options, stderr)
             if server is not None and not outcome.ended and _runs_in_job_server(options.beam):
                 server.stop()
-                outcome = Outcome(True, f"the job is cancelled, as {_runner_name(options.beam)} has ended")
+                outcome = Outcome(True, f"the job is cancelled, as {runner_name(options.beam)} has ended")
             interrupted.add_note(outcome.said)
             interrupted.ended = outcome.ended is True
         for note in _left(options, num_rows, ended=interrupted.ended) if begun else ():
@@ -373,9 +373,9 @@ def _is_trusted(runner: PipelineRunner, options: PipelineOptions) -> bool:
 
 def _runs_in_job_server(options: PipelineOptions) -> bool:
     """Whether the job server runs the job itself, and not a cluster."""
-    if is_flink(_runner_name(options)):
+    if is_flink(runner_name(options)):
         return options.view_as(FlinkRunnerOptions).flink_master in INSIDE
-    return "prism" in _runner_name(options).lower()
+    return "prism" in runner_name(options).lower()
 
 
 def _runner(options: PipelineOptions) -> PipelineRunner:
@@ -383,14 +383,16 @@ def _runner(options: PipelineOptions) -> PipelineRunner:
     if is_embedded(options) and direct.direct_running_mode == "multi_threading":
         direct.direct_running_mode = "in_memory"
         return threaded_runner()
-    return create_runner(_runner_name(options))
+    return create_runner(runner_name(options))
 
 
-def _runner_name(options: PipelineOptions) -> str:
+def runner_name(options: PipelineOptions) -> str:
+    """The name of the runner."""
     return str(options.view_as(StandardOptions).runner)
 
 
-def _job_endpoint(options: PipelineOptions) -> str | None:
+def job_endpoint(options: PipelineOptions) -> str | None:
+    """Where a job server is that runs already; None for none."""
     endpoint: str | None = options.view_as(PortableOptions).job_endpoint
     return endpoint
 
@@ -398,9 +400,9 @@ def _job_endpoint(options: PipelineOptions) -> str | None:
 def _with_addresses(options: PipelineOptions) -> str:
     """The name of the runner, and where it was told to be."""
     master = options.view_as(FlinkRunnerOptions).flink_master
-    places = {"job server": _job_endpoint(options), "Flink": None if master in INSIDE else master}
+    places = {"job server": job_endpoint(options), "Flink": None if master in INSIDE else master}
     at = ", ".join(f"{what} at {address}" for what, address in places.items() if address)
-    return f"{_runner_name(options)} ({at})" if at else _runner_name(options)
+    return f"{runner_name(options)} ({at})" if at else runner_name(options)
 
 
 class _Nowhere(io.TextIOBase):

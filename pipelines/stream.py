@@ -385,7 +385,7 @@ def _run(argv: Sequence[str]) -> None:
     dataset = None
     if options.source == "replay":
         dataset = scan(options.input, options.key, [options.value], {options.event_time: _event_time_type})
-    partitions = 0
+    broker, partitions = None, 0
     if options.bootstrap_servers:
         check_expansion_service(options.expansion_service)
         topics = {name: getattr(options, name) for name in ("topic", "output_topic", "dead_letter_topic")}
@@ -408,17 +408,14 @@ def _run(argv: Sequence[str]) -> None:
     with _place(options, partitions) as (directory, begun):
         # The transforms are made inside, where their faults become one line.
         graph = partial(build, dataset=dataset, directory=directory)
-        follow = None if options.bounded else partial(watch, options, partitions, begun)
+        follow = None if options.bounded or broker is None else partial(watch, options, broker, partitions, begun)
         result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options)), rows, follow)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
 
 
 # The options that go to ``WindowStates`` by their names.
-_WINDOWING = (
-    *("windowfn", "scale", "num_shards", "pre_aggregate"),
-    *("early_firing", "discarding"),
-)
+_WINDOWING = ("windowfn", "scale", "num_shards", "pre_aggregate", "early_firing", "discarding")
 
 
 def keywords_of(options: Options) -> dict[str, Any]:

@@ -5,11 +5,11 @@ Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the e
 """
 
 import json
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from hidden import skip_without_views, write_blind
 
 from engines.kafka_on_flink import KafkaOnFlink
 from engines.processes import wait_for
@@ -104,14 +104,11 @@ def test_records_that_were_deleted_before_they_were_read_are_an_error(engines: K
 
 
 def test_workers_that_do_not_see_the_output_are_an_error(engines: KafkaOnFlink, tmp_path: Path) -> None:
-    if subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False).returncode:
-        pytest.skip("a process may not have mounts of its own here")
+    skip_without_views(tmp_path)
     topic = Topic(engines, f"hidden-{time.time():.0f}")
     worker = tmp_path / "worker.sh"
     command = json.loads(engines.cluster.worker_options()[1].partition("=")[2])["command"]
-    hidden = f'mount -t tmpfs none "{tmp_path / "out"}" && exec "{command}" "$@"'
-    worker.write_text(f"#!/bin/sh\nexec unshare --mount --map-root-user sh -c '{hidden}' sh \"$@\"\n")
-    worker.chmod(0o755)
+    write_blind(worker, tmp_path / "out", command)
     config = f"--environment_config={json.dumps({'command': str(worker)})}"
     with Run(engines, topic, tmp_path, "--window=fixed:10s", config) as run:
         run.launch()

@@ -1,23 +1,20 @@
 """Workers with disks of their own: a run fails, says where it wrote, and earlier results stay."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hidden import EMPTY, skip_without_views, write_blind
 from programs import BEAM, ROOT, check_fault, contents, write
 
 from lse_stream.errors import message_in
 
-# What hides a folder from a worker, which has a view of the file system of its own: an empty disk in its place, another
-# one with a copy of all that is in it, or one with directories of the same names.
-EMPTY = 'mount -t tmpfs none "$0"'
-# Each worker has a copy of its own, as several begin at once.
+# What hides a folder from a worker otherwise: another one with a copy of all that is in it, of which each worker has its
+# own, as several begin at once; or one with directories of the same names.
 COPY = 'cp -r "$0" "$0.$$" && mount --bind "$0.$$" "$0"'
 SAME_NAMES = f'{EMPTY} && mkdir "$0/results"'
-UNSHARE = ["unshare", "-r", "-m", "sh", "-c"]
 
 
 @pytest.fixture
@@ -25,18 +22,14 @@ def results(tmp_path: Path) -> Path:
     """A directory in ``out``, which can be hidden."""
     path = tmp_path / "out" / "results"
     path.mkdir(parents=True)
-    if shutil.which("unshare") is None or subprocess.run([*UNSHARE, EMPTY, str(path)], capture_output=True).returncode:
-        pytest.skip("no views of the file system for single processes here")
+    skip_without_views(path)
     return path
 
 
 def run(folder: Path, hide: str, code: str, *argv: str) -> subprocess.CompletedProcess[str]:
     """A program whose workers of Beam do not see the folder ``out``."""
     worker = folder / "worker"
-    worker.write_text(
-        f"""#!/bin/sh\nexec {" ".join(UNSHARE)} '{hide} && exec "$@"' {folder}/out {sys.executable} "$@"\n"""
-    )
-    worker.chmod(0o755)
+    write_blind(worker, folder / "out", sys.executable, hide)
     command = [sys.executable, "-c", f"import sys; sys.executable = {str(worker)!r}; {code}", *argv]
     command += [BEAM, "--direct_running_mode=multi_processing"]
     return subprocess.run(
