@@ -11,8 +11,8 @@ from programs import BEAM, ROOT, check_fault, contents, write
 
 from lse_stream.errors import message_in
 
-# What hides a folder from a worker otherwise: another one with a copy of all that is in it, of which each worker has its
-# own, as several begin at once; or one with directories of the same names.
+# What hides a folder from a worker otherwise: another one with a copy of all that is in it, of which each worker has
+# its own, as several begin at once; or one with directories of the same names.
 COPY = 'cp -r "$0" "$0.$$" && mount --bind "$0.$$" "$0"'
 SAME_NAMES = f'{EMPTY} && mkdir "$0/results"'
 
