@@ -41,7 +41,9 @@ def test_a_stream_is_stopped_and_goes_on(
         ):
             assert program.main([*run.arguments, *changes]) == 2
             assert message in capsys.readouterr().err
+        before = len(topic.sent)
         topic.send_some(3)
+        waited = topic.sent[:PARTITIONS] + topic.sent[before:]
         run.start(f"--resume={saved}")
         topic.send_some(15)
         in_time = list(topic.sent)
@@ -55,11 +57,16 @@ def test_a_stream_is_stopped_and_goes_on(
     assert all(letter["reason"].startswith("late: ") for letter in topic.letters())
     assert len(topic.sent) == sum(total[0] for total in topic.last_panes().values()) + len(topic.letters())
     # What is no more than 10 s older than its record was never late. (A drained window fires again, with what it has.)
+    # Rows that waited while no job ran are left out: after a start Beam may take the time of the day for the watermark
+    # ahead of handing them out. They are counted all the same, in late panes.
     in_panes: dict[str, dict[tuple[str, int, int], int]] = {"EARLY": {}, "ON_TIME": {}, "LATE": {}}
     for place, timing, total in topic.panes():
         in_panes[timing][place] = max(total[0], in_panes[timing].get(place, 0))
     assert in_panes["EARLY"]
-    assert in_panes["ON_TIME"] == {place: total[0] for place, total in fixed(in_time, 10_000).items()}
+    wanted = {place: total[0] for place, total in fixed(in_time, 10_000).items()}
+    live = wanted.keys() - fixed(waited, 10_000).keys()
+    assert len(live) > 6
+    assert {place: in_panes["ON_TIME"].get(place) for place in live} == {place: wanted[place] for place in live}
 
 
 def test_sessions(engines: KafkaOnFlink, tmp_path: Path) -> None:
