@@ -90,15 +90,20 @@ class _GrowingStates:
 
     def __init__(self, aggregation: Aggregation, scale: Scale, *, of_states: bool) -> None:
         self._aggregation, self._scale = aggregation, scale
-        items = ["states" if of_states else "values" if part.is_plain(scale) else "terms" for part in aggregation.sums]
-        self._sums = [_kernel.Groups(item) for item in items]
+        self._sums = [
+            _kernel.Groups(
+                "weighted" if part.has_weights else "values" if part.is_plain(scale) and not of_states else "terms",
+                scale.factor,
+            )
+            for part in aggregation.sums
+        ]
         self._exact = [_ExactSums(part) for part in aggregation.exact]
         self._of_null: list[Codes] = []
 
     def update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
         for part, sums in zip(self._aggregation.sums, self._sums, strict=True):
             x, weights = part.terms(inputs, self._scale)
-            sums.update(codes, x, groups, _kernel.NONE if weights is None else weights, self._scale.factor)
+            sums.update(codes, x, groups, _kernel.NONE if weights is None else weights)
         for exact in self._exact:
             exact.add(codes, inputs, groups)
 

@@ -33,7 +33,7 @@ class StateType(pa.ExtensionType):
       storage_type: binary or large_binary.
 
     >>> str(StateType(scale="decibel"))
-    'lse_stream.state of version 1, aggregation logsumexp, scale decibel'
+    'lse_stream.state of version 2, aggregation logsumexp, scale decibel'
     """
 
     def __init__(

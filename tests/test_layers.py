@@ -110,14 +110,14 @@ def test_the_check_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest
     source = tmp_path / "lse_stream" / "_kernel" / "sample.py"
     source.parent.mkdir(parents=True)
     source.write_text(
-        "import os.path, numpy as np\nfrom . import record\nfrom ..table_functions import merge_states\n"
+        "import os.path, numpy as np\nfrom . import sums\nfrom ..table_functions import merge_states\n"
         "from ..beam import coders\ndef late():\n    from lse_stream.keys import sort_by_keys\n"
     )
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     assert set(imports_of(source)) == {
         "os.path",
         "numpy",
-        "lse_stream._kernel.record",
+        "lse_stream._kernel.sums",
         "lse_stream.table_functions.merge_states",
         "lse_stream.beam.coders",
         "lse_stream.keys.sort_by_keys",

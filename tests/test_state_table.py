@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import random_values
+from model import sealed
 from test_keys import (
     BOTH_KERNELS,
     EVERY_TYPE,
@@ -28,6 +29,7 @@ from test_keys import (
 from test_table_functions import ipc
 
 from lse_stream import StateError, key_accumulators
+from lse_stream._kernel.constants import VERSION
 from lse_stream.columns import value_type_of
 from lse_stream.key_accumulators import RowAccumulator, StateAccumulator
 from lse_stream.keys import shard_of_keys
@@ -294,7 +296,9 @@ def test_bytes_and_arrow_give_the_table_back(keys: str, aggregation: ColumnAggre
         held = table.to_arrow()
         held.validate(full=True)
         assert held.schema.names == [*names, "state"]
-        assert held.schema.field("state").type == StateType(1, aggregation.aggregation.name, aggregation.scale.name)
+        assert held.schema.field("state").type == StateType(
+            VERSION, aggregation.aggregation.name, aggregation.scale.name
+        )
         whole = whole_bytes(table)
         for trusted in (False, True):
             back = StateTable.from_arrow(held, names, trusted=trusted)
@@ -313,16 +317,12 @@ def test_bytes_and_arrow_give_the_table_back(keys: str, aggregation: ColumnAggre
         assert whole_bytes(StateTable.from_arrow(more, names)) == whole
 
 
-def damaged(table: StateTable, row: int) -> pa.Table:
-    """The table with one wrong bit in the record of a row: in the low byte of its base."""
+def edited(table: StateTable, row: int, edit: Callable[[bytearray], object]) -> pa.Table:
+    """The table with the record of a row edited."""
     held = table.to_arrow()
-    records = held["state"].to_pylist()
-    scale = table.states["state"].array.scale
-    place = 8 * (3 + (scale.parameter is not None))
-    record = bytearray(records[row])
-    record[place] ^= 1
-    records[row] = bytes(record)
-    chunk = pa.ExtensionArray.from_storage(held["state"].type, pa.array(records, pa.binary()))
+    records = [bytearray(record) for record in held["state"].to_pylist()]
+    edit(records[row])
+    chunk = pa.ExtensionArray.from_storage(held["state"].type, pa.array(map(bytes, records), pa.binary()))
     return held.set_column(held.num_columns - 1, "state", chunk)
 
 
@@ -330,16 +330,24 @@ def damaged(table: StateTable, row: int) -> pa.Table:
 @pytest.mark.usefixtures("kernel")
 @EVERY_AGGREGATE
 def test_a_damaged_byte_is_refused_unless_trusted(aggregation: ColumnAggregation) -> None:
-    table = grouped("int64", aggregation, 9)
-    row = 5
-    bad = damaged(table, row)
-    with pytest.raises(StateError, match=rf"column 'state', row {row}: expected the base that belongs") as caught:
-        StateTable.from_arrow(bad, ["i"])
-    assert caught.value.row == row
+    table, row = grouped("int64", aggregation, 9), 5
+
+    def damage(record: bytearray) -> None:
+        record[40] ^= 1
+
+    def break_a_rule(record: bytearray) -> None:
+        record[15] ^= 0x80  # the sign of the count
+        record[:] = sealed(bytes(record))
+
+    for edit, message in ((damage, "the record is damaged"), (break_a_rule, "expected a count of 0 or more")):
+        bad = edited(table, row, edit)
+        with pytest.raises(StateError, match=rf"column 'state', row {row}: {message}") as caught:
+            StateTable.from_arrow(bad, ["i"])
+        assert caught.value.row == row
     believed = StateTable.from_arrow(bad, ["i"], trusted=True)
     assert ipc(believed.to_arrow()) == ipc(bad) != ipc(table.to_arrow())
     stream = believed.to_ipc()
-    with pytest.raises(StateError, match=rf"column 'state', row {row}: expected the base that belongs") as caught:
+    with pytest.raises(StateError, match=rf"column 'state', row {row}: expected a count of 0 or more") as caught:
         StateTable.from_ipc(stream)
     assert caught.value.row == row
     assert ipc(StateTable.from_ipc(stream, trusted=True).to_arrow()) == ipc(bad)
@@ -354,11 +362,12 @@ def test_a_damaged_exact_sum_is_refused_unless_trusted(aggregation: Any) -> None
         pa.table({"i": [1, 2], "x": [1.0, 2.0], "w": [1.0, 1.0], "t": [1.0, 1.0]}),
         reduction_of("int64", {"state": AGGREGATES[f"{aggregation.name}, natural"]}),
     )
-    held = table.to_arrow()
-    records = [bytearray(record) for record in held["state"].to_pylist()]
-    records[1][-8:] = bytes(8)  # the last word of the last sum, which then stands for none
-    chunk = pa.ExtensionArray.from_storage(held["state"].type, pa.array(map(bytes, records), pa.binary()))
-    bad = held.set_column(1, "state", chunk)
+
+    def cut_off(record: bytearray) -> None:
+        record[-8:] = bytes(8)  # the last word of the last sum, which then stands for none
+        record[:] = sealed(bytes(record))
+
+    bad = edited(table, 1, cut_off)
     with pytest.raises(StateError, match="column 'state', row 1: expected a canonical exact sum"):
         StateTable.from_arrow(bad, ["i"])
     assert ipc(StateTable.from_arrow(bad, ["i"], trusted=True).to_arrow()) == ipc(bad)
@@ -366,10 +375,10 @@ def test_a_damaged_exact_sum_is_refused_unless_trusted(aggregation: Any) -> None
 
 def test_bytes_of_another_kind_or_a_missing_column_are_refused_even_if_trusted() -> None:
     held = grouped("int64", AGGREGATES["logsumexp, natural"], 9).to_arrow()
-    chunk = pa.ExtensionArray.from_storage(StateType(1, "weighted_logsumexp"), held["state"].chunk(0).storage)
+    chunk = pa.ExtensionArray.from_storage(StateType(aggregation="weighted_logsumexp"), held["state"].chunk(0).storage)
     wrong = held.set_column(1, "state", chunk)
     for trusted in (False, True):
-        with pytest.raises(StateError, match="column 'state', row 0: expected version 1, aggregation 1"):
+        with pytest.raises(StateError, match="column 'state', row 0: expected version 2, aggregation 1"):
             StateTable.from_arrow(wrong, ["i"], trusted=trusted)
         with pytest.raises(KeyError, match="column 'gone': expected once"):
             StateTable.from_arrow(held, ["gone"], trusted=trusted)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model import sealed
 from test_keys import (
     BOTH_KERNELS,
     EVERY_TYPE,
@@ -33,7 +34,7 @@ from test_keys import (
 )
 
 from lse_stream import LogSumExpAccumulator, StateError, state_column
-from lse_stream._kernel import RECORD
+from lse_stream._kernel import SUM
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import StateType, states_from_arrow, states_to_arrow
 from lse_stream.states.aggregations import LOGSUMEXP
@@ -407,7 +408,7 @@ def test_nan_is_a_value_and_null_is_none() -> None:
         (pa.array(["1"]).dictionary_encode(), TypeError, "found Arrow type dictionary<values=string, .*>$"),
         (pa.nulls(1, pa.dictionary(pa.int8(), pa.list_(pa.int8()))), TypeError, "found Arrow type dictionary<.*>$"),
         (pa.chunked_array([], pa.string()), TypeError, "found Arrow type string$"),
-        (records_to_arrow(np.zeros(0, RECORD)), TypeError, "found Arrow type lse_stream.state of version 1"),
+        (records_to_arrow(np.zeros(0, SUM)), TypeError, "found Arrow type lse_stream.state of version 2"),
     ],
     ids=lambda v: str(v.type) if isinstance(v, pa.Array | pa.ChunkedArray) else "",
 )
@@ -534,7 +535,7 @@ def test_results_do_not_overwrite_columns(name: str) -> None:
 
 
 def test_columns_of_states_that_are_not_there_or_not_states() -> None:
-    table = pa.table({"k": [1], "fixed": pa.array([record()], pa.binary(80))})
+    table = pa.table({"k": [1], "fixed": pa.array([record()], pa.binary(88))})
     calls: list[Callable[[str], object]] = [
         lambda name: finalize(table, state=name),
         lambda name: merge_states(table, [], state=name),
@@ -546,7 +547,7 @@ def test_columns_of_states_that_are_not_there_or_not_states() -> None:
             call("k")
         with pytest.raises(
             TypeError,
-            match=r"^column 'fixed': expected states, as binary or large_binary, found fixed_size_binary\[80\]$",
+            match=r"^column 'fixed': expected states, as binary or large_binary, found fixed_size_binary\[88\]$",
         ):
             call("fixed")
 
@@ -666,7 +667,7 @@ def test_states_load_from_any_binary_column_chunked_sliced_and_with_nulls() -> N
         expected, null = records_from_arrow(column)
         assert null.tolist() == [row is None for row in column.to_pylist()]
         storage = column.chunk(0).storage
-        records = [row or record() for row in storage.to_pylist()]
+        records = [(row or record())[8:] for row in storage.to_pylist()]  # a record is a head and the sum
         assert [expected[i : i + 1].tobytes() for i in range(50)] == records
         chunks = [storage[:7], storage[7:7], storage[7:19], storage[19:]]
         for same in (
@@ -679,7 +680,7 @@ def test_states_load_from_any_binary_column_chunked_sliced_and_with_nulls() -> N
         ):
             for start, end in ((0, 50), (5, 14), (9, 10), (49, 50), (20, 20)):
                 states, nulls = records_from_arrow(same[start:end])
-                assert states.dtype == RECORD
+                assert states.dtype == SUM
                 assert states.tobytes() == expected[start:end].tobytes()
                 assert nulls.tolist() == null[start:end].tolist()
 
@@ -689,9 +690,9 @@ def test_no_states_and_nulls_alone() -> None:
         for column in (pa.chunked_array([], data_type), pa.nulls(0, data_type)):
             states, null = records_from_arrow(column)
             assert states.size == null.size == 0
-            assert states.dtype == RECORD
+            assert states.dtype == SUM
         states, null = records_from_arrow(pa.nulls(2, data_type))
-        assert states.tobytes() == record() * 2
+        assert states.tobytes() == record()[8:] * 2
         assert null.tolist() == [True, True]
     assert records_to_arrow(states[:0]).type == StateType()
     assert len(records_to_arrow(states[:0])) == 0
@@ -699,19 +700,11 @@ def test_no_states_and_nulls_alone() -> None:
     assert records_to_arrow(states, null).to_pylist() == [None, None]
 
 
-def test_states_move_without_a_copy() -> None:
-    states, _ = records_from_arrow(some_states()["state"])
-    column = records_to_arrow(states)
-    assert column.chunk(0).storage.buffers()[2].address == states.ctypes.data
-    back, _ = records_from_arrow(column.slice(10))
-    assert back.ctypes.data == states[10:].ctypes.data
-
-
 def test_states_beyond_the_offsets_of_one_chunk_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
     table = null_at_thirds()
     states, null = records_from_arrow(table["state"])
     assert state_column._CHUNK_WORDS * 8 < 2**31 <= (state_column._CHUNK_WORDS + 1) * 8
-    monkeypatch.setattr(state_column, "_CHUNK_WORDS", 79)
+    monkeypatch.setattr(state_column, "_CHUNK_WORDS", 87)
     column = records_to_arrow(states, null)
     assert [len(chunk) for chunk in column.chunks] == [7] * 7 + [1]
     column.validate(full=True)
@@ -734,28 +727,36 @@ def test_records_may_start_at_any_byte() -> None:
 
 
 def edited(field: str, value: Any) -> bytes:
-    """A good record but for one field."""
-    state = np.frombuffer(record(1.0, 2.0), RECORD).copy()
+    """A good record but for one field; its check fits."""
+    good = record(1.0, 2.0)
+    state = np.frombuffer(good[8:], SUM).copy()
     state[field] = value
-    return state.tobytes()
+    return sealed(good[:8] + state.tobytes())
+
+
+def with_byte(place: int, value: int) -> bytes:
+    """A record with another byte, without a check that fits."""
+    return record(1.0)[:place] + bytes([value]) + record(1.0)[place + 1 :]
 
 
 DAMAGED = {
-    "short": (record(1.0)[:-1], "expected a multiple of 8 bytes, found 79"),
-    "long": (record(1.0) + b"\0", "expected a multiple of 8 bytes, found 81"),
+    "short": (record(1.0)[:-1], "expected a multiple of 8 bytes, found 87"),
+    "long": (record(1.0) + b"\0", "expected a multiple of 8 bytes, found 89"),
     "nothing": (b"", "expected a record, found 0 bytes"),
-    "version": (edited("version", 2), "expected version 1, .*, found version 2, .*"),
+    "version": (with_byte(0, 1), "expected version 2, .*, found version 1, .*"),
     "aggregation": (
-        edited("aggregation", 1),
+        with_byte(1, 1),
         r"expected .* aggregation 0 \(logsumexp\), .*, found .* aggregation 1 \(weighted_logsumexp\), .*",
     ),
-    "scale": (edited("scale", 3), r"expected .* scale 0 \(natural\), found .* scale 3 \(decibel\)"),
-    "reserved": (edited("reserved", 7), "expected version 1, .*, found .*, reserved bytes 0x7"),
+    "scale": (with_byte(2, 3), r"expected .* scale 0 \(natural\), found .* scale 3 \(decibel\)"),
+    "check": (with_byte(4, 7), "the record is damaged: its check and its bytes do not agree"),
+    "bytes": (with_byte(16, 7), "the record is damaged: its check and its bytes do not agree"),
     "count": (edited("count", -1), "expected a count of 0 or more, found count -1"),
     "max": (edited("max", -0.0), "expected a max .*, found max -0.0"),
-    "base": (edited("base", 1), "expected the base .*, found base 1"),
+    "ties": (edited("ties", 3), "expected ties from 1 to the count, .*, found ties 3"),
+    "second": (edited("second", 2.0), "expected a second .*, found second 2.0"),
     "limbs": (edited("limbs", 0), "expected limbs .*, found limbs .*"),
-    "zeros": (bytes(80), "expected version 1, .*, found version 0, .*"),
+    "zeros": (bytes(88), "expected version 2, .*, found version 0, .*"),
 }
 
 
@@ -788,7 +789,7 @@ def test_a_damaged_state_is_named_by_column_and_row(damaged: bytes, message: str
             assert caught.value.row == row
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"aggregation": "weighted"}, {"scale": "furlong"}])
+@pytest.mark.parametrize("change", [{"version": 1}, {"aggregation": "weighted"}, {"scale": "furlong"}])
 def test_columns_of_another_version_load_and_are_refused_in_use(change: dict[str, Any], tmp_path: Path) -> None:
     [(name, value)] = change.items()
     for rows in ([], [b"of another size"], [None]):
@@ -809,23 +810,23 @@ def test_columns_of_another_version_load_and_are_refused_in_use(change: dict[str
 
 
 def test_metadata_says_what_the_records_are_and_may_say_more_in_later_versions() -> None:
-    said = {"version": 1, "aggregation": "logsumexp", "scale": "natural"}
+    said = {"version": 2, "aggregation": "logsumexp", "scale": "natural"}
     assert json.loads(StateType().__arrow_ext_serialize__()) == said
     assert StateType().extension_name == "lse_stream.state"
     assert StateType().storage_type == pa.binary()
     assert StateType() == StateType()
     assert hash(StateType()) == hash(StateType())
-    later = json.dumps({**said, "version": 2, "unit": "new"}).encode()
-    assert StateType.__arrow_ext_deserialize__(pa.binary(), later) == StateType(version=2)
+    later = json.dumps({**said, "version": 3, "unit": "new"}).encode()
+    assert StateType.__arrow_ext_deserialize__(pa.binary(), later) == StateType(version=3)
     field = pa.field("state", pa.binary(), metadata={
         "ARROW:extension:name": "lse_stream.state", "ARROW:extension:metadata": later,
     })  # fmt: skip
     table = pa.ipc.open_stream(ipc(pa.table({"k": [1], "state": [b"?"]}, schema=pa.schema([("k", pa.int64()), field]))))
-    with pytest.raises(StateError, match="found version 2, aggregation logsumexp, scale natural"):
+    with pytest.raises(StateError, match="found version 3, aggregation logsumexp, scale natural"):
         finalize(table.read_all())
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"aggregation": "weighted"}, {"scale": "decibel"}])
+@pytest.mark.parametrize("change", [{"version": 1}, {"aggregation": "weighted"}, {"scale": "decibel"}])
 def test_columns_of_different_versions_do_not_become_one(change: dict[str, Any]) -> None:
     ours, other = (pa.table({"state": pa.nulls(1, data_type)}) for data_type in (StateType(), StateType(**change)))
     assert StateType() != StateType(**change)

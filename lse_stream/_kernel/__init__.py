@@ -1,7 +1,7 @@
 """The kernel: exact sums of e^x, in C or in NumPy with the same bits.
 
-Records are arrays of ``RECORD``, one record each; codes are dense group numbers from 0. The environment variable
-``LSE_STREAM_KERNEL`` forces one of ``available()``.
+States are arrays of ``SUM``, or of ``WEIGHTED_SUM`` where there are weights; codes are dense group numbers from 0. The
+environment variable ``LSE_STREAM_KERNEL`` forces one of ``available()``.
 """
 
 import hashlib
@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .record import RECORD as RECORD
-from .record import Records as Records
-from .record import StateError as StateError
-from .record import concat_states as concat_states
-from .record import empty_states as empty_states
-from .record import fault_error as fault_error
-from .record import take_states as take_states
+from .constants import VERSION
+from .sums import SUM as SUM
+from .sums import WEIGHTED_SUM as WEIGHTED_SUM
+from .sums import StateError as StateError
+from .sums import Sums as Sums
+from .sums import concat_sums as concat_sums
+from .sums import empty_sums as empty_sums
+from .sums import fault_error as fault_error
+from .sums import take_sums as take_sums
+from .sums import words_of as words_of
 
 native: ModuleType | None
 try:
@@ -34,7 +37,7 @@ Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int32] | npt.NDArray[np.int64]
-Sums = tuple[Words, Ints]
+ExactSums = tuple[Words, Ints]
 
 # What values are multiplied by, as a double-double.
 NATURAL_FACTOR = np.array([1.0, 0.0])
@@ -43,7 +46,7 @@ NATURAL_FACTOR = np.array([1.0, 0.0])
 NONE = np.empty(0)
 
 # What ``known_answers`` must give on every machine.
-KNOWN_ANSWERS = "c23bd44542a5b4dc71348db54b749460ebe3bc1a5e66657b53a1e55db3f8945d"
+KNOWN_ANSWERS = "864c95ef1b2483df32b88ed347c7a15bc7f7c8c8607ee33a7a77f916624af099"
 
 
 def available() -> tuple[str, ...]:
@@ -75,21 +78,21 @@ def _kernel() -> ModuleType:
     return native if native and _selected != "numpy" else import_module(".twin.kernel", __name__)
 
 
-def group_values(codes: Codes, values: Floats, n_groups: int) -> Records:
+def group_values(codes: Codes, values: Floats, n_groups: int) -> Sums:
     """The states (n_groups,) of the values (n,) with each code (n,)."""
-    states = np.empty(n_groups, RECORD)
+    states = np.empty(n_groups, SUM)
     _kernel().group_values(states, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values, np.float64))
     return states
 
 
-def merge_groups(codes: Codes, states: Records, n_groups: int) -> Records:
+def merge_groups(codes: Codes, states: Sums, n_groups: int, scale: Floats = NATURAL_FACTOR) -> Sums:
     """The merged states (n_groups,) of the states (n,) with each code (n,)."""
-    merged = np.empty(n_groups, RECORD)
-    _kernel().merge_groups(merged, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(states))
+    merged = np.empty(n_groups, states.dtype)
+    _kernel().merge_groups(merged, np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(states), scale)
     return merged
 
 
-def state_values(states: Records) -> Floats:
+def state_values(states: Sums) -> Floats:
     """The log-sum-exp (n,) of each state (n,)."""
     out = np.empty(states.size)
     _kernel().values_of(np.ascontiguousarray(states), out)
@@ -103,28 +106,36 @@ def row_values(x: Floats) -> Floats:
     return out
 
 
-def check_states(states: Records, scale: Floats = NATURAL_FACTOR, *, has_signs: bool = False) -> None:
-    """Raises StateError for the first record that is not canonical for that scale, of weights with signs or without."""
-    fault = _kernel().check(np.ascontiguousarray(states), scale, bytes([has_signs]))
+def check_sums(sums: Sums, scale: Floats = NATURAL_FACTOR) -> None:
+    """Raises StateError for the first that is not canonical for that scale."""
+    fault = _kernel().check(np.ascontiguousarray(sums), scale)
     if fault:
-        raise fault_error(states, *fault)
+        raise fault_error(sums, *fault)
 
 
-def group_terms(
-    codes: Codes, x: Floats, weights: Floats | None, n_groups: int, scale: Floats = NATURAL_FACTOR
-) -> Records:
+def seal(words: Words, offsets: Ints) -> None:
+    """Writes the check of each record (n,), of the words from an offset (n + 1,) to the next, into its first word."""
+    _kernel().seal(words, np.ascontiguousarray(offsets, np.int64))
+
+
+def find_damage(words: Words, offsets: Ints) -> int:
+    """The first record whose check is wrong; their number where there is none."""
+    return int(_kernel().find_damage(np.ascontiguousarray(words), np.ascontiguousarray(offsets, np.int64)))
+
+
+def group_terms(codes: Codes, x: Floats, weights: Floats | None, n_groups: int, scale: Floats = NATURAL_FACTOR) -> Sums:
     """The states (n_groups,) of the products w e^(c x) with each code (n,); without weights every one is 1.
 
     Args:
       scale: c as a double-double (2,), positive.
     """
-    states = np.empty(n_groups, RECORD)
+    states = np.empty(n_groups, SUM if weights is None else WEIGHTED_SUM)
     arrays = (np.ascontiguousarray(a, np.float64) for a in (x, NONE if weights is None else weights))
     _kernel().group_terms(states, np.ascontiguousarray(codes, np.int32), *arrays, scale)
     return states
 
 
-def quotients_of(states: Records, counts: Ints, scale: Floats = NATURAL_FACTOR) -> Floats:
+def quotients_of(states: Sums, counts: Ints, scale: Floats = NATURAL_FACTOR) -> Floats:
     """Of each state (n,): sign of the sum; ln q as a double-double; q as one: (n, 5).
 
     q = abs(sum) / (count T), T the term of the max. Where abs(c max) >= 2^60 and where it is infinite, T is 1.
@@ -134,10 +145,10 @@ def quotients_of(states: Records, counts: Ints, scale: Floats = NATURAL_FACTOR) 
     return out
 
 
-def reciprocals_of(states: Records) -> Floats:
+def reciprocals_of(states: Sums, scale: Floats = NATURAL_FACTOR) -> Floats:
     """What ``softmax_by`` needs of each state (n,): (n, 5)."""
     out = np.empty((states.size, 5))
-    _kernel().reciprocals_of(np.ascontiguousarray(states), out)
+    _kernel().reciprocals_of(np.ascontiguousarray(states), scale, out)
     return out
 
 
@@ -152,13 +163,13 @@ def softmax_by(
 
 
 def softmax_of(
-    states: Records, codes: Codes, x: Floats, scale: Floats = NATURAL_FACTOR, out: Floats | None = None
+    states: Sums, codes: Codes, x: Floats, scale: Floats = NATURAL_FACTOR, out: Floats | None = None
 ) -> Floats:
     """e^(c x) over the sum of the state (n,) that each row's code names, written to ``out`` if there is one."""
-    return softmax_by(reciprocals_of(states), codes, x, scale, out)
+    return softmax_by(reciprocals_of(states, scale), codes, x, scale, out)
 
 
-def sum_products(codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> Sums:
+def sum_products(codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> ExactSums:
     """The exact sum of a b of each code, and where each begins (n_groups + 1,). None for b is 1; a b of 0 adds 0."""
     begins = np.empty(n_groups + 1, np.int64)
     arrays = (np.ascontiguousarray(v, np.float64) for v in (a, NONE if b is None else b))
@@ -166,7 +177,7 @@ def sum_products(codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> Su
     return np.frombuffer(words, np.uint64), begins
 
 
-def merge_sums(codes: Codes, words: Words, at: Ints, n_groups: int) -> Sums:
+def merge_sums(codes: Codes, words: Words, at: Ints, n_groups: int) -> ExactSums:
     """The exact sums for each code of those stored at places (n,) of the words, and where each begins."""
     begins = np.empty(n_groups + 1, np.int64)
     rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(words), np.ascontiguousarray(at, np.int64))
@@ -254,36 +265,26 @@ class Groups:
     """The states of groups whose number grows from batch to batch.
 
     Args:
-      items: what is added: "values" x, "terms" w e^(c x), or "states".
+      items: what they are made of: "values" x on the natural scale, "terms" e^(c x), or "weighted" terms w e^(c x).
+      scale: c as a double-double (2,).
     """
 
-    def __init__(self, items: str) -> None:
-        self._groups = _growing().Groups(items)
+    def __init__(self, items: str, scale: Floats = NATURAL_FACTOR) -> None:
+        self._groups = _growing().Groups(items, *scale.tolist())
+        self._dtype = WEIGHTED_SUM if items == "weighted" else SUM
         self._size = 0
 
-    def update(
-        self,
-        codes: Codes,
-        items: Floats | Records,
-        n_groups: int,
-        weights: Floats = NONE,
-        scale: Floats = NATURAL_FACTOR,
-    ) -> None:
-        """Adds items (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on."""
-        arrays = (
-            np.ascontiguousarray(codes, np.int32),
-            np.ascontiguousarray(items),
-            np.ascontiguousarray(weights),
-            scale,
-        )
+    def update(self, codes: Codes, values: Floats, n_groups: int, weights: Floats = NONE) -> None:
+        """Adds values (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on."""
+        arrays = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values), np.ascontiguousarray(weights))
         self._groups.update(arrays, n_groups)
         self._size = max(self._size, n_groups)
 
-    def merge(self, codes: Codes, states: Records, n_groups: int) -> None:
-        """Merges states (n,) into the groups of their codes (n,), whatever the items are.
+    def merge(self, codes: Codes, states: Sums, n_groups: int) -> None:
+        """Merges states (n,) into the groups of their codes (n,).
 
         Raises:
-          OverflowError: the count of a group exceeds 2^63 - 1, or, among "values", 2^42.
+          OverflowError: the count of a group exceeds 2^63 - 1.
         """
         self._groups.merge((np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(states)), n_groups)
         self._size = max(self._size, n_groups)
@@ -291,11 +292,11 @@ class Groups:
     def grow(self, n_groups: int) -> None:
         """Makes it at least that many groups."""
         if n_groups > self._size:
-            self.merge(np.empty(0, np.int32), np.empty(0, RECORD), n_groups)
+            self.merge(np.empty(0, np.int32), np.empty(0, self._dtype), n_groups)
 
-    def states(self) -> Records:
+    def states(self) -> Sums:
         """The states of the groups."""
-        out = np.empty(self._size, RECORD)
+        out = np.empty(self._size, self._dtype)
         self._groups.export(out)
         return out
 
@@ -335,12 +336,14 @@ def known_answers() -> str:
         ramp / 1e310 + ramp / 1e16 - 1e-3,
     ]
     codes = np.repeat(np.arange(len(rows), dtype=np.int32), 96)
-    states = np.concatenate([group_values(codes, np.concatenate(rows), len(rows)), empty_states(len(rows))])
+    states = np.concatenate([group_values(codes, np.concatenate(rows), len(rows)), empty_sums(len(rows))])
     for i, row in enumerate(rows):
         state = _kernel().State()
         state._update(row)
-        states[len(rows) + i] = np.frombuffer(state.to_bytes(), RECORD)[0]
-    digest = hashlib.sha256(states.tobytes() + state_values(states).tobytes())
+        states[len(rows) + i] = np.frombuffer(state._sum(), SUM)[0]
+    records = np.concatenate([np.full((states.size, 1), VERSION, np.uint64), words_of(states)], axis=1).ravel()
+    seal(records, np.arange(states.size + 1) * (records.size // states.size))
+    digest = hashlib.sha256(records.tobytes() + state_values(states).tobytes())
     digest.update(row_values(np.stack([rows[0][:64], rows[4][:64]]).reshape(-1, 4)).tobytes())
     digest.update(row_values(np.stack(rows)).tobytes())
     x, w = np.concatenate(rows), np.tile((7.0 - ramp % 13) * 2.0 ** (ramp - 48), len(rows))
@@ -352,6 +355,8 @@ def known_answers() -> str:
         products = group_terms(codes, x, weights, len(rows), scale)
         digest.update(products.tobytes() + quotients_of(products, products["count"], scale).tobytes())
         digest.update(softmax_of(products, codes, x, scale).tobytes())
+        merged = merge_groups(np.zeros(len(rows), np.int32), products, 1, scale)
+        digest.update(merged.tobytes() + quotients_of(merged, np.ones(1, np.int64), scale).tobytes())
     words, begins = sum_products(codes, x, w, len(rows))
     digest.update(words.tobytes() + merge_sums(np.zeros(len(rows), np.int32), words, begins[:-1], 1)[0].tobytes())
     return digest.hexdigest()

@@ -3,13 +3,7 @@
 _f = float.fromhex
 
 # Of a record. A change of any number in this file is a new version.
-VERSION = 1
-
-# In a record: log-sum-exp.
-AGGREGATION = 0
-
-# In a record: the natural scale.
-SCALE = 0
+VERSION = 2
 
 # Bits of a limb, of the 53 of a double: a term has at most 2^49 of a quantum, and rounding by ROUND bears 2^51. Three
 # limbs reach 2^-100, where a term is known to about 2^-60.
@@ -35,16 +29,23 @@ FAR = _f("0x1p+23")
 # Below, the first reduction's multiple of 2^22 ln2 has at most 38 bits.
 TOO_FAR = _f("0x1p+60")
 
-# A value this far below the maximum adds nothing: 102 powers of 2, which are 71, would do. Where values are 2^7 apart,
-# max - SPAN is rounded to max - 128 or less. A span of 128 would not do: above -2^59, max - 128 may be rounded to max -
-# 64.
+# A value this far below the second adds nothing: 102 powers of 2, which are 71, would do. Where values are 2^7 apart,
+# second - SPAN is rounded to second - 128 or less. A span of 128 would not do: above -2^59, second - 128 may be rounded
+# to second - 64.
 SPAN = 192.0
 
 # Terms whose limbs may be summed in an int64: limbs are below 2^50, and 2^12 of them below 2^62.
 FLUSH = 4096
 
-# The base in a record whose max has none: below every base.
+# The base of a sum without a grid: below every base.
 NO_BASE = -1 << 63
+
+# On its grid every limb of e^0 is 0: half the last quantum is 2^99.
+VANISHING_BASE = 200
+
+# Clips the power of 2 of a rest over the term of the max, which is then below 2^-1074: unscaled it is below 2^116. Half
+# of it is the exponent of a normal number.
+LEAST_SHIFT = -2040
 
 # Added to the base of a sum of weights where abs(c max) >= TOO_FAR, a multiple of LIMB_BITS. A base from half of it on
 # is such a one: other bases are at most 2^60 / ln2 and 1100, or 2^60.53, and half of this is 2^60.64.
@@ -59,8 +60,8 @@ NO_EXPONENT = -1 << 61
 LEAST_WEIGHT_BASE = -1100
 MOST_WEIGHT_BASE = 1050
 
-# Clips the power of 2 that a quotient of sums is scaled by. Unscaled, it is within 2^-214 and 2^116, as counts are
-# below 2^63 and the lowest limb is in units of 2^-100: shifted this far, all is 0 or infinite.
+# Clips the power of 2 that a quotient of weighted sums is scaled by. Unscaled, it is within 2^-214 and 2^116, as counts
+# are below 2^63 and the lowest limb is in units of 2^-100: shifted this far, all is 0 or infinite.
 MOST_SHIFT = 3000
 
 # Clips the exponent of a product of pairs within 1/4 and 8: beyond +-1100 it is 0 or infinite. Half of it is the
@@ -82,14 +83,12 @@ MINUS_INFINITY = 2
 NOT_A_NUMBER = 3
 
 # What a record that is not canonical violates, in the order in which this is looked for.
-FAULT_VERSION = 0
-FAULT_AGGREGATION = 1
-FAULT_SCALE = 2
-FAULT_RESERVED = 3
-FAULT_COUNT = 4
-FAULT_MAX = 5
-FAULT_BASE = 6
-FAULT_LIMBS = 7
+FAULT_COUNT = 0
+FAULT_MAX = 1
+FAULT_TIES = 2
+FAULT_SECOND = 3
+FAULT_BASE = 4
+FAULT_LIMBS = 5
 
 # Coefficients and tables of e^x and log1p, whose reductions generate_constants.py describes.
 STEPS_PER_UNIT = _f("0x1.71547652b82fep+7")

@@ -1,7 +1,7 @@
 """Writes c/constants.h and constants.py: every number of the kernel, from one derivation, for C and for NumPy.
 
 Run ``python lse_stream/_kernel/generate_constants.py`` (needs mpmath). The committed files are its output, which a test
-checks. Changing any number changes bits: it takes a new record version (see ``record.py``).
+checks. Changing any number changes bits: it takes a new record version (see ``lse_stream.states.codec``).
 """
 
 import math
@@ -20,7 +20,7 @@ LN2 = log(2)
 
 LIMB_BITS = 50
 ROUND = 1.5 * 2.0**52
-FAULT_FIELDS = ("version", "aggregation", "scale", "reserved", "count", "max", "base", "limbs")
+FAULT_FIELDS = ("count", "max", "ties", "second", "base", "limbs")
 
 
 class Pattern(int):
@@ -83,9 +83,7 @@ def weight_base(exponent: int) -> int:
 def numbers() -> dict[str, tuple[int | float, str]]:
     """Limits, formats and codes that C and Python share, each with its reason; "" where the reason is the one above."""
     values: dict[str, tuple[int | float, str]] = {
-        "VERSION": (1, "Of a record. A change of any number in this file is a new version."),
-        "AGGREGATION": (0, "In a record: log-sum-exp."),
-        "SCALE": (0, "In a record: the natural scale."),
+        "VERSION": (2, "Of a record. A change of any number in this file is a new version."),
         "LIMB_BITS": (
             LIMB_BITS,
             "Bits of a limb, of the 53 of a double: a term has at most 2^49 of a quantum, and rounding by ROUND"
@@ -116,15 +114,21 @@ def numbers() -> dict[str, tuple[int | float, str]]:
         ),
         "SPAN": (
             192.0,
-            "A value this far below the maximum adds nothing: 102 powers of 2, which are 71, would do. Where "
-            "values are 2^7 apart, max - SPAN is rounded to max - 128 or less. A span of 128 would not do: above "
-            "-2^59, max - 128 may be rounded to max - 64.",
+            "A value this far below the second adds nothing: 102 powers of 2, which are 71, would do. Where "
+            "values are 2^7 apart, second - SPAN is rounded to second - 128 or less. A span of 128 would not do: above "
+            "-2^59, second - 128 may be rounded to second - 64.",
         ),
         "FLUSH": (
             4096,
             "Terms whose limbs may be summed in an int64: limbs are below 2^50, and 2^12 of them below 2^62.",
         ),
-        "NO_BASE": (-(2**63), "The base in a record whose max has none: below every base."),
+        "NO_BASE": (-(2**63), "The base of a sum without a grid: below every base."),
+        "VANISHING_BASE": (200, "On its grid every limb of e^0 is 0: half the last quantum is 2^99."),
+        "LEAST_SHIFT": (
+            -2040,
+            "Clips the power of 2 of a rest over the term of the max, which is then below 2^-1074: unscaled it is below"
+            " 2^116. Half of it is the exponent of a normal number.",
+        ),
         "FAR_BASE": (
             LIMB_BITS << 56,
             "Added to the base of a sum of weights where abs(c max) >= TOO_FAR, a multiple of LIMB_BITS. A base"
@@ -144,7 +148,7 @@ def numbers() -> dict[str, tuple[int | float, str]]:
         "MOST_WEIGHT_BASE": (weight_base(1024), ""),
         "MOST_SHIFT": (
             3000,
-            "Clips the power of 2 that a quotient of sums is scaled by. Unscaled, it is within 2^-214 and "
+            "Clips the power of 2 that a quotient of weighted sums is scaled by. Unscaled, it is within 2^-214 and "
             "2^116, as counts are below 2^63 and the lowest limb is in units of 2^-100: shifted this far, all is 0 or "
             "infinite.",
         ),

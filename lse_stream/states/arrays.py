@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernel
-from .._kernel import Records, StateError
+from .._kernel import StateError, Sums
 from .._kernel.constants import UNIT
 from .._kernel.stored_sum import decode_sum
 from ..scales import Scale
@@ -45,13 +45,13 @@ class StateArray:
     """States (n,) of one aggregation and scale, as columns of their parts. It never changes.
 
     Attributes:
-      sums: of each scaled sum, its records (n,) of ``_kernel.record``.
+      sums: of each scaled sum, those of the states (n,), as ``_kernel.sums`` describes them.
       exact: of each exact sum, words, and the place (n,) among them where each state's sum begins.
     """
 
     aggregation: Aggregation
     scale: Scale
-    sums: tuple[Records, ...]
+    sums: tuple[Sums, ...]
     exact: tuple[tuple[Words, Ints], ...]
 
     @classmethod
@@ -79,13 +79,13 @@ class StateArray:
 
     def merge(self, codes: Codes, groups: int) -> "StateArray":
         """The merged states (groups,) of the states with each code."""
-        sums = tuple(_kernel.merge_groups(codes, states, groups) for states in self.sums)
+        sums = tuple(_kernel.merge_groups(codes, states, groups, self.scale.factor) for states in self.sums)
         merged = (_kernel.merge_sums(codes, words, at, groups) for words, at in self.exact)
         return self._with(sums, tuple((words, begins[:-1]) for words, begins in merged))
 
     def take(self, rows: Ints) -> "StateArray":
         """The states of ``rows``, in that order."""
-        sums = tuple(_kernel.take_states(states, rows) for states in self.sums)
+        sums = tuple(_kernel.take_sums(states, rows) for states in self.sums)
         return self._with(sums, tuple((words, at[rows]) for words, at in self.exact))
 
     def slice(self, start: int, num_rows: int) -> "StateArray":
@@ -95,7 +95,7 @@ class StateArray:
             tuple(states[part] for states in self.sums), tuple((words, at[part]) for words, at in self.exact)
         )
 
-    def _with(self, sums: tuple[Records, ...], exact: tuple[tuple[Words, Ints], ...]) -> "StateArray":
+    def _with(self, sums: tuple[Sums, ...], exact: tuple[tuple[Words, Ints], ...]) -> "StateArray":
         return StateArray(self.aggregation, self.scale, sums, exact)
 
     @staticmethod
@@ -108,7 +108,7 @@ class StateArray:
         first = parts[0]
         for part in parts[1:]:
             check_same(first, part)
-        sums = tuple(_kernel.concat_states(column) for column in zip(*(part.sums for part in parts), strict=True))
+        sums = tuple(_kernel.concat_sums(column) for column in zip(*(part.sums for part in parts), strict=True))
         exact = []
         for column in zip(*(part.exact for part in parts), strict=True):
             starts = np.cumsum([0, *(words.size for words, _ in column[:-1])])
@@ -143,7 +143,7 @@ class StateArray:
         return ((specials[special], 0) if special else _ratio(units, low) for units, low, special in found)
 
 
-def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> Records:
+def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> Sums:
     x, weights = part.terms(inputs, scale)
     if part.is_plain(scale):
         return _kernel.group_values(codes, x, groups)

@@ -2,25 +2,27 @@
 
 A record consists of words of 64 bits, all little-endian::
 
-    version (uint8), aggregation (uint8: its code), scale (uint16), reserved (uint32)
+    version (uint8), aggregation (uint8: its code), scale (uint16)
+    check (uint32): CRC-32C of all other bytes of the record
     count of terms (int64)
     parameter of the scale (float64), for a base or a temperature alone
-    of each scaled sum: max, base, limbs, as in ``_kernel.record``
+    of each sum without weights: max, ties, second, limbs; of one with weights: max, base, limbs: as in ``_kernel.sums``
     of each exact sum: low (uint16), words (uint16), special (uint32; 1 +inf, 2 -inf, 3 NaN);
         then the words of the sum in units of 2^(64 low - 2176), two's complement, no more than are needed
 
-The record of log-sum-exp on the natural scale is that of ``_kernel.record``. Equal states have equal bytes.
+Equal states have equal bytes. A record that is damaged is refused: the check finds every wrong bit, and every burst of
+wrong bits within 32 that lies wholly inside the check or wholly outside; of any other damage one in 2^32 is missed.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _kernel
-from .._kernel import RECORD, StateError
+from .._kernel import SUM, WEIGHTED_SUM, StateError
 from .._kernel.constants import MOST_WORDS, NOT_A_NUMBER, VERSION
 from .._kernel.stored_sum import decode_sum, encode_sum
 from ..scales import NATURAL, Scale
-from .aggregations import AGGREGATIONS, LOGSUMEXP, Aggregation
+from .aggregations import AGGREGATIONS, LOGSUMEXP, Aggregation, ScaledSum
 from .arrays import StateArray, require
 
 Ints = npt.NDArray[np.int64]
@@ -28,31 +30,41 @@ Words = npt.NDArray[np.uint64]
 
 _BY_CODE = {aggregation.code: aggregation for aggregation in AGGREGATIONS.values()}
 
-# Words of a scaled sum: a kernel's record without its header and count.
-_TERM_WORDS = RECORD.itemsize // 8 - 2
+
+def _dtype(part: ScaledSum) -> np.dtype[np.void]:
+    return WEIGHTED_SUM if part.has_weights else SUM
+
+
+def _sum_words(part: ScaledSum) -> int:
+    """Words of a scaled sum without its count."""
+    return _dtype(part).itemsize // 8 - 1
 
 
 def encode_states(states: StateArray) -> tuple[Words, Ints]:
     """The records, one after another, and where each begins and the last ends (n + 1,), in words."""
     n = len(states)
     aggregation, scale = states.aggregation, states.scale
-    if (aggregation, scale) == (LOGSUMEXP, NATURAL):
-        words = np.ascontiguousarray(states.sums[0]).view(np.uint64)
-        return words, np.arange(n + 1) * (RECORD.itemsize // 8)
     fixed = np.empty((n, _fixed_words(aggregation, scale)), np.uint64)
     fixed[:, 0] = _head(aggregation, scale)
     fixed[:, 1] = states.sums[0]["count"]
     if scale.parameter is not None:
         fixed[:, 2] = np.float64(scale.parameter).view(np.uint64)
-    start = fixed.shape[1] - _TERM_WORDS * len(states.sums)
-    for records in states.sums:
-        fixed[:, start : start + _TERM_WORDS] = records.view(np.uint64).reshape(n, _TERM_WORDS + 2)[:, 2:]
-        start += _TERM_WORDS
+    start = 2 + (scale.parameter is not None)
+    for part, sums in zip(aggregation.sums, states.sums, strict=True):
+        end = start + _sum_words(part)
+        fixed[:, start:end] = _kernel.words_of(sums)[:, 1:]
+        start = end
+    if not states.exact:
+        offsets = np.arange(n + 1) * fixed.shape[1]
+        _kernel.seal(fixed.reshape(-1), offsets)
+        return fixed.reshape(-1), offsets
     sizes = [_stored_words(words, at) for words, at in states.exact]
     if n == 1:  # most often so, and quicker than the general way
         stored = [words[at[0] : at[0] + size[0]] for (words, at), size in zip(states.exact, sizes, strict=True)]
         out = np.concatenate([fixed[0], *stored])
-        return out, np.array([0, out.size])
+        offsets = np.array([0, out.size])
+        _kernel.seal(out, offsets)
+        return out, offsets
     offsets = np.zeros(n + 1, np.int64)
     np.cumsum(fixed.shape[1] + sum(sizes, np.zeros(n, np.int64)), out=offsets[1:])
     out = np.empty(offsets[-1], np.uint64)
@@ -62,6 +74,7 @@ def encode_states(states: StateArray) -> tuple[Words, Ints]:
         within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         out[np.repeat(place, size) + within] = words[np.repeat(at, size) + within]
         place = place + size
+    _kernel.seal(out, offsets)
     return out, offsets
 
 
@@ -83,38 +96,37 @@ def decode_states(
     aggregation, scale = expected or (_header(words, offsets) if n else (LOGSUMEXP, NATURAL))
     fixed = _fixed_words(aggregation, scale)
     head = _head(aggregation, scale)
-    heads = words[begin]
+    heads = words[begin] & np.uint64(0xFFFFFFFF)
     require(heads == np.uint64(head), lambda i: f"expected {_describe(head)}, found {_describe(int(heads[i]))}")
     least = "" if not aggregation.exact else " or more"
     fits = sizes >= fixed if aggregation.exact else sizes == fixed
     require(fits, lambda i: f"expected a state of {8 * fixed} bytes{least}, found {8 * sizes[i]}")
-    if (aggregation, scale) == (LOGSUMEXP, NATURAL):
-        states = words[offsets[0] : offsets[-1]].view(RECORD)
-        if not trusted:
-            _kernel.check_states(states)
-        return StateArray(aggregation, scale, (states,), ())
-    start = 2
+    if not trusted:
+        damaged = _kernel.find_damage(words, offsets)
+        require(np.arange(n) != damaged, lambda _: "the record is damaged: its check and its bytes do not agree")
+    # All records without exact sums have one size.
+    matrix = words[begin[:, None] + np.arange(fixed)] if aggregation.exact else words[offsets[0] :][: n * fixed]
+    matrix, start = matrix.reshape(n, fixed), 2
     if scale.parameter is not None:
-        found = words[begin + 2].view(np.float64)
+        found = matrix[:, 2].view(np.float64)
         require(found == scale.parameter, lambda i: f"expected scale {scale.name}, found parameter {found[i]!r}")
         start = 3
     sums = []
     for part in aggregation.sums:
-        states = np.zeros(n, RECORD)
-        states["version"] = VERSION
-        matrix = states.view(np.uint64).reshape(n, _TERM_WORDS + 2)
-        matrix[:, 1] = words[begin + 1]
-        matrix[:, 2:] = words[begin[:, None] + np.arange(start, start + _TERM_WORDS)]
+        end = start + _sum_words(part)
+        found_sums = np.empty((n, end - start + 1), np.uint64)
+        found_sums[:, 0], found_sums[:, 1:] = matrix[:, 1], matrix[:, start:end]
+        part_sums = found_sums.reshape(-1).view(_dtype(part))
         if not trusted:
-            _kernel.check_states(states, scale.factor, has_signs=part.has_weights)
-        sums.append(states)
-        start += _TERM_WORDS
-    place, end, exact = begin + fixed, offsets[1:], []
+            _kernel.check_sums(part_sums, scale.factor)
+        sums.append(part_sums)
+        start = end
+    place, ends, exact = begin + fixed, offsets[1:], []
     for _ in aggregation.exact:
-        size = _stored_words(words, place) if trusted else _check_exact(words, place, end)
+        size = _stored_words(words, place) if trusted else _check_exact(words, place, ends)
         exact.append((words, place))
         place = place + size
-    require(place == end, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
+    require(place == ends, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
     if len(sums) == 2 and aggregation.sums[1].doubled:
         with np.errstate(over="ignore"):
             twice = 2.0 * sums[0]["max"]
@@ -133,22 +145,21 @@ def _head(aggregation: Aggregation, scale: Scale) -> int:
 
 def _fixed_words(aggregation: Aggregation, scale: Scale) -> int:
     """How many words a record has ahead of its exact sums."""
-    return 2 + (scale.parameter is not None) + _TERM_WORDS * len(aggregation.sums)
+    return 2 + (scale.parameter is not None) + sum(_sum_words(part) for part in aggregation.sums)
 
 
 def _describe(head: int) -> str:
-    version, code, scale, reserved = head & 0xFF, head >> 8 & 0xFF, head >> 16 & 0xFFFF, head >> 32
+    version, code, scale = head & 0xFF, head >> 8 & 0xFF, head >> 16 & 0xFFFF
     name = _BY_CODE[code].name if code in _BY_CODE else "unknown"
     scale_name = Scale.CODES[scale] if scale < len(Scale.CODES) else "unknown"
-    extra = f", reserved bytes {reserved:#x}" if reserved else ""
-    return f"version {version}, aggregation {code} ({name}), scale {scale} ({scale_name}){extra}"
+    return f"version {version}, aggregation {code} ({name}), scale {scale} ({scale_name})"
 
 
 def _header(words: Words, offsets: Ints) -> tuple[Aggregation, Scale]:
     """Aggregation and scale of the first record."""
-    head = int(words[offsets[0]])
+    head = int(words[offsets[0]]) & 0xFFFFFFFF
     aggregation, code = _BY_CODE.get(head >> 8 & 0xFF), head >> 16 & 0xFFFF
-    if head & 0xFF != VERSION or aggregation is None or code >= len(Scale.CODES) or head >> 32:
+    if head & 0xFF != VERSION or aggregation is None or code >= len(Scale.CODES):
         raise StateError(
             0, f"state 0: expected version {VERSION}, a known aggregation and scale, found {_describe(head)}"
         )

@@ -400,14 +400,16 @@ def in_batches(
     scale: np.ndarray = _kernel.NATURAL_FACTOR,
 ) -> bytes:
     """The states of groups whose number is as large as each batch needs it; looked at on the way."""
-    grown = Groups(kind)
+    grown = Groups(kind, scale)
     there = 0
     for batch in batches:
         there = max(there, int(codes[batch].max(initial=-1)) + 1)
-        if weights is None:
-            grown.update(codes[batch], items[batch], there, scale=scale)
+        if items.dtype != np.float64:
+            grown.merge(codes[batch], items[batch], there)
+        elif weights is None:
+            grown.update(codes[batch], items[batch], there)
         else:
-            grown.update(codes[batch], items[batch], there, weights[batch], scale)
+            grown.update(codes[batch], items[batch], there, weights[batch])
         assert grown.states().size == there
     grown.grow(groups)
     grown.grow(0)  # it never shrinks
@@ -441,11 +443,12 @@ def test_terms_in_batches_give_the_states_of_one_call(seed: int) -> None:
     codes, x = random_codes(rng, n, groups), values_for_groups(rng, n)
     scale = SCALES[seed % len(SCALES)]
     for weights in (None, random_weights(rng, n)):
+        kind = "terms" if weights is None else "weighted"
         expected = _kernel.group_terms(codes, x, weights, groups, scale).tobytes()
-        assert in_batches("terms", codes, x, groups, splits(rng, n), weights, scale) == expected
+        assert in_batches(kind, codes, x, groups, splits(rng, n), weights, scale) == expected
         order = rng.permutation(n)
         shuffled = None if weights is None else weights[order]
-        assert in_batches("terms", codes[order], x[order], groups, splits(rng, n), shuffled, scale) == expected
+        assert in_batches(kind, codes[order], x[order], groups, splits(rng, n), shuffled, scale) == expected
 
 
 @EVERY_KERNEL
@@ -456,14 +459,16 @@ def test_states_in_batches_give_the_states_of_one_call(seed: int) -> None:
     fine = rng.integers(0, n, 2 * n).astype(np.int32)
     x, weights = values_for_groups(rng, 2 * n), random_weights(rng, 2 * n)
     codes = random_codes(rng, n, groups)
-    for states in (
-        _kernel.group_values(fine, x, n),
-        _kernel.group_terms(fine, x, weights, n, SCALES[seed % len(SCALES)]),
+    scale = SCALES[seed % len(SCALES)]
+    for kind, states, c in (
+        ("values", _kernel.group_values(fine, x, n), _kernel.NATURAL_FACTOR),
+        ("terms", _kernel.group_terms(fine, x, None, n, scale), scale),
+        ("weighted", _kernel.group_terms(fine, x, weights, n, scale), scale),
     ):
-        expected = _kernel.merge_groups(codes, states, groups).tobytes()
-        assert in_batches("states", codes, states, groups, splits(rng, n)) == expected
+        expected = _kernel.merge_groups(codes, states, groups, c).tobytes()
+        assert in_batches(kind, codes, states, groups, splits(rng, n), scale=c) == expected
         order = rng.permutation(n)
-        assert in_batches("states", codes[order], states[order], groups, splits(rng, n)) == expected
+        assert in_batches(kind, codes[order], states[order], groups, splits(rng, n), scale=c) == expected
 
 
 @pytest.mark.parametrize("seed", range(15))
@@ -472,11 +477,11 @@ def test_all_kernels_agree_on_groups_that_grow(seed: int) -> None:
     n, groups = random_sizes(rng)
     codes, x, weights = random_codes(rng, n, groups), values_for_groups(rng, n), random_weights(rng, n)
     scale, batches = SCALES[seed % len(SCALES)], splits(rng, n)
-    states = np.frombuffer(with_every_kernel(lambda: in_batches("values", codes, x, groups, batches)), _kernel.RECORD)
-    with_every_kernel(lambda: in_batches("terms", codes, x, groups, batches, weights, scale))
+    states = np.frombuffer(with_every_kernel(lambda: in_batches("values", codes, x, groups, batches)), _kernel.SUM)
+    with_every_kernel(lambda: in_batches("weighted", codes, x, groups, batches, weights, scale))
     with_every_kernel(lambda: in_batches("terms", codes, x, groups, batches, None, scale))
     coarse = np.sort(rng.integers(0, 9, groups)).astype(np.int32)
-    with_every_kernel(lambda: in_batches("states", coarse, states, 9, splits(np.random.default_rng(seed), groups)))
+    with_every_kernel(lambda: in_batches("values", coarse, states, 9, splits(np.random.default_rng(seed), groups)))
 
 
 @pytest.mark.parametrize("width", [1, 3])
@@ -504,61 +509,105 @@ def test_groups_that_grow_outgrow_their_narrow_sums() -> None:
     batches = [slice(start, start + 777) for start in range(0, 2 * n, 777)]
     expected = _kernel.group_values(codes, x, 3).tobytes()
     assert in_batches("values", codes, x, 3, batches) == expected
-    weights = np.full(2 * n, 1.0)
-    assert in_batches("terms", codes, x, 3, batches, weights) == expected
+    assert in_batches("terms", codes, x, 3, batches) == expected
 
 
 @EVERY_KERNEL
-@pytest.mark.parametrize("kind", ["values", "terms", "states"])
+@pytest.mark.parametrize("kind", ["values", "terms", "weighted"])
+def test_states_of_any_count_are_merged_and_go_on(kind: str) -> None:
+    """Also those whose counts do not fit the cache line of a group."""
+    rng = np.random.default_rng(7)
+    x, counts = rng.normal(size=6) * 30, (2**29, 2**30, 2**31, 2**32 + 5, 2**40, 2**62 - 2**41)
+    codes, place = np.zeros(6, np.int32), np.arange(6, dtype=np.int32)
+    weights = None if kind != "weighted" else np.ones(6)
+    large = _kernel.group_terms(place, x, weights, 6)
+    large["count"] += np.array(counts, np.int64)  # as so many values of -inf do
+    grown = Groups(kind)
+    for i in range(6):
+        grown.merge(np.array([1], np.int32), large[i : i + 1], 2)
+        grown.update(codes[:1], x[i : i + 1], 2, *([] if weights is None else [weights[:1]]))
+        grown.update(codes[:1] + 1, x[i : i + 1], 2, *([] if weights is None else [weights[:1]]))
+    small = _kernel.group_terms(codes, x, weights, 1)
+    both = _kernel.merge_groups(np.zeros(7, np.int32), np.concatenate([large, small]), 1)
+    assert grown.states().tobytes() == small.tobytes() + both.tobytes()
+
+    def add_twice() -> None:
+        for _ in range(2):
+            grown.merge(np.array([1], np.int32), large[5:], 2)
+
+    with pytest.raises(OverflowError, match="count"):
+        add_twice()
+
+
+@pytest.mark.fuzz
+def test_more_rows_than_a_cache_line_counts() -> None:
+    """2^33 rows of two groups."""
+    n = 1 << 20
+    x = np.tile([0.0, 1.0, 1.0, 2.0], n // 4)
+    codes = np.tile(np.arange(2, dtype=np.int32), n // 2)
+    grown = Groups("values")
+    for _ in range(1 << 13):
+        grown.update(codes, x, 2)
+    doubled = expected = _kernel.group_values(codes, x, 2)
+    for _ in range(13):
+        doubled = np.concatenate([expected, expected])
+        expected = _kernel.merge_groups(np.tile(np.arange(2, dtype=np.int32), 2), doubled, 2)
+    assert grown.states().tobytes() == expected.tobytes()
+
+
+@EVERY_KERNEL
+@pytest.mark.parametrize("kind", ["values", "terms", "weighted"])
 def test_groups_of_nothing_are_empty_states(kind: str) -> None:
     grown = Groups(kind)
     assert grown.states().size == 0
     for there in (0, 3, 1, 2000):
         grown.grow(there)
-    assert grown.states().tobytes() == _kernel.empty_states(2000).tobytes()
+    codes, none = np.empty(0, np.int32), np.empty(0)
+    weights = none if kind == "weighted" else None
+    assert grown.states().tobytes() == _kernel.group_terms(codes, none, weights, 2000).tobytes()
 
 
-def items_of(kind: str, n: int) -> np.ndarray:
-    return (
-        _kernel.group_values(np.arange(n, dtype=np.int32), np.arange(1.0, n + 1), n) if kind == "states" else np.ones(n)
-    )
+def update(grown: Groups, kind: str, codes: Sequence[int], n_groups: int) -> None:
+    ones = np.ones(len(codes))
+    grown.update(np.array(codes, np.int32), ones, n_groups, *([ones] if kind == "weighted" else []))
 
 
 @EVERY_KERNEL
 @pytest.mark.parametrize("code", [-1, 5, 2**31 - 1, -(2**31)])
-@pytest.mark.parametrize("kind", ["values", "terms", "states"])
+@pytest.mark.parametrize("kind", ["values", "terms", "weighted"])
 def test_codes_out_of_range_are_refused_and_nothing_is_added(kind: str, code: int) -> None:
     grown = Groups(kind)
-    grown.update(np.array([0, 4], np.int32), items_of(kind, 2), 5)
+    update(grown, kind, [0, 4], 5)
     before = grown.states().tobytes()
     with pytest.raises(IndexError):
-        grown.update(np.array([0, code, 1], np.int32), items_of(kind, 3), 5)
+        update(grown, kind, [0, code, 1], 5)
     assert grown.states().tobytes() == before
 
 
 @EVERY_KERNEL
-@pytest.mark.parametrize("kind", ["values", "terms", "states"])
+@pytest.mark.parametrize("kind", ["values", "terms", "weighted"])
 def test_codes_out_of_range_of_groups_that_were_to_grow_leave_them_as_they_were(kind: str) -> None:
     grown = Groups(kind)
-    grown.update(np.array([0, 1], np.int32), items_of(kind, 2), 2)
+    update(grown, kind, [0, 1], 2)
     before = grown.states().tobytes()
     with pytest.raises(IndexError):
-        grown.update(np.array([0, 9], np.int32), items_of(kind, 2), 4)
+        update(grown, kind, [0, 9], 4)
     assert grown.states().tobytes() == before
 
 
 @EVERY_KERNEL
-@pytest.mark.parametrize("kind", ["values", "terms", "states"])
+@pytest.mark.parametrize("kind", ["values", "terms", "weighted"])
 def test_items_of_another_number_than_codes_are_refused(kind: str) -> None:
     grown = Groups(kind)
     codes = np.zeros(3, np.int32)
     for n in (0, 2, 4):
         with pytest.raises(ValueError, match="arrays of different lengths"):
-            grown.update(codes, items_of(kind, n), 1)
-    if kind == "terms":
-        for n in (1, 2, 4):
-            with pytest.raises(ValueError, match="arrays of different lengths"):
-                grown.update(codes, np.ones(3), 1, np.ones(n))
+            grown.update(codes, np.ones(n), 1, *([np.ones(n)] if kind == "weighted" else []))
+    for n in (1, 2, 4) if kind != "weighted" else (0, 1, 2, 4):
+        with pytest.raises(ValueError, match="arrays of different lengths"):
+            grown.update(codes, np.ones(3), 1, np.ones(n))
+    with pytest.raises(ValueError, match="arrays of different lengths"):
+        grown.merge(codes, _kernel.empty_sums(2), 1)
     assert grown.states().size == 0
 
 

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lse_stream import StateError, _kernel, kernel_name
-from lse_stream._kernel.constants import FAULT_BASE, NO_BASE
-from lse_stream._kernel.record import FAULTS
+from lse_stream._kernel.constants import FAULT_LIMBS, NO_BASE
+from lse_stream._kernel.sums import FAULTS
 from lse_stream._kernel.twin import kernel as numpy_kernel
 from lse_stream.scales import Scale
 
-RECORD = _kernel.RECORD
+SUM = _kernel.SUM
 
 
 def states_of(groups: list[np.ndarray], module: ModuleType | None = None) -> np.ndarray:
@@ -29,8 +29,8 @@ def states_of(groups: list[np.ndarray], module: ModuleType | None = None) -> np.
     for values in groups:
         state = (module or _kernel._kernel()).State()
         state._update(np.ascontiguousarray(values))
-        records.append(state.to_bytes())
-    return np.frombuffer(b"".join(records), RECORD)
+        records.append(state._sum())
+    return np.frombuffer(b"".join(records), SUM)
 
 
 def assert_equal_states(found: np.ndarray, expected: np.ndarray) -> None:
@@ -51,7 +51,7 @@ def test_state_has_the_twins_bits(values: list[float]) -> None:
     one_by_one = _kernel._kernel().State()
     for value in values:
         one_by_one.add(value)
-    assert one_by_one.to_bytes() == expected.tobytes()
+    assert one_by_one._sum() == expected.tobytes()
     out = np.empty(1)
     numpy_kernel.values_of(expected, out)
     assert _kernel.state_values(expected).tobytes() == out.tobytes()
@@ -75,7 +75,7 @@ def test_groups_have_the_bits_of_single_states(seed: int) -> None:
         expected = states_of([x[codes == g] for g in range(groups)], numpy_kernel)
         states = _kernel.group_values(codes, x, groups)
         assert_equal_states(states, expected)
-        _kernel.check_states(states)
+        _kernel.check_sums(states)
         coarse = rng.integers(0, 3, groups).astype(np.int32)
         merged = _kernel.merge_groups(coarse, states, 3)
         assert_equal_states(merged, states_of([x[coarse[codes] == g] for g in range(3)], numpy_kernel))
@@ -122,11 +122,9 @@ def test_groups_without_rows_are_empty_states() -> None:
     for codes in ([4, 2, 2], [2, 2, 4]):
         states = _kernel.group_values(np.array(codes, np.int32), np.zeros(3), 6)
         assert states["count"].tolist() == [0, 0, 2, 0, 1, 0]
-        assert_equal_states(states[[0, 1, 3, 5]], _kernel.empty_states(4))
-    assert_equal_states(_kernel.group_values(np.zeros(0, np.int32), np.zeros(0), 2), _kernel.empty_states(2))
-    assert_equal_states(
-        _kernel.merge_groups(np.zeros(0, np.int32), _kernel.empty_states(0), 2), _kernel.empty_states(2)
-    )
+        assert_equal_states(states[[0, 1, 3, 5]], _kernel.empty_sums(4))
+    assert_equal_states(_kernel.group_values(np.zeros(0, np.int32), np.zeros(0), 2), _kernel.empty_sums(2))
+    assert_equal_states(_kernel.merge_groups(np.zeros(0, np.int32), _kernel.empty_sums(0), 2), _kernel.empty_sums(2))
 
 
 # --- weights, scales, exact sums --------------------------------------------------------------------------------------
@@ -172,9 +170,9 @@ def test_products_and_sums_have_the_twins_bits(seed: int) -> None:
     states = with_every_kernel(lambda: _kernel.group_terms(codes, x, weights, groups, scale))
     for name in _kernel.available():
         _kernel.select(name)
-        _kernel.check_states(states, scale, has_signs=weights is not None)
+        _kernel.check_sums(states, scale)
     _kernel.select(_kernel.available()[0])
-    merged = with_every_kernel(lambda: _kernel.merge_groups(coarse, states, 3))
+    merged = with_every_kernel(lambda: _kernel.merge_groups(coarse, states, 3, scale))
     assert_equal_states(merged, _kernel.group_terms(coarse[codes], x, weights, 3, scale))
     counts = rng.integers(1, 2**62, groups)
     with_every_kernel(lambda: _kernel.quotients_of(states, states["count"], scale))
@@ -226,15 +224,15 @@ def state_on(scale: np.ndarray, descends: bool) -> Any:
     return state
 
 
-def terms_record(x: np.ndarray, scale: np.ndarray, descends: bool) -> bytes:
-    """The record that a state on the scale must have: that of the grouped code."""
+def terms_sum(x: np.ndarray, scale: np.ndarray, descends: bool) -> bytes:
+    """The sum that a state on the scale must have: that of the grouped code."""
     codes = np.zeros(x.size, np.int32)
     return _kernel.group_terms(codes, -x if descends else x, None, 1, scale).tobytes()
 
 
 def check_state_on(values: list[float], scale: np.ndarray, descends: bool) -> None:
     x = np.array(values, np.float64)
-    expected = terms_record(x, scale, descends)
+    expected = terms_sum(x, scale, descends)
     one_by_one, at_once, merged = (state_on(scale, descends) for _ in range(3))
     for value in values:
         one_by_one.add(value)
@@ -244,17 +242,17 @@ def check_state_on(values: list[float], scale: np.ndarray, descends: bool) -> No
         state._update(part)
         merged.merge(state)
     loaded = state_on(scale, descends)
-    assert loaded._load(expected) is None
+    loaded._set_sum(expected)
     for state in (one_by_one, at_once, merged, loaded):
-        assert state.to_bytes() == expected
+        assert state._sum() == expected
         assert state.count == x.size
-    maximum = float(np.frombuffer(expected, RECORD)["max"][0])
+    maximum = float(np.frombuffer(expected, SUM)["max"][0])
     assert repr(one_by_one.max) == repr(0.0 - maximum if descends else maximum)  # -0.0 is not 0.0, and NaN is NaN
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = x.astype(np.float32)
     state = state_on(scale, descends)
     state._update(narrow)
-    assert state.to_bytes() == terms_record(narrow.astype(np.float64), scale, descends)
+    assert state._sum() == terms_sum(narrow.astype(np.float64), scale, descends)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -283,7 +281,7 @@ def test_all_kernels_agree_on_states_on_a_scale() -> None:
         def record(scale: np.ndarray = scale) -> np.ndarray:
             state = state_on(scale, True)
             state._update(x)
-            return np.frombuffer(state.to_bytes(), RECORD)
+            return np.frombuffer(state._sum(), SUM)
 
         with_every_kernel(record)
 
@@ -301,17 +299,11 @@ def test_a_state_on_the_natural_scale_is_the_plain_one() -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("byte", [15, 23, 31, 47])  # the last of count, max, base and the first limb
-def test_a_record_is_checked_by_the_scale_of_the_state(byte: int) -> None:
-    scale = FACTORS[0]
-    record = terms_record(np.array([1.0, 40.0, 70.0]), scale, False)
-    assert state_on(scale, False)._load(record) is None
-    raw = bytearray(record)
-    raw[byte] ^= 0x80
-    fault = state_on(scale, False)._load(bytes(raw))
-    assert (0, fault) == _kernel._kernel().check(np.frombuffer(bytes(raw), RECORD), scale, b"\0")
-    # The base of 70 in powers of e is not that in powers of 2.
-    assert _kernel._kernel().State()._load(record) == FAULT_BASE
+def test_a_sum_is_checked_by_the_scale_of_its_terms() -> None:
+    total = sum_of(20.0, 70.0)
+    _kernel.check_sums(total)
+    # The rest is e^20, not 2^20.
+    assert _kernel._kernel().check(total, FACTORS[0]) == (0, FAULT_LIMBS)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -320,10 +312,10 @@ def test_states_on_two_scales_do_not_merge(other: tuple[np.ndarray, bool]) -> No
     one, two = state_on(FACTORS[0], False), state_on(*other)
     for first, second in ((one, two), (two, one)):
         first.add(1.0)
-        before = first.to_bytes()
+        before = first._sum()
         with pytest.raises(TypeError, match="expected a state on the same scale to merge"):
             first.merge(second)
-        assert first.to_bytes() == before
+        assert first._sum() == before
 
 
 @pytest.mark.usefixtures("kernel")
@@ -332,6 +324,8 @@ def test_the_scale_of_a_state_is_fixed_and_its_value_not_the_kernels() -> None:
     state.add(1.0)
     with pytest.raises(ValueError, match="natural scale alone"):
         state.value()
+    with pytest.raises(ValueError, match="natural scale alone"):
+        state.to_bytes()
     with pytest.raises(ValueError, match="not empty"):
         state._use_scale(1.0, 0.0, False)
     assert state_on(FACTORS[0], True).max == np.inf
@@ -347,11 +341,11 @@ def test_a_code_out_of_range_is_refused(code: int) -> None:
     with pytest.raises(IndexError):
         _kernel.group_values(codes, np.zeros(2), 2)
     with pytest.raises(IndexError):
-        _kernel.merge_groups(codes, _kernel.empty_states(2), 2)
+        _kernel.merge_groups(codes, _kernel.empty_sums(2), 2)
     with pytest.raises(IndexError):
         _kernel.group_terms(codes, np.zeros(2), np.ones(2), 2)
     with pytest.raises(IndexError):
-        _kernel.softmax_of(_kernel.empty_states(2), codes, np.zeros(2))
+        _kernel.softmax_of(_kernel.empty_sums(2), codes, np.zeros(2))
     with pytest.raises(IndexError):
         _kernel.sum_products(codes, np.zeros(2), None, 2)
     with pytest.raises(IndexError):
@@ -370,18 +364,18 @@ def test_a_count_beyond_int64_is_refused() -> None:
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("x", [1.0, -np.inf])
 def test_a_value_added_to_the_largest_count_is_refused(x: float) -> None:
-    record = _kernel.group_values(np.array([0], np.int32), np.array([-np.inf]), 1)
-    record["count"] = 2**63 - 1
+    total = _kernel.group_values(np.array([0], np.int32), np.array([-np.inf]), 1)
+    total["count"] = total["ties"] = 2**63 - 1
     state = _kernel.State()
-    state._load(record.tobytes())
+    state._set_sum(total.tobytes())
 
     def add() -> None:
         state.add(x)
-        state.to_bytes()  # the twin adds values here at the latest
+        state._sum()  # the twin adds values here at the latest
 
     with pytest.raises(OverflowError, match="count"):
         add()
-    assert state.to_bytes() == record.tobytes()
+    assert state._sum() == total.tobytes()
 
 
 @pytest.mark.usefixtures("kernel")
@@ -394,87 +388,126 @@ def test_a_tuple_is_no_state() -> None:
     assert state.count == 0
 
 
-# --- records ----------------------------------------------------------------------------------------------------------
+# --- rules ------------------------------------------------------------------------------------------------------------
 
 
-def state_record(*values: float) -> np.ndarray:
+def sum_of(*values: float) -> np.ndarray:
     return _kernel.group_values(np.zeros(len(values), np.int32), np.array(values, np.float64), 1)
 
 
-def damaged(record: np.ndarray, field: str, value: Any) -> np.ndarray:
-    record = record.copy()
-    record[field] = value
-    return record
+def weighted_sum_of(*values: float) -> np.ndarray:
+    weights = np.linspace(1.0, 2.0, len(values))
+    return _kernel.group_terms(np.zeros(len(values), np.int32), np.array(values, np.float64), weights, 1)
 
 
-NORMAL = state_record(1.0, 2.0, 3.0)
-HUGE = state_record(1e300, 1e300, 5.0)
-INFINITE = state_record(np.inf, 1.0)
-NOT_A_NUMBER = state_record(np.nan, 1.0)
+def damaged(total: np.ndarray, **fields: Any) -> np.ndarray:
+    total = total.copy()
+    for field, value in fields.items():
+        total[field] = value
+    return total
+
+
+NORMAL = sum_of(1.0, 2.0, 3.0)
+TIED = sum_of(1.0, 3.0, 3.0)
+SINGLE = sum_of(0.0)
+HUGE = sum_of(1e300, 1e300, 5.0)
+INFINITE = sum_of(np.inf, 1.0)
+NOT_A_NUMBER = sum_of(np.nan, 1.0)
+EMPTY = _kernel.empty_sums(1)
+WEIGHTED = weighted_sum_of(1.0, 2.0, 3.0)
 OTHER_NAN = np.array([0xFFF8000000000001], np.uint64).view(np.float64)[0]
 
 
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize(
-    ("record", "field"),
+    ("total", "field"),
     [
-        (damaged(NORMAL, "version", 2), "version"),
-        (damaged(NORMAL, "aggregation", 1), "aggregation"),
-        (damaged(NORMAL, "scale", 7), "scale"),
-        (damaged(NORMAL, "reserved", 1), "reserved"),
-        (damaged(NORMAL, "count", -1), "count"),
-        (damaged(NORMAL, "count", 0), "max"),
-        (damaged(state_record(0.0), "max", -0.0), "max"),
-        (damaged(NOT_A_NUMBER, "max", OTHER_NAN), "max"),
-        (damaged(NORMAL, "max", 200.0), "base"),
-        (damaged(NORMAL, "base", NO_BASE), "base"),
-        (damaged(INFINITE, "base", 0), "base"),
-        (damaged(NORMAL, "max", 3.5), "limbs"),
-        (damaged(NORMAL, "limbs", 0), "limbs"),
-        (damaged(NORMAL, "count", 1), "limbs"),
-        (damaged(state_record(1.0), "limbs", NORMAL["limbs"]), "limbs"),
-        (damaged(NORMAL, "limbs", [[0, 1], [0, 0], [0, 0]]), "limbs"),
-        (damaged(NORMAL, "limbs", [[0, 2**63], [0, 0], [0, 0]]), "limbs"),
-        (damaged(INFINITE, "limbs", 1), "limbs"),
-        (damaged(NOT_A_NUMBER, "limbs", 1), "limbs"),
-        (damaged(HUGE, "limbs", [[0, 0], [0, 0], [0, 0]]), "limbs"),
-        (damaged(HUGE, "limbs", [[4, 0], [0, 0], [0, 0]]), "limbs"),
-        (damaged(HUGE, "limbs", [[2, 0], [1, 0], [0, 0]]), "limbs"),
+        (damaged(NORMAL, count=-1), "count"),
+        (damaged(NORMAL, count=0), "max"),
+        (damaged(SINGLE, max=-0.0), "max"),
+        (damaged(NOT_A_NUMBER, max=OTHER_NAN), "max"),
+        (damaged(EMPTY, max=0.0), "max"),
+        (damaged(NORMAL, ties=0), "ties"),
+        (damaged(NORMAL, ties=-1), "ties"),
+        (damaged(NORMAL, ties=4), "ties"),
+        (damaged(EMPTY, ties=1), "ties"),
+        (damaged(NOT_A_NUMBER, ties=1), "ties"),
+        (damaged(HUGE, ties=4), "ties"),
+        (damaged(NORMAL, ties=3), "second"),
+        (damaged(NORMAL, second=3.0), "second"),
+        (damaged(NORMAL, second=4.0), "second"),
+        (damaged(NORMAL, second=np.nan), "second"),
+        (damaged(NORMAL, second=-(2.0**60)), "second"),
+        (damaged(NORMAL, max=1e300), "second"),
+        (damaged(sum_of(0.0, 1.0), second=-0.0), "second"),
+        (damaged(INFINITE, second=1.0), "second"),
+        (damaged(HUGE, second=5.0), "second"),
+        (damaged(NORMAL, second=-np.inf), "limbs"),
+        (damaged(NORMAL, second=2.5), "limbs"),
+        (damaged(NORMAL, limbs=0), "limbs"),
+        (damaged(NORMAL, ties=2), "limbs"),
+        (damaged(TIED, limbs=NORMAL["limbs"]), "limbs"),
+        (damaged(NORMAL, limbs=[[0, 1], [0, 0], [0, 0]]), "limbs"),
+        (damaged(NORMAL, limbs=[[0, 2**63], [0, 0], [0, 0]]), "limbs"),
+        (damaged(INFINITE, limbs=1), "limbs"),
+        (damaged(NOT_A_NUMBER, limbs=1), "limbs"),
+        (damaged(HUGE, limbs=1), "limbs"),
+        (damaged(SINGLE, limbs=1), "limbs"),
     ],
 )
-def test_a_record_that_is_not_canonical_is_refused(record: np.ndarray, field: str) -> None:
-    column = np.concatenate([NORMAL, HUGE, record, record])
+def test_a_sum_that_is_not_canonical_is_refused(total: np.ndarray, field: str) -> None:
+    column = np.concatenate([NORMAL, HUGE, total, total])
     with pytest.raises(StateError, match=f"^state 2: expected .*, found {field} ") as caught:
-        _kernel.check_states(column)
+        _kernel.check_sums(column)
     assert caught.value.row == 2
     assert any(name == field and expected in str(caught.value) for expected, name in FAULTS.values())
 
 
 @pytest.mark.usefixtures("kernel")
-def test_canonical_records_pass() -> None:
+@pytest.mark.parametrize(
+    ("total", "field"),
+    [
+        (damaged(WEIGHTED, count=-1), "count"),
+        (damaged(WEIGHTED, max=-0.0), "max"),
+        (damaged(WEIGHTED, max=2000.0), "base"),
+        (damaged(WEIGHTED, base=NO_BASE), "base"),
+        (damaged(weighted_sum_of(np.inf), base=0), "base"),
+        (damaged(weighted_sum_of(np.inf), limbs=1), "limbs"),
+        (damaged(WEIGHTED, limbs=[[0, 2**63], [0, 0], [0, 0]]), "limbs"),
+    ],
+)
+def test_a_weighted_sum_that_is_not_canonical_is_refused(total: np.ndarray, field: str) -> None:
+    with pytest.raises(StateError, match=f"^state 1: expected .*, found {field} "):
+        _kernel.check_sums(np.concatenate([WEIGHTED, total]))
+
+
+@pytest.mark.usefixtures("kernel")
+def test_canonical_sums_pass() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
         x = random_values(rng, 300)
-        _kernel.check_states(_kernel.group_values(rng.integers(0, 40, 300).astype(np.int32), x, 41))
+        _kernel.check_sums(_kernel.group_values(rng.integers(0, 40, 300).astype(np.int32), x, 41))
 
 
-def test_kernels_agree_on_damaged_records() -> None:
+def test_kernels_agree_on_damaged_sums() -> None:
     rng = np.random.default_rng(4)
-    good = np.concatenate([NORMAL, HUGE, INFINITE, NOT_A_NUMBER, state_record(-5e5, 7.0), _kernel.empty_states(1)])
     verdicts = set()
-    for _ in range(400):
-        raw = np.frombuffer(good.tobytes(), np.uint8).copy()
-        raw[rng.integers(raw.size)] ^= np.uint8(1 << rng.integers(8))
-        states = raw.view(RECORD)
-        found = [_check(name, states) for name in _kernel.available()]
-        assert len(set(found)) == 1, (found, states)
-        verdicts.add(found[0])
-    assert len(verdicts) > 6
+    for good in (
+        np.concatenate([NORMAL, TIED, HUGE, INFINITE, NOT_A_NUMBER, sum_of(-5e5, 7.0, 9.0), EMPTY]),
+        np.concatenate([WEIGHTED, weighted_sum_of(1e300, 5.0), weighted_sum_of(np.inf), weighted_sum_of(np.nan)]),
+    ):
+        for _ in range(400):
+            raw = np.frombuffer(good.tobytes(), np.uint8).copy()
+            raw[rng.integers(raw.size)] ^= np.uint8(1 << rng.integers(8))
+            found = [_check(name, raw.view(good.dtype)) for name in _kernel.available()]
+            assert len(set(found)) == 1, (found, raw.view(good.dtype))
+            verdicts.add(found[0])
+    assert len(verdicts) > 16
 
 
-def _check(name: str, states: np.ndarray) -> tuple[int, int] | None:
+def _check(name: str, sums: np.ndarray) -> tuple[int, int] | None:
     kernel = numpy_kernel if name == "numpy" else _kernel._kernel()
-    fault: tuple[int, int] | None = kernel.check(states, _kernel.NATURAL_FACTOR, b"\0")
+    fault: tuple[int, int] | None = kernel.check(sums, _kernel.NATURAL_FACTOR)
     return fault
 
 

@@ -1,50 +1,69 @@
-/* Whether a record is canonical: the one form that its terms, in any order, give. */
+/* Whether a sum is canonical: in the one form that its terms, in any order, give. */
 
 #define NO_FAULT (-1)
 
-/* The first fault of a record, of those that record.py describes. */
-static int fault_of(const record *r, scale c, int is_signed) {
-    if (r->version != VERSION) return FAULT_VERSION;
-    if (r->aggregation != AGGREGATION) return FAULT_AGGREGATION;
-    if (r->scale != SCALE) return FAULT_SCALE;
-    if (r->reserved != 0) return FAULT_RESERVED;
+/* The limbs of n terms, each at most 2^49, fit the number of terms. */
+static int limbs_fit(const wide limb[3], int64_t n) {
+    int fits = 1;
+    for (int j = 0; j < 3; j++) fits &= limb[j] >> LIMB_BITS >= -n && limb[j] >> LIMB_BITS <= n;
+    return fits;
+}
+
+static int is_empty(const wide limb[3]) { return limb[0] == 0 && limb[1] == 0 && limb[2] == 0; }
+
+/* Whether the max is a number in its one form, and nothing but -inf without a term. */
+static int max_fits(double max, int64_t count) {
+    if (max != max && bits_of(max) != THE_NAN) return 0;
+    return bits_of(max) != 1ULL << 63 && (count || max == -INFINITY);
+}
+
+/* The first fault of a record, of those that sums.py describes. */
+static int fault_of(const record *r, scale c) {
     if (r->count < 0) return FAULT_COUNT;
-    state s = load(r);
-    if (s.max != s.max && bits_of(s.max) != THE_NAN) return FAULT_MAX;
-    if (bits_of(s.max) == 1ULL << 63 || (s.count == 0 && s.max != -INFINITY)) return FAULT_MAX;
-    int fits = 1; /* a limb of a term is at most 2^49, so those of n terms at most n 2^50 */
-    for (int j = 0; j < 3; j++) fits &= s.limb[j] >> LIMB_BITS >= -s.count && s.limb[j] >> LIMB_BITS <= s.count;
-    if (is_signed && isfinite(s.max)) {
-        /* The base is that of a weight, or of a weight times a term. */
-        int64_t own[3], least = FAR_BASE, most = FAR_BASE + MOST_WEIGHT_BASE;
-        double term, term_low;
-        if (is_near_in(s.max, c)) {
-            own_term(s.max, c, &least, &term, &term_low, own);
-            most = FAR_BASE / 2 - 1;
-        }
-        if ((s.base - least) % LIMB_BITS != 0 || s.base < least + LEAST_WEIGHT_BASE || s.base > most) return FAULT_BASE;
-        return fits ? NO_FAULT : FAULT_LIMBS;
+    if (!max_fits(r->max, r->count)) return FAULT_MAX;
+    int has_ties = r->count && r->max == r->max;
+    if (r->ties < has_ties || r->ties > (has_ties ? r->count : 0)) return FAULT_TIES;
+    int64_t others = r->count - r->ties;
+    wide limb[3] = {r->limb[0], r->limb[1], r->limb[2]};
+    if (bits_of(r->second) == bits_of(-INFINITY)) return is_empty(limb) ? NO_FAULT : FAULT_LIMBS;
+    if (!is_near(r->max, c) || !is_near(r->second, c) || !(r->second < r->max) || bits_of(r->second) == 1ULL << 63 || !others)
+        return FAULT_SECOND;
+    if (!limbs_fit(limb, others)) return FAULT_LIMBS;
+    double high, low;
+    int64_t exponent, least[3];
+    own_term(r->second, c, &high, &low, &exponent);
+    limbs_on(high, low, exponent, base_of_exponent(exponent), least);
+    for (int j = 0; j < 3; j++) limb[j] -= least[j];
+    if (others == 1 && !is_empty(limb)) return FAULT_LIMBS; /* the second is all there is */
+    return is_negative(limb) ? FAULT_LIMBS : NO_FAULT;
+}
+
+/* The first fault of a sum of weighted terms. */
+static int weighted_fault_of(const weighted_record *r, scale c) {
+    if (r->count < 0) return FAULT_COUNT;
+    if (!max_fits(r->max, r->count)) return FAULT_MAX;
+    wide limb[3] = {r->limb[0], r->limb[1], r->limb[2]};
+    if (!isfinite(r->max)) {
+        if (r->base != NO_BASE) return FAULT_BASE;
+        int is_sign = r->max == INFINITY && (limb[0] == 1 || limb[0] == -1) && limb[1] == 0 && limb[2] == 0;
+        return is_sign || (r->max != INFINITY && is_empty(limb)) ? NO_FAULT : FAULT_LIMBS;
     }
-    if (is_near_in(s.max, c)) {
-        int64_t base, own[3];
-        double term, term_low;
-        own_term(s.max, c, &base, &term, &term_low, own);
-        if (s.base != base) return FAULT_BASE;
-        if (!fits) return FAULT_LIMBS;
-        for (int j = 0; j < 3; j++) s.limb[j] -= own[j];
-        if (s.count == 1 && (s.limb[0] || s.limb[1] || s.limb[2])) return FAULT_LIMBS; /* the max is all there is */
-        return is_negative(s.limb) ? FAULT_LIMBS : NO_FAULT;
+    /* The base is that of a weight, or of a weight times a term. */
+    int64_t least = FAR_BASE, most = FAR_BASE + MOST_WEIGHT_BASE;
+    if (is_near(r->max, c)) {
+        least = base_of(r->max, c);
+        most = FAR_BASE / 2 - 1;
     }
-    if (s.base != NO_BASE) return FAULT_BASE;
-    int first = isfinite(s.max) ? s.limb[0] > 0 && s.limb[0] <= s.count
-                : is_signed && s.max == INFINITY ? s.limb[0] == 1 || s.limb[0] == -1
-                                                 : s.limb[0] == 0;
-    return first && s.limb[1] == 0 && s.limb[2] == 0 ? NO_FAULT : FAULT_LIMBS;
+    if ((r->base - least) % LIMB_BITS != 0 || r->base < least + LEAST_WEIGHT_BASE || r->base > most) return FAULT_BASE;
+    return limbs_fit(limb, r->count) ? NO_FAULT : FAULT_LIMBS;
 }
 
 /* The fault of the first of n records that has one, and its row. */
-static int find_fault(const record *records, size_t n, scale c, int is_signed, size_t *row) {
-    int fault = NO_FAULT;
-    for (*row = 0; *row < n && (fault = fault_of(records + *row, c, is_signed)) == NO_FAULT; ++*row);
-    return fault;
+static int find_fault(const void *records, size_t n, int has_weights, scale c, size_t *row) {
+    for (*row = 0; *row < n; ++*row) {
+        int fault = has_weights ? weighted_fault_of((const weighted_record *)records + *row, c)
+                                : fault_of((const record *)records + *row, c);
+        if (fault != NO_FAULT) return fault;
+    }
+    return NO_FAULT;
 }

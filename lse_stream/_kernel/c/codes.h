@@ -23,14 +23,3 @@ INLINE size_t count_runs(const int32_t *codes, size_t n) {
     for (size_t j = 1; j < n; j++) runs += codes[j] != codes[j - 1];
     return runs;
 }
-
-/* Writes where each run begins, and where the last one ends. */
-static void find_runs(const int32_t *codes, size_t n, uint16_t *start) {
-    size_t runs = 1;
-    start[0] = 0;
-    for (size_t j = 1; j < n; j++) {
-        start[runs] = (uint16_t)j; /* overwritten unless a run begins here */
-        runs += codes[j] != codes[j - 1];
-    }
-    start[runs] = (uint16_t)n;
-}

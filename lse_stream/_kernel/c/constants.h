@@ -1,13 +1,7 @@
 /* Written by generate_constants.py: do not edit. */
 
 /* Of a record. A change of any number in this file is a new version. */
-#define VERSION (1)
-
-/* In a record: log-sum-exp. */
-#define AGGREGATION (0)
-
-/* In a record: the natural scale. */
-#define SCALE (0)
+#define VERSION (2)
 
 /* Bits of a limb, of the 53 of a double: a term has at most 2^49 of a quantum, and rounding by ROUND bears 2^51. Three
    limbs reach 2^-100, where a term is known to about 2^-60. */
@@ -33,16 +27,23 @@
    Below, the first reduction's multiple of 2^22 ln2 has at most 38 bits. */
 #define TOO_FAR (0x1p+60)
 
-/* A value this far below the maximum adds nothing: 102 powers of 2, which are 71, would do. Where values are 2^7 apart,
-   max - SPAN is rounded to max - 128 or less. A span of 128 would not do: above -2^59, max - 128 may be rounded to max
-   - 64. */
+/* A value this far below the second adds nothing: 102 powers of 2, which are 71, would do. Where values are 2^7 apart,
+   second - SPAN is rounded to second - 128 or less. A span of 128 would not do: above -2^59, second - 128 may be
+   rounded to second - 64. */
 #define SPAN (192.0)
 
 /* Terms whose limbs may be summed in an int64: limbs are below 2^50, and 2^12 of them below 2^62. */
 #define FLUSH (4096)
 
-/* The base in a record whose max has none: below every base. */
+/* The base of a sum without a grid: below every base. */
 #define NO_BASE INT64_MIN
+
+/* On its grid every limb of e^0 is 0: half the last quantum is 2^99. */
+#define VANISHING_BASE (200)
+
+/* Clips the power of 2 of a rest over the term of the max, which is then below 2^-1074: unscaled it is below 2^116.
+   Half of it is the exponent of a normal number. */
+#define LEAST_SHIFT (-2040)
 
 /* Added to the base of a sum of weights where abs(c max) >= TOO_FAR, a multiple of LIMB_BITS. A base from half of it on
    is such a one: other bases are at most 2^60 / ln2 and 1100, or 2^60.53, and half of this is 2^60.64. */
@@ -57,8 +58,8 @@
 #define LEAST_WEIGHT_BASE (-1100)
 #define MOST_WEIGHT_BASE (1050)
 
-/* Clips the power of 2 that a quotient of sums is scaled by. Unscaled, it is within 2^-214 and 2^116, as counts are
-   below 2^63 and the lowest limb is in units of 2^-100: shifted this far, all is 0 or infinite. */
+/* Clips the power of 2 that a quotient of weighted sums is scaled by. Unscaled, it is within 2^-214 and 2^116, as
+   counts are below 2^63 and the lowest limb is in units of 2^-100: shifted this far, all is 0 or infinite. */
 #define MOST_SHIFT (3000)
 
 /* Clips the exponent of a product of pairs within 1/4 and 8: beyond +-1100 it is 0 or infinite. Half of it is the
@@ -80,14 +81,12 @@
 #define NOT_A_NUMBER (3)
 
 /* What a record that is not canonical violates, in the order in which this is looked for. */
-#define FAULT_VERSION (0)
-#define FAULT_AGGREGATION (1)
-#define FAULT_SCALE (2)
-#define FAULT_RESERVED (3)
-#define FAULT_COUNT (4)
-#define FAULT_MAX (5)
-#define FAULT_BASE (6)
-#define FAULT_LIMBS (7)
+#define FAULT_COUNT (0)
+#define FAULT_MAX (1)
+#define FAULT_TIES (2)
+#define FAULT_SECOND (3)
+#define FAULT_BASE (4)
+#define FAULT_LIMBS (5)
 
 /* Coefficients and tables of e^x and log1p, whose reductions generate_constants.py describes. */
 #define STEPS_PER_UNIT (0x1.71547652b82fep+7)

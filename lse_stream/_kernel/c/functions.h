@@ -1,24 +1,30 @@
 /* The module's functions over arrays. */
 
-typedef int by_group(record *out, size_t groups, const int32_t *codes, const void *items, size_t n);
-
-/* (out, codes, items) */
-static PyObject *run_by_group(PyObject *args, by_group *work, size_t item_size) {
+/* (out, codes, values) */
+static PyObject *py_group_values(PyObject *module, PyObject *args) {
+    (void)module;
     Py_buffer v[3];
     if (open_buffers(args, "*..", v)) return NULL;
     size_t n = LENGTH(v[1], int32_t);
-    int fits = n == (size_t)v[2].len / item_size;
-    return finished(v, 3, WITHOUT_GIL(fits, work(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n)));
+    int fits = n == LENGTH(v[2], double);
+    return finished(v, 3, WITHOUT_GIL(fits, group_values(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n)));
 }
 
-static PyObject *py_group_values(PyObject *module, PyObject *args) {
-    (void)module;
-    return run_by_group(args, group_values, sizeof(double));
-}
+/* Whether an array is of weighted sums; else it is of states. */
+INLINE int has_weights(const Py_buffer *view) { return view->itemsize == sizeof(weighted_record); }
 
+#define RECORDS(view) ((size_t)(view).len / (size_t)(view).itemsize)
+
+/* (out, codes, states, scale) */
 static PyObject *py_merge_groups(PyObject *module, PyObject *args) {
     (void)module;
-    return run_by_group(args, merge_groups, sizeof(record));
+    Py_buffer v[4];
+    if (open_buffers(args, "*...", v)) return NULL;
+    size_t n = LENGTH(v[1], int32_t), groups = RECORDS(v[0]);
+    int fits = n == RECORDS(v[2]) && v[0].itemsize == v[2].itemsize && v[3].len == sizeof(scale);
+    return finished(v, 4, WITHOUT_GIL(fits, has_weights(&v[0])
+                                                ? merge_weighted_groups(v[0].buf, groups, v[1].buf, v[2].buf, n)
+                                                : merge_groups(v[0].buf, groups, v[1].buf, v[2].buf, n, SCALE_OF(v[3]))));
 }
 
 /* (out, codes, x, weights or none, scale) */
@@ -26,11 +32,11 @@ static PyObject *py_group_terms(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[5];
     if (open_buffers(args, "*....", v)) return NULL;
-    size_t n = LENGTH(v[1], int32_t), weights = LENGTH(v[3], double);
-    int fits = n == LENGTH(v[2], double) && (!weights || weights == n) && v[4].len == sizeof(scale);
-    const double *w = weights ? v[3].buf : NULL;
-    return finished(
-        v, 5, WITHOUT_GIL(fits, group_terms(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, w, n, SCALE_OF(v[4]))));
+    size_t n = LENGTH(v[1], int32_t), groups = RECORDS(v[0]);
+    int weigh = has_weights(&v[0]);
+    int fits = n == LENGTH(v[2], double) && LENGTH(v[3], double) == (weigh ? n : 0) && v[4].len == sizeof(scale);
+    return finished(v, 5, WITHOUT_GIL(fits, weigh ? group_weighted(v[0].buf, groups, v[1].buf, v[2].buf, v[3].buf, n, SCALE_OF(v[4]))
+                                                  : group_scaled(v[0].buf, groups, v[1].buf, v[2].buf, n, SCALE_OF(v[4]))));
 }
 
 /* (states, out) */
@@ -57,18 +63,23 @@ static PyObject *py_quotients_of(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[4];
     if (open_buffers(args, "...*", v)) return NULL;
-    size_t n = LENGTH(v[0], record);
+    size_t n = RECORDS(v[0]);
     int fits = n == LENGTH(v[1], int64_t) && n == LENGTH(v[3], quotient) && v[2].len == sizeof(scale);
-    return finished(v, 4, WITHOUT_GIL(fits, (quotients_of(v[0].buf, v[1].buf, n, SCALE_OF(v[2]), v[3].buf), DONE)));
+    return finished(v, 4, WITHOUT_GIL(fits, ((has_weights(&v[0]) ? weighted_quotients_of(v[0].buf, v[1].buf, n, SCALE_OF(v[2]), v[3].buf)
+                                                                 : quotients_of(v[0].buf, v[1].buf, n, SCALE_OF(v[2]), v[3].buf)),
+                                             DONE)));
 }
 
-/* (states, out): 5 words of out for each state */
+/* (states, scale, out): 5 words of out for each state */
 static PyObject *py_reciprocals_of(PyObject *module, PyObject *args) {
     (void)module;
-    Py_buffer v[2];
-    if (open_buffers(args, ".*", v)) return NULL;
-    size_t n = LENGTH(v[0], record);
-    return finished(v, 2, WITHOUT_GIL(n == LENGTH(v[1], reciprocal), (reciprocals_of(v[0].buf, n, v[1].buf), DONE)));
+    Py_buffer v[3];
+    if (open_buffers(args, "..*", v)) return NULL;
+    size_t n = RECORDS(v[0]);
+    int fits = n == LENGTH(v[2], reciprocal) && v[1].len == sizeof(scale);
+    return finished(v, 3, WITHOUT_GIL(fits, ((has_weights(&v[0]) ? weighted_reciprocals_of(v[0].buf, n, v[2].buf)
+                                                                 : reciprocals_of(v[0].buf, n, SCALE_OF(v[1]), v[2].buf)),
+                                             DONE)));
 }
 
 /* (reciprocals, codes, x, scale, out) */
@@ -115,19 +126,42 @@ static PyObject *py_merge_sums(PyObject *module, PyObject *args) {
     return finished_sums(v, result, &sums);
 }
 
-/* (states, scale, signed) */
+/* (states, scale): (row, fault) of the first that is not canonical, or None */
 static PyObject *py_check(PyObject *module, PyObject *args) {
     (void)module;
-    Py_buffer v[3];
-    if (open_buffers(args, "...", v)) return NULL;
-    int fits = v[1].len == sizeof(scale) && v[2].len == 1, fault = NO_FAULT;
+    Py_buffer v[2];
+    if (open_buffers(args, "..", v)) return NULL;
+    int fault = NO_FAULT;
     size_t row = 0;
-    int result = WITHOUT_GIL(
-        fits, (fault = find_fault(v[0].buf, LENGTH(v[0], record), SCALE_OF(v[1]), *(const char *)v[2].buf, &row), DONE));
-    PyObject *none = finished(v, 3, result);
+    int result = WITHOUT_GIL(v[1].len == sizeof(scale),
+                             (fault = find_fault(v[0].buf, RECORDS(v[0]), has_weights(&v[0]), SCALE_OF(v[1]), &row), DONE));
+    PyObject *none = finished(v, 2, result);
     if (fault == NO_FAULT) return none;
     Py_DECREF(none);
     return Py_BuildValue("ni", (Py_ssize_t)row, fault);
+}
+
+/* (words, offsets): writes the checks of records */
+static PyObject *py_seal(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[2];
+    if (open_buffers(args, "*.", v)) return NULL;
+    size_t n = LENGTH(v[1], int64_t);
+    int fits = n && are_places(v[1].buf, n - 1, LENGTH(v[0], uint64_t));
+    return finished(v, 2, WITHOUT_GIL(fits, (seal_records(v[0].buf, v[1].buf, n - 1), DONE)));
+}
+
+/* (words, offsets): the first record whose check is wrong, or how many there are */
+static PyObject *py_find_damage(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[2];
+    if (open_buffers(args, "..", v)) return NULL;
+    size_t n = LENGTH(v[1], int64_t), row = 0;
+    int fits = n && are_places(v[1].buf, n - 1, LENGTH(v[0], uint64_t));
+    PyObject *none = finished(v, 2, WITHOUT_GIL(fits, (row = find_damage(v[0].buf, v[1].buf, n - 1), DONE)));
+    if (!none) return NULL;
+    Py_DECREF(none);
+    return PyLong_FromSize_t(row);
 }
 
 /* (offsets, data, out) */
@@ -179,6 +213,7 @@ static PyObject *py_select(PyObject *module, PyObject *name) {
     for (int i = 0; i < n_supported; i++)
         if (PyUnicode_CompareWithASCIIString(name, supported[i]->name) == 0) {
             loops = supported[i];
+            choose_check();
             Py_RETURN_NONE;
         }
     PyErr_Format(PyExc_ValueError, "no instruction set %R on this machine", name);

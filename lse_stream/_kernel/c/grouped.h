@@ -1,25 +1,28 @@
 /* Values and states by group: every row has the code of its group. */
 
-/* The state of a group while rows are added: one cache line. */
+/* The state of a group while rows are added: one cache line. Maxima and seconds are of the natural scale and within FAR - SPAN,
+   or the base is GENERAL: then it goes the way of states. */
 typedef struct __attribute__((aligned(64))) {
-    int64_t low[3];  /* limb = high 2^62 + low */
-    double cap;      /* max, or NaN where rows need the general path: max is infinite, NaN or beyond FAR */
-    double max;
-    int64_t count;
-    int32_t high[3]; /* enough for 2^43 rows of one group, as a limb is at most 2^49 */
+    int64_t low[3]; /* limb = high 2^62 + low */
+    double max, second;
+    int32_t high[3];
+    uint32_t ties, others; /* count = ties + others */
     int32_t base;
 } group_slot;
 
+#define GENERAL INT32_MIN
 #define PREFETCH_ROWS 64   /* rows whose slots are fetched before they are visited */
 #define PREFETCH_STATES 16 /* rows ahead where each is a merge or a product, which takes longer */
-#define VANISHING_BASE 200 /* on the grid of this base every limb of e^0 is 0: half its last quantum is 2^99 */
+#define MOST_OF_SLOT ((int64_t)1 << 30) /* terms of a state that fits a slot; so many rows later they are still below 2^32 */
+
+static const group_slot EMPTY_SLOT = {{0, 0, 0}, -INFINITY, -INFINITY, {0, 0, 0}, 0, 0, GENERAL};
+
+INLINE int is_simple(double x) { return fabs(x) < FAR - SPAN; }
 
 static void slot_from_state(group_slot *slot, const state *s) {
-    int near = fabs(s->max) < FAR - SPAN;
-    slot->cap = near ? s->max : NAN;
-    slot->max = s->max;
-    slot->count = s->count;
-    slot->base = near ? (int32_t)s->base : INT32_MIN;
+    slot->max = s->max, slot->second = s->second;
+    slot->ties = (uint32_t)s->ties, slot->others = (uint32_t)(s->count - s->ties);
+    slot->base = is_simple(s->max) && is_simple(s->second) ? (int32_t)s->base : GENERAL;
     for (int j = 0; j < 3; j++) {
         slot->high[j] = (int32_t)(s->limb[j] >> 62);
         slot->low[j] = (int64_t)(s->limb[j] & (((wide)1 << 62) - 1));
@@ -27,53 +30,69 @@ static void slot_from_state(group_slot *slot, const state *s) {
 }
 
 static state state_from_slot(const group_slot *slot) {
-    state s = {slot->count, slot->max, slot->base, {0, 0, 0}};
-    if (slot->cap != slot->cap) s.base = is_near(slot->max) ? base_of(slot->max) : NO_BASE;
+    state s = {(int64_t)slot->ties + slot->others, slot->max, slot->ties, slot->second, slot->base, {0, 0, 0}};
+    if (slot->base == GENERAL) s.base = base_of(slot->second, NATURAL);
     for (int j = 0; j < 3; j++) s.limb[j] = slot->high[j] * ((wide)1 << 62) + slot->low[j];
     return s;
 }
 
-/* Counts rows; every FLUSH of them the low parts are emptied into the high ones. */
-INLINE void count_rows(group_slot *slot, int64_t n) {
-    int64_t count = slot->count + n;
-    if (__builtin_expect((count ^ slot->count) >= FLUSH, 0))
+/* Counts terms of the rest; every FLUSH of them the low parts are emptied into the high ones. */
+INLINE void count_others(group_slot *slot, uint32_t n) {
+    uint32_t others = slot->others + n;
+    if (__builtin_expect((others ^ slot->others) >= FLUSH, 0))
         for (int j = 0; j < 3; j++) {
             int64_t carry = slot->low[j] >> 62;
             slot->high[j] += (int32_t)carry;
             slot->low[j] -= (int64_t)((uint64_t)carry << 62);
         }
-    slot->count = count;
+    slot->others = others;
 }
 
-/* Takes x as the maximum of its group if it is, whatever x and the maximum are. */
-static __attribute__((noinline)) void raise_any_slot(group_slot *slot, double x) {
-    if (slot->max != slot->max || x <= slot->max) return;
+/* Adds terms to a slot by way of its state, whatever x is. */
+static __attribute__((noinline)) void add_to_general_slot(group_slot *slot, double x, uint32_t times) {
     state s = state_from_slot(slot);
-    if (x != x)
-        set_nan(&s);
-    else
-        raise_max(&s, x);
+    s.count += times;
+    take(&s, x, times, NATURAL);
     slot_from_state(slot, &s);
 }
 
-/* Takes x as the maximum of its group if it is: at once where x stays on the grid or near it. */
-INLINE void raise_slot(group_slot *slot, double x) {
-    if (__builtin_expect(x <= slot->cap, 1)) return;
-    if (!(fabs(x) < FAR - SPAN) || (slot->cap != slot->cap && slot->max != -INFINITY)) {
-        raise_any_slot(slot, x);
-        return;
+/* Puts the limbs of a slot on the grid of a larger second. */
+static void raise_slot_second(group_slot *slot, double x) {
+    int64_t base = base_of_exponent(near_exponent(x)), down = slot->base == GENERAL ? 3 : (base - slot->base) / LIMB_BITS;
+    for (int j = 2; down && j >= 0; j--) {
+        slot->low[j] = j >= down ? slot->low[j - down] : 0;
+        slot->high[j] = j >= down ? slot->high[j - down] : 0;
     }
-    double u = x * STEPS_PER_UNIT + ROUND;
-    int64_t k = (int64_t)(bits_of(u) - ROUND_BITS) >> 7;
-    if (k - slot->base > LIMB_BITS - 2) {
-        int64_t base = base_of_exponent(k), down = (base - slot->base) / LIMB_BITS;
-        for (int j = 2; j >= 0; j--) {
-            slot->low[j] = j >= down ? slot->low[j - down] : 0;
-            slot->high[j] = j >= down ? slot->high[j - down] : 0;
+    slot->base = (int32_t)base, slot->second = x + 0.0;
+}
+
+/* Takes x, which is above the second: as the maximum, or one of its ties, or the second. Returns how many terms there are to be
+   added, and writes whose: x, or the former maximum. */
+static __attribute__((noinline)) uint32_t raise_slot(group_slot *slot, double *x) {
+    double v = *x;
+    uint32_t times = 1;
+    if (v == slot->max) {
+        slot->ties++;
+        return 0;
+    }
+    int has_rest = slot->second != -INFINITY, is_first = slot->max == -INFINITY;
+    if (!is_simple(v) || !(is_simple(slot->max) || is_first) || (has_rest && slot->base == GENERAL)) {
+        add_to_general_slot(slot, v, 1);
+        return 0;
+    }
+    if (v > slot->max) {
+        double smaller = slot->max;
+        times = slot->ties;
+        slot->max = v + 0.0, slot->ties = 1;
+        if (is_first) { /* terms of -inf are counted alone */
+            slot->others += times;
+            return 0;
         }
-        slot->base = (int32_t)base;
+        v = smaller;
     }
-    slot->max = slot->cap = x + 0.0;
+    if (v > slot->second) raise_slot_second(slot, v);
+    *x = v;
+    return times;
 }
 
 /* Adds rows of one group, by way of its state. */
@@ -83,74 +102,64 @@ static __attribute__((noinline)) void add_rows_to_slot(group_slot *slot, const d
     slot_from_state(slot, &s);
 }
 
-/* The maximum of a run, or NaN. */
-INLINE double run_max(const double *x, size_t n) {
-    if (n >= 32) return loops->block_max(x, n); /* which has 32 lanes */
-    double max = -INFINITY;
-    int bad = 0;
-    for (size_t i = 0; i < n; i++) {
-        max = x[i] > max ? x[i] : max;
-        bad |= x[i] != x[i];
-    }
-    return bad ? NAN : max;
-}
-
-/* Rows that are added together: x, at least max - SPAN; the grid of its group; its limbs; where each run starts. */
+/* Terms that are added to rests together: x, at least second - SPAN; how many; their slot; its grid; the limbs. */
 typedef struct {
     double x[ROWS];
+    uint32_t times[ROWS];
+    int32_t code[ROWS];
     uint64_t bias[ROWS];
     int64_t limb[3][ROWS];
-    uint16_t start[ROWS + 1];
 } grouped_batch;
-
-/* Adds n <= ROWS rows, of left that follow in memory. Rows of one code in a row are one run; with single, every row is. */
-INLINE void add_runs(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch,
-                     size_t runs, int single) {
-#define START(r) (single ? (r) : batch->start[r])
-    for (size_t r = 0; r < runs; r++) {
-        size_t j = START(r);
-        __builtin_prefetch(&slots[codes[j + PREFETCH_ROWS < left ? j + PREFETCH_ROWS : j]], 1);
-        raise_slot(&slots[codes[j]], single ? x[j] : run_max(x + j, START(r + 1) - j));
-    }
-    /* Only now is the maximum of every slot, and with it the grid, final for this batch. */
-    for (size_t r = 0; r < runs; r++) {
-        size_t j = START(r), end = START(r + 1);
-        group_slot *slot = &slots[codes[j]];
-        double floor = slot->cap - SPAN;
-        uint64_t bias = bias_of(slot->base);
-        if (__builtin_expect(floor == floor, 1)) {
-            count_rows(slot, (int64_t)(end - j));
-            for (; j < end; j++) batch->x[j] = x[j] > floor ? x[j] : floor, batch->bias[j] = bias;
-        } else {
-            add_rows_to_slot(slot, x + j, end - j);
-            for (; j < end; j++) batch->x[j] = 0.0, batch->bias[j] = bias_of(VANISHING_BASE);
-        }
-    }
-    for (size_t j = n; j % 8; j++) batch->x[j] = 0.0, batch->bias[j] = 0;
-    loops->cut_each(batch->x, batch->bias, LANES_FOR(n), batch->limb[0], batch->limb[1], batch->limb[2]);
-    for (size_t r = 0; r < runs; r++) {
-        size_t j = START(r), end = START(r + 1);
-        __builtin_prefetch(x + ROWS + j);
-        __builtin_prefetch(codes + ROWS + j);
-        int64_t sum[3] = {0, 0, 0};
-        group_slot *slot = &slots[codes[j]];
-        for (; j < end; j++)
-            for (int i = 0; i < 3; i++) sum[i] += batch->limb[i][j];
-        for (int i = 0; i < 3; i++) slot->low[i] += sum[i];
-    }
-#undef START
-}
 
 /* Adds n <= ROWS rows, of left that follow in memory, to the slots of their codes. */
 static void add_rows(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch) {
-    size_t runs = count_runs(codes, n);
-    if (runs == 1) {
+    size_t terms = 0;
+    if (codes[0] == codes[n - 1] && count_runs(codes, n) == 1) {
         add_rows_to_slot(&slots[codes[0]], x, n);
-    } else if (runs * 3 > n) { /* runs so short that they do not pay */
-        add_runs(slots, codes, x, n, left, batch, n, 1);
-    } else {
-        find_runs(codes, n, batch->start);
-        add_runs(slots, codes, x, n, left, batch, runs, 0);
+        return;
+    }
+    for (size_t j = 0; j < n; j++) {
+        group_slot *slot = &slots[codes[j]];
+        __builtin_prefetch(&slots[codes[j + PREFETCH_ROWS < left ? j + PREFETCH_ROWS : j]], 1);
+        double v = x[j];
+        uint32_t times = 1;
+        if (__builtin_expect(!(v <= slot->second), 0)) times = raise_slot(slot, &v);
+        batch->x[terms] = v, batch->times[terms] = times, batch->code[terms] = codes[j];
+        terms += times != 0;
+    }
+    /* Only now is the second of every slot, and with it the grid, final for this batch. */
+    for (size_t j = 0; j < terms; j++) {
+        group_slot *slot = &slots[batch->code[j]];
+        double floor = slot->second - SPAN;
+        if (__builtin_expect(slot->base == GENERAL, 0)) {
+            add_to_general_slot(slot, batch->x[j], batch->times[j]);
+            batch->x[j] = 0.0, batch->bias[j] = bias_of(VANISHING_BASE);
+            continue;
+        }
+        count_others(slot, batch->times[j]);
+        batch->x[j] = batch->x[j] > floor ? batch->x[j] : floor;
+        batch->bias[j] = bias_of(slot->base);
+    }
+    for (size_t j = terms; j % 8; j++) batch->x[j] = 0.0, batch->bias[j] = 0;
+    loops->cut_each(batch->x, batch->bias, LANES_FOR(terms), batch->limb[0], batch->limb[1], batch->limb[2]);
+    for (size_t j = 0; j < terms;) {
+        int64_t sum[3] = {0, 0, 0};
+        group_slot *slot = &slots[batch->code[j]];
+        int32_t code = batch->code[j];
+        __builtin_prefetch(x + ROWS + j);
+        __builtin_prefetch(codes + ROWS + j);
+        for (; j < terms && batch->code[j] == code; j++) {
+            if (__builtin_expect(batch->times[j] != 1, 0)) {
+                for (int i = 0; i < 3; i++) {
+                    wide limb = (wide)batch->limb[i][j] * batch->times[j] + slot->low[i];
+                    slot->high[i] += (int32_t)(limb >> 62);
+                    slot->low[i] = (int64_t)(limb & (((wide)1 << 62) - 1));
+                }
+                continue;
+            }
+            for (int i = 0; i < 3; i++) sum[i] += batch->limb[i][j];
+        }
+        for (int i = 0; i < 3; i++) slot->low[i] += sum[i];
     }
 }
 
@@ -160,12 +169,11 @@ static void store_slot(record *r, const group_slot *slot) {
 }
 
 /* In ascending codes a group is complete when the next one begins: only the slots of one batch are in use. */
-static void group_ascending(record *records, size_t groups, const int32_t *codes, const double *x, size_t n,
-                            const group_slot *empty, grouped_batch *batch) {
+static void group_ascending(record *records, size_t groups, const int32_t *codes, const double *x, size_t n, grouped_batch *batch) {
     group_slot slots[ROWS + 1];
     int32_t place[ROWS];
     size_t next = 0;
-    slots[0] = *empty;
+    slots[0] = EMPTY_SLOT;
     for (size_t i = 0; i < n; i += ROWS) {
         size_t size = n - i < ROWS ? n - i : ROWS;
         int32_t last = 0;
@@ -174,7 +182,7 @@ static void group_ascending(record *records, size_t groups, const int32_t *codes
             continue;
         }
         for (size_t j = 0; j < size; j++) {
-            if (i + j > 0 && codes[i + j] != codes[i + j - 1]) slots[++last] = *empty;
+            if (i + j > 0 && codes[i + j] != codes[i + j - 1]) slots[++last] = EMPTY_SLOT;
             place[j] = last;
         }
         /* A batch that begins with a new group leaves the carried slot as it is. */
@@ -195,57 +203,123 @@ static void group_ascending(record *records, size_t groups, const int32_t *codes
     while (next < groups) store(records + next++, &EMPTY);
 }
 
-/* Adds values to the slots of their codes. */
-static void add_values(group_slot *slots, const int32_t *codes, const double *x, size_t n) {
-    grouped_batch batch;
-    for (size_t i = 0; i < n; i += ROWS) add_rows(slots, codes + i, x + i, n - i < ROWS ? n - i : ROWS, n - i, &batch);
-}
+/* Slots of groups, and the states of those that have too many terms for one. */
+typedef struct {
+    group_slot *slot;
+    size_t size;
+    int64_t rows; /* added since the slots were last looked through */
+    state *apart;
+    int32_t *apart_code;
+    size_t n_apart, room_apart;
+} slots;
 
-static int group_values(record *records, size_t groups, const int32_t *codes, const void *values, size_t n) {
-    const double *x = values;
-    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
-    group_slot empty;
-    slot_from_state(&empty, &EMPTY);
-    grouped_batch batch;
-    if (codes_ascend(codes, n)) {
-        group_ascending(records, groups, codes, x, n, &empty, &batch);
-        return DONE;
+/* Merges a state into those apart. */
+static int put_apart(slots *g, int32_t code, const state *s) {
+    size_t i = 0;
+    while (i < g->n_apart && g->apart_code[i] != code) i++;
+    if (i < g->n_apart) return merge(g->apart + i, *s, NATURAL);
+    if (i == g->room_apart) {
+        size_t room = 2 * i + 8;
+        state *states = realloc(g->apart, room * sizeof *states);
+        if (states) g->apart = states;
+        int32_t *codes = realloc(g->apart_code, room * sizeof *codes);
+        if (codes) g->apart_code = codes;
+        if (!states || !codes) return NO_MEMORY;
+        g->room_apart = room;
     }
-    group_slot *slots = allocate(groups * sizeof(group_slot));
-    if (!slots) return NO_MEMORY;
-    for (size_t i = 0; i < groups; i++) slots[i] = empty;
-    add_values(slots, codes, x, n);
-    for (size_t i = 0; i < groups; i++) store_slot(records + i, slots + i);
-    free(slots);
+    g->apart[i] = *s, g->apart_code[i] = code;
+    g->n_apart++;
     return DONE;
 }
 
-/* Merges states into the records of their codes. */
-static int add_records(record *records, const int32_t *codes, const record *states, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        record *r = records + codes[i];
-        __builtin_prefetch(records + codes[i + PREFETCH_STATES < n ? i + PREFETCH_STATES : i], 1);
-        state s = load(r);
-        if (merge(&s, load(states + i))) return COUNT_OVERFLOW;
+static void free_slots(slots *g) { free(g->apart), free(g->apart_code); }
+
+/* Makes sure that no counter overflows by n more rows. */
+static int relieve_slots(slots *g, size_t n) {
+    if (g->rows + (int64_t)n > 2 * MOST_OF_SLOT) {
+        for (size_t i = 0; i < g->size; i++) {
+            state s = state_from_slot(g->slot + i);
+            if (s.count < MOST_OF_SLOT) continue;
+            int result = put_apart(g, (int32_t)i, &s);
+            if (result) return result;
+            g->slot[i] = EMPTY_SLOT;
+        }
+        g->rows = 0;
+    }
+    g->rows += (int64_t)n;
+    return DONE;
+}
+
+/* Adds values to the slots of their codes. */
+static int add_values(slots *g, const int32_t *codes, const double *x, size_t n) {
+    grouped_batch batch;
+    for (size_t i = 0, end; i < n; i = end) {
+        end = n - i < (size_t)MOST_OF_SLOT ? n : i + (size_t)MOST_OF_SLOT;
+        int result = relieve_slots(g, end - i);
+        if (result) return result;
+        for (size_t j = i; j < end; j += ROWS) add_rows(g->slot, codes + j, x + j, end - j < ROWS ? end - j : ROWS, n - j, &batch);
+    }
+    return DONE;
+}
+
+static int store_slots(record *records, const slots *g) {
+    for (size_t i = 0; i < g->size; i++) store_slot(records + i, g->slot + i);
+    for (size_t i = 0; i < g->n_apart; i++) {
+        record *r = records + g->apart_code[i];
+        state s = load(r, NATURAL);
+        if (merge(&s, g->apart[i], NATURAL)) return COUNT_OVERFLOW;
         store(r, &s);
     }
     return DONE;
 }
 
-/* Merges states into the slots of their codes. Counts are limited to 2^42, to what a slot can
-   contain. */
-static int add_records_to_slots(group_slot *slots, const int32_t *codes, const record *states, size_t n) {
+static int group_values(record *records, size_t groups, const int32_t *codes, const double *x, size_t n) {
+    if (!codes_in_range(codes, n, groups)) return BAD_CODE;
+    if (codes_ascend(codes, n) && n <= (size_t)MOST_OF_SLOT) {
+        grouped_batch batch;
+        group_ascending(records, groups, codes, x, n, &batch);
+        return DONE;
+    }
+    slots g = {allocate(groups * sizeof(group_slot)), groups, 0, NULL, NULL, 0, 0};
+    if (!g.slot) return NO_MEMORY;
+    for (size_t i = 0; i < groups; i++) g.slot[i] = EMPTY_SLOT;
+    int result = add_values(&g, codes, x, n);
+    if (result == DONE) result = store_slots(records, &g);
+    free(g.slot);
+    free_slots(&g);
+    return result;
+}
+
+/* Merges states into the records of their codes. */
+static int add_records(record *records, const int32_t *codes, const record *states, size_t n, scale c) {
     for (size_t i = 0; i < n; i++) {
-        group_slot *slot = slots + codes[i];
+        record *r = records + codes[i];
+        __builtin_prefetch(records + codes[i + PREFETCH_STATES < n ? i + PREFETCH_STATES : i], 1);
+        state s = load(r, c);
+        if (merge(&s, load(states + i, c), c)) return COUNT_OVERFLOW;
+        store(r, &s);
+    }
+    return DONE;
+}
+
+/* Merges states into the slots of their codes. */
+static int add_records_to_slots(slots *g, const int32_t *codes, const record *states, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        group_slot *slot = g->slot + codes[i];
         state s = state_from_slot(slot);
-        if (merge(&s, load(states + i)) || s.count > (1LL << 42)) return COUNT_OVERFLOW;
+        if (merge(&s, load(states + i, NATURAL), NATURAL)) return COUNT_OVERFLOW;
+        if (s.count >= MOST_OF_SLOT) {
+            int result = put_apart(g, codes[i], &s);
+            if (result) return result;
+            s = EMPTY;
+        }
         slot_from_state(slot, &s);
     }
     return DONE;
 }
 
-static int merge_groups(record *records, size_t groups, const int32_t *codes, const void *others, size_t n) {
+static int merge_groups(record *records, size_t groups, const int32_t *codes, const record *others, size_t n, scale c) {
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
     for (size_t i = 0; i < groups; i++) store(records + i, &EMPTY);
-    return add_records(records, codes, others, n);
+    return add_records(records, codes, others, n, c);
 }

@@ -1,40 +1,43 @@
 /* The Python types of what lives from batch to batch: indexes of keys, and the states of groups whose number grows. */
 
-enum layout { SLOTS, STATES, RECORDS };
+enum layout { SLOTS, STATES, WEIGHTED };
 
-/* The items of each: slots sum values, states sum products w e^(c x), records merge states. */
+/* The items of each: slots sum e^x, states e^(c x), weighted sums w e^(c x). */
 typedef struct {
     shared base;
     enum layout layout;
-    size_t size; /* groups that are there */
+    scale c;
+    slots slots; /* the number of groups in any layout, and what the slots have besides */
     block memory;
 } groups;
 
-static const size_t SIZE_OF[] = {sizeof(group_slot), sizeof(state), sizeof(record)};
+static const size_t SIZE_OF[] = {sizeof(group_slot), sizeof(state), sizeof(weighted)};
 
 /* Makes room for n groups; new ones are empty. */
 static int groups_grow(groups *g, size_t n) {
     size_t item = SIZE_OF[g->layout];
-    if (n <= g->size) return DONE;
+    if (n <= g->slots.size) return DONE;
     if (n * item > g->memory.bytes && block_grow(&g->memory, (n + n / 2 + 64) * item)) return NO_MEMORY;
-    group_slot empty;
-    slot_from_state(&empty, &EMPTY);
-    for (size_t i = g->size; i < n; i++) {
-        if (g->layout == SLOTS) ((group_slot *)g->memory.start)[i] = empty;
+    for (size_t i = g->slots.size; i < n; i++) {
+        if (g->layout == SLOTS) ((group_slot *)g->memory.start)[i] = EMPTY_SLOT;
         if (g->layout == STATES) ((state *)g->memory.start)[i] = EMPTY;
-        if (g->layout == RECORDS) store((record *)g->memory.start + i, &EMPTY);
+        if (g->layout == WEIGHTED) ((weighted *)g->memory.start)[i] = NOTHING;
     }
-    g->size = n;
+    g->slots.slot = (group_slot *)g->memory.start;
+    g->slots.size = n;
     return DONE;
 }
 
-static void groups_export(const groups *g, record *out) {
-    for (size_t i = 0; i < g->size; i++) {
-        if (g->layout == SLOTS) store_slot(out + i, (const group_slot *)g->memory.start + i);
-        if (g->layout == STATES) store(out + i, (const state *)g->memory.start + i);
+static int groups_export(const groups *g, void *out) {
+    if (g->layout == SLOTS) return store_slots(out, &g->slots);
+    for (size_t i = 0; i < g->slots.size; i++) {
+        if (g->layout == STATES) store((record *)out + i, (const state *)g->memory.start + i);
+        if (g->layout == WEIGHTED) store_weighted((weighted_record *)out + i, (const weighted *)g->memory.start + i);
     }
-    if (g->layout == RECORDS && g->size) memcpy(out, g->memory.start, g->size * sizeof(record));
+    return DONE;
 }
+
+INLINE size_t record_size(const groups *g) { return g->layout == WEIGHTED ? sizeof(weighted_record) : sizeof(record); }
 
 /* --- Python types ----------------------------------------------------------------------------------------------- */
 
@@ -165,71 +168,73 @@ static PyObject *ByteIndex_nbytes(PyObject *object, void *closure) {
     return PyLong_FromSize_t(self->bytes.bytes + self->ends.bytes + (sizeof(tag_slot) << self->bits));
 }
 
+/* (items, high, low): of "values", "terms" or "weighted" terms; and the scale c = high + low of terms e^(c x). */
 static PyObject *Groups_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     const char *items;
-    if (!PyArg_ParseTuple(args, "s", &items)) return NULL;
-    static const char *const names[] = {"values", "terms", "states"};
-    for (enum layout layout = SLOTS; layout <= RECORDS; layout++) {
+    scale c;
+    if (!PyArg_ParseTuple(args, "sdd", &items, &c.high, &c.low)) return NULL;
+    static const char *const names[] = {"values", "terms", "weighted"};
+    for (enum layout layout = SLOTS; layout <= WEIGHTED; layout++) {
         if (strcmp(items, names[layout])) continue;
         groups *self = (groups *)allocate_object(type);
-        if (self) self->layout = layout;
+        if (self) self->layout = layout, self->c = c;
         return (PyObject *)self;
     }
-    return PyErr_Format(PyExc_ValueError, "expected values, terms or states, found %s", items);
+    return PyErr_Format(PyExc_ValueError, "expected values, terms or weighted, found %s", items);
 }
 
 static void Groups_dealloc(PyObject *object) {
-    free(((groups *)object)->memory.memory);
+    groups *self = (groups *)object;
+    free(self->memory.memory);
+    free_slots(&self->slots);
     free_object(object);
 }
 
 /* Makes room for the groups of codes; the groups stay as they were where one is out of range. */
 static int groups_take(groups *g, const int32_t *codes, size_t n, Py_ssize_t size) {
-    size_t wanted = size > 0 && (size_t)size > g->size ? (size_t)size : g->size;
+    size_t wanted = size > 0 && (size_t)size > g->slots.size ? (size_t)size : g->slots.size;
     return codes_in_range(codes, n, wanted) ? groups_grow(g, wanted) : BAD_CODE;
 }
 
-/* Adds items to the groups of their codes. */
-static int groups_update(groups *g, const int32_t *codes, const void *items, const double *weights, size_t n, scale c,
-                         Py_ssize_t size) {
+/* Adds values to the groups of their codes. */
+static int groups_update(groups *g, const int32_t *codes, const double *x, const double *weights, size_t n, Py_ssize_t size) {
     int result = groups_take(g, codes, n, size);
     if (result) return result;
-    void *memory = g->memory.start;
-    if (g->layout == STATES) return add_terms(memory, codes, items, weights, n, c);
-    if (g->layout == RECORDS) return add_records(memory, codes, items, n);
-    add_values(memory, codes, items, n);
-    return DONE;
+    if (g->layout == STATES) return add_scaled((state *)g->memory.start, codes, x, n, g->c);
+    if (g->layout == WEIGHTED) return add_weighted((weighted *)g->memory.start, codes, x, weights, n, g->c);
+    return add_values(&g->slots, codes, x, n);
 }
 
-/* (codes, items, weights or none, scale, number of groups) */
+/* (codes, values, weights or none, number of groups) */
 static PyObject *Groups_update(PyObject *object, PyObject *args) {
     groups *self = (groups *)object;
     PyObject *arrays;
     Py_ssize_t size;
     if (!PyArg_ParseTuple(args, "O!n", &PyTuple_Type, &arrays, &size)) return NULL;
-    Py_buffer v[4];
-    if (open_buffers(arrays, "....", v)) return NULL;
-    size_t n = LENGTH(v[0], int32_t), weights = LENGTH(v[2], double);
-    size_t item = self->layout == RECORDS ? sizeof(record) : sizeof(double);
-    int fits = (size_t)v[1].len == n * item && (!weights || weights == n) && v[3].len == sizeof(scale);
-    const double *w = weights ? v[2].buf : NULL;
-    return finished(
-        v, 4, WHILE_USED(&self->base, 1, fits, groups_update(self, v[0].buf, v[1].buf, w, n, SCALE_OF(v[3]), size)));
+    Py_buffer v[3];
+    if (open_buffers(arrays, "...", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t);
+    int fits = n == LENGTH(v[1], double) && LENGTH(v[2], double) == (self->layout == WEIGHTED ? n : 0);
+    return finished(v, 3, WHILE_USED(&self->base, 1, fits, groups_update(self, v[0].buf, v[1].buf, v[2].buf, n, size)));
 }
 
 /* Merges states into the groups of their codes. */
-static int groups_merge(groups *g, const int32_t *codes, const record *states, size_t n, Py_ssize_t size) {
+static int groups_merge(groups *g, const int32_t *codes, const void *states, size_t n, Py_ssize_t size) {
     int result = groups_take(g, codes, n, size);
     if (result) return result;
-    void *memory = g->memory.start;
-    if (g->layout == SLOTS) return add_records_to_slots(memory, codes, states, n);
-    if (g->layout == RECORDS) return add_records(memory, codes, states, n);
-    for (size_t i = 0; i < n && result == DONE; i++) result = merge((state *)memory + codes[i], load(states + i));
+    if (g->layout == SLOTS) return add_records_to_slots(&g->slots, codes, states, n);
+    for (size_t i = 0; i < n && result == DONE; i++) {
+        const char *ahead = g->memory.start + SIZE_OF[g->layout] * (size_t)codes[i + PREFETCH_STATES < n ? i + PREFETCH_STATES : i];
+        __builtin_prefetch(ahead, 1), __builtin_prefetch(ahead + CACHE_LINE, 1);
+        result = g->layout == STATES
+                     ? merge((state *)g->memory.start + codes[i], load((const record *)states + i, g->c), g->c)
+                     : merge_weighted((weighted *)g->memory.start + codes[i], load_weighted((const weighted_record *)states + i));
+    }
     return result;
 }
 
-/* (codes, states, number of groups): merges states in, whatever the items are. */
+/* (codes, states, number of groups): merges states in. */
 static PyObject *Groups_merge(PyObject *object, PyObject *args) {
     groups *self = (groups *)object;
     PyObject *arrays;
@@ -238,7 +243,7 @@ static PyObject *Groups_merge(PyObject *object, PyObject *args) {
     Py_buffer v[2];
     if (open_buffers(arrays, "..", v)) return NULL;
     size_t n = LENGTH(v[0], int32_t);
-    int fits = n == LENGTH(v[1], record);
+    int fits = n * record_size(self) == (size_t)v[1].len;
     return finished(v, 2, WHILE_USED(&self->base, 1, fits, groups_merge(self, v[0].buf, v[1].buf, n, size)));
 }
 
@@ -247,8 +252,8 @@ static PyObject *Groups_export(PyObject *object, PyObject *args) {
     groups *self = (groups *)object;
     Py_buffer v[1];
     if (open_buffers(args, "*", v)) return NULL;
-    int fits = LENGTH(v[0], record) == self->size;
-    return finished(v, 1, WHILE_USED(&self->base, 0, fits, (groups_export(self, v[0].buf), DONE)));
+    int fits = (size_t)v[0].len == self->slots.size * record_size(self);
+    return finished(v, 1, WHILE_USED(&self->base, 0, fits, groups_export(self, v[0].buf)));
 }
 
 static PyObject *Groups_nbytes(PyObject *object, void *closure) {
@@ -268,7 +273,7 @@ static PyMethodDef ByteIndex_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyMethodDef Groups_methods[] = {
-    {"update", Groups_update, METH_VARARGS, "((codes, items, weights, scale), groups): adds items to the groups of their codes."},
+    {"update", Groups_update, METH_VARARGS, "((codes, values, weights), groups): adds values to the groups of their codes."},
     {"merge", Groups_merge, METH_VARARGS, "((codes, states), groups): merges states into the groups of their codes."},
     {"export", Groups_export, METH_VARARGS, "(out): writes the groups' states."},
     {NULL, NULL, 0, NULL},

@@ -32,6 +32,13 @@ typedef struct {
 
 static const scale NATURAL = {1.0, 0.0};
 
+/* What values are added with: the maximum, whose ties are counted; the largest other value that may come, or -2^60 where that
+   is more; what values count as at least, whose limbs are 0; and the base of the grid. */
+typedef struct {
+    double max, most, floor;
+    int64_t base;
+} limits;
+
 /* Rows as w e^(c x) = (high + low) 2^exponent. Where nothing is added (w = 0, x = -inf) and for exceptional rows, high and
    low are 0 and the exponent is NO_EXPONENT. */
 typedef struct {
@@ -48,15 +55,22 @@ typedef struct {
     int64_t exponent[ROWS];
 } factors;
 
+/* What the values of sums are made of, BATCH at a time: the max, and once more where it is near, else 0; its ties less one, as a
+   pair; the digits of the rest, the smallest first, and the base of their grid. */
+typedef struct {
+    double max[BATCH], near[BATCH], others[BATCH], others_low[BATCH], digits[5][BATCH];
+    int64_t base[BATCH];
+} totals;
+
 /* The loops of vector_loops.h, where they are described. */
 typedef struct {
     const char *name;
     double (*block_max)(const double *x, size_t n);
-    void (*sum_near)(const double *x, size_t n, double floor, int64_t base, int64_t out[3]);
-    void (*sum_far)(const double *x, size_t n, double floor, int64_t base, int64_t out[3]);
+    double (*max_below)(const double *x, size_t n, double top);
+    int (*sum_near)(const double *x, size_t n, const limits *at, int64_t out[3], int64_t *ties);
+    int (*sum_far)(const double *x, size_t n, const limits *at, int64_t out[3], int64_t *ties);
     void (*cut_each)(const double *x, const uint64_t *bias, size_t n, int64_t *h0, int64_t *h1, int64_t *h2);
-    void (*own_terms)(const double *x, const uint64_t *bias, size_t n, double *term, double *term_low, int64_t own[3][BATCH]);
-    void (*finish)(const double *max, const double *term, const double *term_low, double digits[5][BATCH], size_t n, double *out);
+    void (*finish)(const totals *t, size_t n, double *out);
     void (*widen)(const float *x, size_t n, double *out);
     void (*weigh_near)(const double *x, const double *w, size_t n, scale c, products *p);
     void (*weigh_any)(const double *x, const double *w, size_t n, scale c, products *p);
@@ -118,9 +132,19 @@ typedef struct {
 #define MAX(x, y) ((VD)_mm512_max_pd(x, y))
 #define FNMA(a, b, c) ((VD)_mm512_fnmadd_pd(a, SPLAT(b), c))
 #define PRODUCT(a, b, p, e) (*(p) = (a) * (b), *(e) = (VD)_mm512_fmsub_pd(a, b, *(p)))
-#define LOOKUP(table, index, a, b)                                                                  \
-    (*(a) = (VD)_mm512_i64gather_pd((__m512i)((index) << 1), &(table)[0][0], 8),                      \
-     *(b) = (VD)_mm512_i64gather_pd((__m512i)((index) << 1), &(table)[0][1], 8))
+#define LOOKUP(table, index, a, b)                                                                               \
+    do {                                                                                                          \
+        __m256d row04 = _mm256_loadu2_m128d((table)[(index)[4]], (table)[(index)[0]]);                            \
+        __m256d row15 = _mm256_loadu2_m128d((table)[(index)[5]], (table)[(index)[1]]);                            \
+        __m256d row26 = _mm256_loadu2_m128d((table)[(index)[6]], (table)[(index)[2]]);                            \
+        __m256d row37 = _mm256_loadu2_m128d((table)[(index)[7]], (table)[(index)[3]]);                            \
+        __m512d even = _mm512_shuffle_f64x2(_mm512_castpd256_pd512(row04), _mm512_castpd256_pd512(row26), 0x44);  \
+        __m512d odd = _mm512_shuffle_f64x2(_mm512_castpd256_pd512(row15), _mm512_castpd256_pd512(row37), 0x44);   \
+        even = _mm512_permutexvar_pd(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), even);                            \
+        odd = _mm512_permutexvar_pd(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), odd);                              \
+        *(a) = (VD)_mm512_unpacklo_pd(even, odd);                                                                 \
+        *(b) = (VD)_mm512_unpackhi_pd(even, odd);                                                                 \
+    } while (0)
 #include "vector_loops.h"
 #undef NAME
 #endif

@@ -1,45 +1,43 @@
-/* One state: its record, adding values, moving to the grid of a larger maximum, merging, and the terms of maxima. */
+/* One sum of e^(c x): its record, adding terms, and merging.
+
+   The terms of the maximum are counted. All smaller ones, the rest, are summed on the grid of the second, the largest value
+   below the maximum. A term is added to the rest when a larger value arrives: until then it needs no exponential. */
 
 typedef struct {
     int64_t count;
     double max;
-    int64_t base;
+    int64_t ties;
+    double second;
+    int64_t base; /* of the grid of second; NO_BASE where there is none */
     wide limb[3];
 } state;
 
-/* record.py describes the fields. */
+/* As arrays contain it: sums.py describes the fields. The base follows from the second. */
 typedef struct __attribute__((packed)) {
-    uint8_t version, aggregation;
-    uint16_t scale;
-    uint32_t reserved;
     int64_t count;
     double max;
-    int64_t base;
+    int64_t ties;
+    double second;
     wide limb[3];
 } record;
 
 #define THE_NAN 0x7ff8000000000000ULL /* of the many, the one that records contain */
 
-static const state EMPTY = {0, -INFINITY, NO_BASE, {0, 0, 0}};
+static const state EMPTY = {0, -INFINITY, 0, -INFINITY, NO_BASE, {0, 0, 0}};
 
-static state load(const record *r) {
-    state s = {r->count, r->max, r->base, {r->limb[0], r->limb[1], r->limb[2]}};
-    return s;
-}
+INLINE int is_natural(scale c) { return c.high == 1.0 && c.low == 0.0; }
 
-static void store(record *r, const state *s) {
-    record out = {VERSION, AGGREGATION, SCALE, 0, s->count, s->max, s->base, {s->limb[0], s->limb[1], s->limb[2]}};
-    memcpy(r, &out, sizeof out);
-}
+/* Whether c x is near enough for a grid; of larger maxima only ties count. NaN is not. */
+INLINE int is_near(double x, scale c) { return fabs(x * c.high) < TOO_FAR; }
 
-/* Whether a sum with this maximum is on a grid; else only ties with the maximum count. */
-INLINE int is_near(double max) { return fabs(max) < TOO_FAR; }
-
-static void set_nan(state *s) {
-    int64_t count = s->count;
-    *s = EMPTY;
-    s->count = count;
-    s->max = double_of(THE_NAN);
+/* e^(c x) for |c x| < 2^60: see term in vector_loops.h. */
+INLINE void scaled_term(double x, scale c, double *high, double *low, uint64_t *steps, uint64_t *turns) {
+    double y = x, below = 0.0;
+    if (!is_natural(c)) {
+        two_prod_portable(x, c.high, &y, &below);
+        below = below + x * c.low;
+    }
+    term_portable(y, below, 1, high, low, steps, turns);
 }
 
 /* The base of a sum whose largest term has exponent k: 50 floor((k + 1) / 50). */
@@ -51,26 +49,40 @@ INLINE int64_t base_of_exponent(int64_t k) {
 /* The exponent of a term. */
 INLINE int64_t exponent_of(uint64_t steps, uint64_t turns) { return ((int64_t)steps >> 7) + (int64_t)(turns << 22); }
 
-static int64_t base_of(double x) {
+/* The exponent of e^x for |x| < FAR, as term has it. */
+INLINE int64_t near_exponent(double x) { return (int64_t)(bits_of(x * STEPS_PER_UNIT + ROUND) - ROUND_BITS) >> 7; }
+
+/* The base of the grid of a second; NO_BASE of -inf. */
+static int64_t base_of(double x, scale c) {
+    if (x == -INFINITY) return NO_BASE;
+    if (is_natural(c) && fabs(x) < FAR) return base_of_exponent(near_exponent(x));
     double high, low;
     uint64_t steps, turns;
-    term_portable(x, 0.0, 1, &high, &low, &steps, &turns);
+    scaled_term(x, c, &high, &low, &steps, &turns);
     return base_of_exponent(exponent_of(steps, turns));
+}
+
+static state load(const record *r, scale c) {
+    state s = {r->count, r->max, r->ties, r->second, base_of(r->second, c), {r->limb[0], r->limb[1], r->limb[2]}};
+    return s;
+}
+
+static void store(record *r, const state *s) {
+    record out = {s->count, s->max, s->ties, s->second, {s->limb[0], s->limb[1], s->limb[2]}};
+    memcpy(r, &out, sizeof out);
+}
+
+static void set_nan(state *s) {
+    int64_t count = s->count;
+    *s = EMPTY;
+    s->count = count;
+    s->max = double_of(THE_NAN);
 }
 
 /* Puts the limbs on the grid of a larger base. */
 static void move_to(wide limb[3], int64_t from, int64_t to) {
     int64_t down = from == NO_BASE || to - from >= 3 * LIMB_BITS ? 3 : (to - from) / LIMB_BITS;
     for (int j = 2; j >= 0; j--) limb[j] = j >= down ? limb[j - down] : 0;
-}
-
-/* Takes a new maximum, larger than the old one. */
-static void raise_max(state *s, double max) {
-    max = max + 0.0; /* -0.0 counts as 0.0 */
-    int64_t base = is_near(max) ? base_of(max) : NO_BASE;
-    move_to(s->limb, base == NO_BASE ? NO_BASE : s->base, base);
-    s->max = max;
-    s->base = base;
 }
 
 /* The limbs of high + low, which are in units of the base. */
@@ -80,52 +92,101 @@ INLINE void limbs_of_pair(double high, double low, int64_t limb[3]) {
     for (int j = 0; j < 3; j++) limb[j] = (int64_t)parts[j];
 }
 
-static void limbs_of(double x, int64_t base, int64_t limb[3]) {
-    double high, low;
-    uint64_t steps, turns;
-    term_portable(x, 0.0, 1, &high, &low, &steps, &turns);
-    double power = power_portable(steps, turns, bias_of(base));
+/* The limbs of (high + low) 2^exponent on the grid of a base; 0 far below it. */
+INLINE void limbs_on(double high, double low, int64_t exponent, int64_t base, int64_t limb[3]) {
+    int64_t biased = exponent - base + 1023;
+    if (biased <= 0) {
+        limb[0] = limb[1] = limb[2] = 0;
+        return;
+    }
+    double power = double_of((uint64_t)biased << 52);
     limbs_of_pair(high * power, low * power, limb);
 }
 
-static void add(state *s, double x) {
-    s->count++;
-    if (!(x <= s->max)) {
-        if (s->max != s->max) return;
-        if (x != x) {
-            set_nan(s);
-            return;
+static void limbs_of(double x, scale c, int64_t base, int64_t limb[3]) {
+    double high, low;
+    uint64_t steps, turns;
+    scaled_term(x, c, &high, &low, &steps, &turns);
+    limbs_on(high, low, exponent_of(steps, turns), base, limb);
+}
+
+/* Takes a new second, larger than the old one and below the maximum: its terms are yet to be added. */
+static void raise_second(state *s, double x, scale c) {
+    int64_t base = base_of(x, c);
+    move_to(s->limb, s->base, base);
+    s->second = x + 0.0; /* -0.0 counts as 0.0 */
+    s->base = base;
+}
+
+/* Adds terms of an x that is below the maximum; both are near. */
+static void add_to_rest(state *s, double x, int64_t times, scale c) {
+    int64_t limb[3];
+    if (x > s->second) raise_second(s, x, c);
+    limbs_of(x, c, s->base, limb);
+    for (int j = 0; j < 3; j++) s->limb[j] += (wide)limb[j] * times;
+}
+
+/* Takes x as one of a sum, times its term: all but the count. */
+static void take(state *s, double x, int64_t times, scale c) {
+    if (s->max != s->max) return;
+    if (x == s->max) {
+        s->ties += times;
+        return;
+    }
+    if (x != x) {
+        set_nan(s);
+        return;
+    }
+    if (x > s->max) {
+        double smaller = s->max;
+        int64_t of_smaller = s->ties;
+        s->max = x + 0.0, s->ties = times;
+        if (!is_near(x, c)) {
+            s->second = -INFINITY, s->base = NO_BASE;
+            s->limb[0] = s->limb[1] = s->limb[2] = 0;
         }
-        raise_max(s, x);
+        x = smaller, times = of_smaller;
     }
-    if (!is_near(s->max)) {
-        s->limb[0] += x == s->max && isfinite(x);
-    } else if (x >= s->max - SPAN) {
-        int64_t limb[3];
-        limbs_of(x, s->base, limb);
-        for (int j = 0; j < 3; j++) s->limb[j] += limb[j];
+    if (is_near(s->max, c) && is_near(x, c)) add_to_rest(s, x, times, c);
+}
+
+static void add(state *s, double x, scale c) {
+    s->count++;
+    take(s, x, 1, c);
+}
+
+/* Takes the maximum and the second of values that are yet to be added; on NOT_NEAR there is no rest to add to. */
+enum { NEAR, NOT_NEAR };
+
+static int raise(state *s, const double *x, size_t n, double max, scale c) {
+    if (s->max == s->max && !(max <= s->max)) take(s, max, 0, c);
+    if (!is_near(s->max, c)) {
+        if (s->max == s->max)
+            for (size_t i = 0; i < n; i++) s->ties += x[i] == s->max;
+        return NOT_NEAR;
     }
+    double second = loops->max_below(x, n, s->max);
+    if (second > s->second && is_near(second, c)) raise_second(s, second, c);
+    return NEAR;
 }
 
 static void add_block(state *s, const double *x, size_t n) {
     s->count += n;
-    double max = loops->block_max(x, n);
-    if (s->max != s->max) return;
-    if (max != max) {
-        set_nan(s);
-        return;
+    for (int raised = 0;; raised = 1) {
+        if (is_near(s->max, NATURAL)) {
+            /* Without a second nothing is added: what is far below it counts as 0, on a grid where that vanishes. */
+            int has_rest = s->base != NO_BASE, is_far = has_rest && fabs(s->second) >= FAR - SPAN;
+            int64_t sums[3], ties;
+            limits at = {s->max, s->second > -TOO_FAR ? s->second : -TOO_FAR, has_rest ? s->second - SPAN : 0.0,
+                         has_rest ? s->base : VANISHING_BASE};
+            if ((is_far ? loops->sum_far : loops->sum_near)(x, n, &at, sums, &ties)) {
+                s->ties += ties;
+                for (int j = 0; j < 3; j++) s->limb[j] += sums[j];
+                return;
+            }
+        }
+        if (raised || raise(s, x, n, loops->block_max(x, n), NATURAL) == NOT_NEAR) return;
     }
-    if (max > s->max) raise_max(s, max);
-    if (!is_near(s->max)) {
-        if (isfinite(s->max))
-            for (size_t i = 0; i < n; i++) s->limb[0] += x[i] == s->max;
-        return;
-    }
-    double floor = s->max - SPAN;
-    if (max <= floor) return;
-    int64_t sums[3];
-    (fabs(s->max) < FAR - SPAN ? loops->sum_near : loops->sum_far)(x, n, floor, s->base, sums);
-    for (int j = 0; j < 3; j++) s->limb[j] += sums[j];
 }
 
 static void add_all(state *s, const double *x, size_t n) {
@@ -142,11 +203,8 @@ static void add_all_float(state *s, const float *x, size_t n) {
     }
 }
 
-/* Whether a base is of terms, and neither of weights alone nor NO_BASE. */
-INLINE int is_near_base(int64_t base) { return base != NO_BASE && base < FAR_BASE / 2; }
-
 /* Adds all that other contains to s; on COUNT_OVERFLOW s is unchanged. */
-static int merge(state *s, state other) {
+static int merge(state *s, state other, scale c) {
     int64_t count;
     if (__builtin_add_overflow(s->count, other.count, &count)) return COUNT_OVERFLOW;
     if (other.max != other.max || s->max != s->max) {
@@ -157,42 +215,46 @@ static int merge(state *s, state other) {
             *s = other;
             other = smaller;
         }
-        if (is_near_base(s->base) ? is_near_base(other.base) : other.max == s->max) {
-            if (!isinf(s->max)) {
-                int64_t base = s->base > other.base ? s->base : other.base;
-                if (s->base != base) move_to(s->limb, s->base, base);
-                if (other.base != base) move_to(other.limb, other.base, base);
-                for (int j = 0; j < 3; j++) s->limb[j] += other.limb[j];
-                s->base = base;
-            } else if (s->limb[0] != other.limb[0]) { /* the infinities of a sum with signs: 1 or -1 */
-                set_nan(s);
+        if (other.max == s->max)
+            s->ties += other.ties;
+        else if (is_near(s->max, c) && is_near(other.max, c))
+            add_to_rest(s, other.max, other.ties, c);
+        if (is_near(s->max, c) && other.base != NO_BASE) {
+            if (other.second > s->second) {
+                move_to(s->limb, s->base, other.base);
+                s->second = other.second, s->base = other.base;
+            } else {
+                move_to(other.limb, other.base, s->base);
             }
+            for (int j = 0; j < 3; j++) s->limb[j] += other.limb[j];
         }
     }
     s->count = count;
     return DONE;
 }
 
-/* e^(c x) for |c x| < 2^60: see term in vector_loops.h. */
-INLINE void scaled_term(double x, scale c, double *high, double *low, uint64_t *steps, uint64_t *turns) {
-    double y, below;
-    two_prod_portable(x, c.high, &y, &below);
-    term_portable(y, below + x * c.low, 1, high, low, steps, turns);
-}
-
-/* The term of one x, |c x| < 2^60, on the grid of its own base. */
-static void own_term(double x, scale c, int64_t *base, double *term, double *term_low, int64_t limb[3]) {
-    double high, low;
-    uint64_t steps, turns;
-    scaled_term(x, c, &high, &low, &steps, &turns);
-    *base = base_of_exponent(exponent_of(steps, turns));
-    double power = power_portable(steps, turns, bias_of(*base));
-    *term = high * power, *term_low = low * power;
-    limbs_of_pair(*term, *term_low, limb);
-}
-
-/* Whether c x is near enough for a grid. NaN is not. */
-INLINE int is_near_in(double x, scale c) { return fabs(x * c.high) < TOO_FAR; }
-
-/* Whether the sum that limbs represent is below 0. */
+/* The sum that limbs represent is below 0. */
 static int is_negative(const wide limb[3]) { return limb[0] + ((limb[1] + (limb[2] >> LIMB_BITS)) >> LIMB_BITS) < 0; }
+
+/* The term of one near x as a pair in [1/2, 4), and its exponent. */
+static void own_term(double x, scale c, double *term, double *term_low, int64_t *exponent) {
+    uint64_t steps, turns;
+    scaled_term(x, c, term, term_low, &steps, &turns);
+    *exponent = exponent_of(steps, turns);
+}
+
+/* The sum on the grid of its maximum, which is enough where no more than its leading bits are wanted: the terms of the max,
+   with their limbs, and the rest. Where the max is not near, its term is 1 on base 0. */
+static void total_of(const state *s, scale c, int64_t *base, int64_t own[3], wide total[3]) {
+    own[0] = 1, own[1] = own[2] = 0, *base = 0;
+    for (int j = 0; j < 3; j++) total[j] = s->limb[j];
+    if (is_near(s->max, c)) {
+        double high, low;
+        int64_t exponent;
+        own_term(s->max, c, &high, &low, &exponent);
+        *base = base_of_exponent(exponent);
+        limbs_on(high, low, exponent, *base, own);
+        move_to(total, s->base, *base);
+    }
+    for (int j = 0; j < 3; j++) total[j] += (wide)own[j] * s->ties;
+}

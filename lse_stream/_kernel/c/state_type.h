@@ -5,7 +5,7 @@ typedef struct {
     state s;
     scale c;      /* of the terms e^(c x) */
     int descends; /* whether x is negated first */
-    int is_plain; /* whether the terms are e^x, which has faster loops */
+    int is_plain; /* whether the terms are e^x of x as it is, which has faster loops */
 } StateObject;
 
 static PyTypeObject *StateType;
@@ -33,10 +33,7 @@ static PyObject *State_use_scale(PyObject *object, PyObject *args) {
 
 static PyObject *add_value(StateObject *self, double x) {
     if (__builtin_expect(self->s.count == INT64_MAX, 0)) return outcome(COUNT_OVERFLOW);
-    if (self->is_plain)
-        add(&self->s, x);
-    else
-        add_term(&self->s, self->descends ? -x : x, self->c);
+    add(&self->s, self->descends ? -x : x, self->c);
     Py_RETURN_NONE;
 }
 
@@ -66,7 +63,7 @@ static void add_array(state *s, const void *values, int is_float, size_t n, cons
                 x[j] = is_float ? ((const float *)values)[i + j] : ((const double *)values)[i + j];
                 x[j] = like->descends ? -x[j] : x[j];
             }
-            add_run(s, x, NULL, size, like->c, &p);
+            add_scaled_run(s, x, size, like->c, &p);
         }
     }
 }
@@ -85,7 +82,7 @@ static PyObject *State_update(PyObject *object, PyObject *values) {
     state part = EMPTY; /* not the object's own: other threads may run meanwhile */
     WITHOUT_GIL(1, (add_array(&part, view.buf, is_float, n, self), DONE));
     PyBuffer_Release(&view);
-    return outcome(merge(&self->s, part));
+    return outcome(merge(&self->s, part, self->c));
 }
 
 static int is_on_scale_of(const StateObject *self, const StateObject *other) {
@@ -103,7 +100,7 @@ static PyObject *State_merge(PyObject *object, PyObject *other) {
     const StateObject *added = (const StateObject *)other;
     if (!PyObject_TypeCheck(other, StateType) || !is_on_scale_of(self, added))
         return PyObject_CallMethod(object, "_refuse_merge", "(O)", other);
-    return outcome(merge(&self->s, added->s));
+    return outcome(merge(&self->s, added->s, self->c));
 }
 
 static PyObject *State_value(PyObject *object, PyObject *ignored) {
@@ -120,24 +117,59 @@ static PyObject *State_value(PyObject *object, PyObject *ignored) {
     return PyFloat_FromDouble(value);
 }
 
-static PyObject *State_to_bytes(PyObject *self, PyObject *ignored) {
+/* A stored record: the head and the check in its first word. */
+typedef union {
+    struct {
+        uint64_t head;
+        record sum;
+    } parts;
+    uint64_t words[1 + sizeof(record) / 8];
+} sealed_record;
+
+static const int64_t SEALED[] = {0, sizeof(sealed_record) / 8};
+
+static PyObject *State_to_bytes(PyObject *object, PyObject *ignored) {
     (void)ignored;
-    record r;
-    store(&r, &((StateObject *)self)->s);
+    const StateObject *self = (const StateObject *)object;
+    if (!self->is_plain) {
+        PyErr_SetString(PyExc_ValueError, "the kernel's record is for the natural scale alone");
+        return NULL;
+    }
+    sealed_record r;
+    r.parts.head = VERSION; /* aggregation and scale 0: log-sum-exp, natural */
+    store(&r.parts.sum, &self->s);
+    seal_records(r.words, SEALED, 1);
     return PyBytes_FromStringAndSize((const char *)&r, sizeof r);
 }
 
-/* Becomes the state of a record, or returns its fault, a key of FAULTS. */
+/* The sum, as arrays contain it. */
+static PyObject *State_sum(PyObject *object, PyObject *ignored) {
+    (void)ignored;
+    record r;
+    store(&r, &((StateObject *)object)->s);
+    return PyBytes_FromStringAndSize((const char *)&r, sizeof r);
+}
+
+/* Becomes the state of a record on the natural scale; False, and nothing else, where it is none. */
 static PyObject *State_load(PyObject *object, PyObject *bytes) {
     StateObject *self = (StateObject *)object;
+    sealed_record r;
+    if (!PyBytes_Check(bytes) || PyBytes_Size(bytes) != sizeof r) Py_RETURN_FALSE;
+    memcpy(&r, PyBytes_AsString(bytes), sizeof r);
+    if ((uint32_t)r.parts.head != VERSION || find_damage(r.words, SEALED, 1) == 0 || fault_of(&r.parts.sum, NATURAL) != NO_FAULT)
+        Py_RETURN_FALSE;
+    self->s = load(&r.parts.sum, NATURAL);
+    Py_RETURN_TRUE;
+}
+
+/* Becomes the state of a sum that is known to be canonical. */
+static PyObject *State_set_sum(PyObject *object, PyObject *bytes) {
+    StateObject *self = (StateObject *)object;
     if (!PyBytes_Check(bytes) || PyBytes_Size(bytes) != sizeof(record)) {
-        PyErr_SetString(PyExc_ValueError, "expected the bytes of one record");
+        PyErr_SetString(PyExc_ValueError, "expected the bytes of one sum");
         return NULL;
     }
-    const record *r = (const record *)PyBytes_AsString(bytes);
-    int fault = fault_of(r, self->c, 0);
-    if (fault != NO_FAULT) return PyLong_FromLong(fault);
-    self->s = load(r);
+    self->s = load((const record *)PyBytes_AsString(bytes), self->c);
     Py_RETURN_NONE;
 }
 
@@ -161,6 +193,8 @@ static PyMethodDef State_methods[] = {
     {"_refuse_merge", State_refuse_merge, METH_O, NULL},
     {"_update", State_update, METH_O, NULL},
     {"_load", State_load, METH_O, NULL},
+    {"_sum", State_sum, METH_NOARGS, NULL},
+    {"_set_sum", State_set_sum, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

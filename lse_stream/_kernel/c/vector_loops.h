@@ -125,10 +125,11 @@ TARGET INLINE void NAME(total)(VU a0, VU a1, VU a2, size_t n, int64_t out[3]) {
     out[2] = (int64_t)(s[2] - n * LIMB_PATTERN_2);
 }
 
-/* Adds the limbs of n <= FLUSH values. Values below the floor count as the floor, whose limbs are 0. */
-TARGET INLINE void NAME(sum)(const double *x, size_t n, double floor, int64_t base, int far, int64_t out[3]) {
-    VU a0 = (VU){0}, a1 = a0, a2 = a0, bias = a0 + bias_of(base);
-    VD least = SPLAT(floor);
+/* Adds the limbs of n <= FLUSH values but the ties with the maximum, which are counted. Returns whether all others are at most
+   as large as they may be, and none is NaN: else what was written is void. */
+TARGET INLINE int NAME(sum)(const double *x, size_t n, const limits *at, int far, int64_t out[3], int64_t *ties) {
+    VU a0 = (VU){0}, a1 = a0, a2 = a0, bias = a0 + bias_of(at->base), bad = a0, equal = a0;
+    VD least = SPLAT(at->floor), most = SPLAT(at->most), max = SPLAT(at->max);
     double rest[LANES];
     size_t i = 0;
     for (; i < n; i += LANES) {
@@ -138,22 +139,29 @@ TARGET INLINE void NAME(sum)(const double *x, size_t n, double floor, int64_t ba
             from = rest;
         }
         __builtin_prefetch((const char *)from + 8 * BLOCK);
-        VD high, low;
-        VU steps, turns, v0, v1, v2;
-        NAME(term)(MAX(LOADD(from), least), SPLAT(0.0), far, &high, &low, &steps, &turns);
+        VD v = LOADD(from), high, low;
+        VU tie = MASK(v == max), steps, turns, v0, v1, v2;
+        bad |= ~(MASK(v <= most) | tie);
+        equal -= tie;
+        NAME(term)(SELECT(tie, least, MAX(v, least)), SPLAT(0.0), far, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, bias);
         NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
         a0 += v0, a1 += v1, a2 += v2;
     }
+    uint64_t bads[LANES], equals[LANES], any = 0, count = 0;
+    STOREU(bads, bad), STOREU(equals, equal);
+    for (size_t j = 0; j < LANES; j++) any |= bads[j], count += equals[j];
+    *ties = (int64_t)count;
     NAME(total)(a0, a1, a2, i, out);
+    return !any;
 }
 
-TARGET static void NAME(sum_near)(const double *x, size_t n, double floor, int64_t base, int64_t out[3]) {
-    NAME(sum)(x, n, floor, base, 0, out);
+TARGET static int NAME(sum_near)(const double *x, size_t n, const limits *at, int64_t out[3], int64_t *ties) {
+    return NAME(sum)(x, n, at, 0, out, ties);
 }
 
-TARGET static void NAME(sum_far)(const double *x, size_t n, double floor, int64_t base, int64_t out[3]) {
-    NAME(sum)(x, n, floor, base, 1, out);
+TARGET static int NAME(sum_far)(const double *x, size_t n, const limits *at, int64_t out[3], int64_t *ties) {
+    return NAME(sum)(x, n, at, 1, out, ties);
 }
 
 /* The limbs of each value on a grid of its own. n is a multiple of 8; |x| < 2^23. */
@@ -167,20 +175,6 @@ TARGET static void NAME(cut_each)(const double *x, const uint64_t *bias, size_t 
         STOREU((uint64_t *)h0 + i, limb[0]);
         STOREU((uint64_t *)h1 + i, limb[1]);
         STOREU((uint64_t *)h2 + i, limb[2]);
-    }
-}
-
-/* The terms of n maxima, a multiple of 8, |x| < 2^60: as pairs and as limbs. */
-TARGET static void NAME(own_terms)(const double *x, const uint64_t *bias, size_t n, double *term, double *term_low, int64_t own[3][BATCH]) {
-    for (size_t i = 0; i < n; i += LANES) {
-        VD high, low;
-        VU steps, turns, limb[3];
-        NAME(term)(LOADD(x + i), SPLAT(0.0), 1, &high, &low, &steps, &turns);
-        VD scale = NAME(power)(steps, turns, LOADU(bias + i));
-        high = high * scale, low = low * scale;
-        STORED(term + i, high), STORED(term_low + i, low);
-        NAME(limbs)(high, low, limb);
-        for (int j = 0; j < 3; j++) STOREU((uint64_t *)own[j] + i, limb[j]);
     }
 }
 
@@ -206,8 +200,10 @@ TARGET INLINE void NAME(log1p_pair)(VD yh, VD yl, VD *oh, VD *ol) {
     wh = SELECT(small, yh, wh);
     wl = SELECT(small, yl, wl);
     VD e = FLOAT(BITS(FLOAT(exponent + ROUND_BITS) - (ROUND + 1023.0)) & ~small);
-    PRODUCT(wh, wh, &qh, &ql);
-    ql = ql + 2.0 * (wh * wl);
+    /* Where the square adds nothing it would underflow. */
+    VD factor = FLOAT(BITS(wh) & MASK(ABS(wh) >= 0x1p-200));
+    PRODUCT(factor, factor, &qh, &ql);
+    ql = ql + 2.0 * (factor * wl);
     VD series = SPLAT(L13);
 #define STEP(coefficient) series = series * wh + coefficient;
     STEP(L12) STEP(L11) STEP(L10) STEP(L9) STEP(L8) STEP(L7) STEP(L6) STEP(L5) STEP(L4) STEP(L3)
@@ -224,8 +220,9 @@ TARGET INLINE void NAME(log1p_pair)(VD yh, VD yl, VD *oh, VD *ol) {
     NAME(quick_two_sum)(h, low, oh, ol);
 }
 
-/* max + log1p(rest / term), rounded once, where rest is the sum of the digits, smallest first; max where rest is 0. */
-TARGET INLINE VD NAME(finish_one)(VD max, VD term, VD term_low, const VD digits[5]) {
+/* max + log1p(others + rest / term), rounded once: others, at least 0, is a pair; the rest is the sum of the digits, smallest
+   first, on the grid of a base; term that of the max, a pair times 2^exponent. */
+TARGET INLINE VD NAME(finish_one)(VD max, VD others, VD others_low, const VD digits[5], VU base, VD term, VD term_low, VU exponent) {
     VD s = digits[0], e = SPLAT(0.0), error, t, tl, qh, ql, ph, pl, gh, gl, r;
     for (int d = 1; d < 5; d++) { /* digits do not overlap: a larger one is 0, or above all that came before */
         NAME(quick_two_sum)(digits[d], s, &s, &error);
@@ -236,17 +233,29 @@ TARGET INLINE VD NAME(finish_one)(VD max, VD term, VD term_low, const VD digits[
     PRODUCT(qh, t, &ph, &pl);
     ql = ((((s - ph) - pl) + e) - qh * tl) / t;
     NAME(quick_two_sum)(qh, ql, &qh, &ql);
+    VU shift = base - exponent, under = MASK((VI)shift < LEAST_SHIFT);
+    shift = (shift & ~under) | ((uint64_t)LEAST_SHIFT & under);
+    VU half = ((shift - (uint64_t)LEAST_SHIFT) >> 1) + (uint64_t)(LEAST_SHIFT / 2); /* what is shifted is not negative */
+    VD one = FLOAT((half + 1023) << 52), other = FLOAT((shift - half + 1023) << 52);
+    qh = qh * one * other, ql = ql * one * other;
+    ql = FLOAT(BITS(ql) & MASK(qh >= 0x1p-900)); /* below, qh alone is rounded once, and ql would be of few bits */
+    NAME(two_sum)(others, qh, &qh, &error);
+    NAME(quick_two_sum)(qh, error + (ql + others_low), &qh, &ql);
     NAME(log1p_pair)(qh, ql, &gh, &gl);
     NAME(two_sum)(max, gh, &r, &error);
-    r = r + (error + gl);
-    return SELECT(MASK(s == 0.0), max, r);
+    return r + (error + gl);
 }
 
-TARGET static void NAME(finish)(const double *max, const double *term, const double *term_low, double digits[5][BATCH], size_t n, double *out) {
+/* The values of n sums, a multiple of 8. */
+TARGET static void NAME(finish)(const totals *t, size_t n, double *out) {
     for (size_t i = 0; i < n; i += LANES) {
-        VD d[5];
-        for (int j = 0; j < 5; j++) d[j] = LOADD(digits[j] + i);
-        STORED(out + i, NAME(finish_one)(LOADD(max + i), LOADD(term + i), LOADD(term_low + i), d));
+        VD d[5], max = LOADD(t->max + i), high, low;
+        VU steps, turns;
+        for (int j = 0; j < 5; j++) d[j] = LOADD(t->digits[j] + i);
+        NAME(term)(LOADD(t->near + i), SPLAT(0.0), 1, &high, &low, &steps, &turns);
+        VU exponent = ((steps + (1ULL << 50)) >> 7) - (1ULL << 43) + (turns << 22); /* an arithmetic shift */
+        VU base = LOADU((const uint64_t *)t->base + i);
+        STORED(out + i, NAME(finish_one)(max, LOADD(t->others + i), LOADD(t->others_low + i), d, base, high, low, exponent));
     }
 }
 
@@ -263,6 +272,22 @@ TARGET static void NAME(finish)(const double *max, const double *term, const dou
 /* The low 50 bits of an integer as a double, and the integer shifted right by as many, with its sign. */
 #define DIGIT(u) (FLOAT(((u) & ((1ULL << LIMB_BITS) - 1)) | 0x4330000000000000ULL) - 0x1p52)
 #define CARRY(u) ((((u) + (1ULL << 63)) >> LIMB_BITS) - (1ULL << (63 - LIMB_BITS)))
+
+/* The largest value below a number; -inf where there is none. */
+TARGET static double NAME(max_below)(const double *x, size_t n, double top) {
+    VD max[2] = {SPLAT(-INFINITY), SPLAT(-INFINITY)};
+    size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES)
+        for (int j = 0; j < 2; j++) {
+            VD v = LOADD(x + i + j * LANES);
+            max[j] = MAX(SELECT(MASK(v < top), v, SPLAT(-INFINITY)), max[j]);
+        }
+    double lanes[LANES], below = -INFINITY;
+    STORED(lanes, MAX(max[0], max[1]));
+    for (size_t l = 0; l < LANES; l++) below = lanes[l] > below ? lanes[l] : below;
+    for (; i < n; i++) below = x[i] < top && x[i] > below ? x[i] : below;
+    return below;
+}
 
 /* The maximum of a row, or NaN; that of LANES rows. */
 TARGET INLINE double NAME(max_along)(const double *x, size_t columns) {
@@ -293,12 +318,25 @@ TARGET INLINE VD NAME(max_across)(const double *const *row, size_t columns) {
     return FLOAT(BITS(max) | bad);
 }
 
+/* The largest value below the maximum of its row, -inf where there is none, of LANES rows; and how many equal that. */
+TARGET INLINE VD NAME(second_across)(const double *const *row, size_t columns, VD max, VU *ties) {
+    VD second = SPLAT(-INFINITY);
+    *ties = (VU){0};
+    for (size_t j = 0; j < columns; j++) {
+        VD v = LANE_OF(row, j);
+        VU tie = MASK(v == max);
+        *ties -= tie;
+        second = MAX(SELECT(tie, SPLAT(-INFINITY), v), second);
+    }
+    return second;
+}
+
 /* The log-sum-exp of each of n rows of at most FLUSH columns: the same operations in the same order as by way of states,
-   for a few rows at a time. Short rows have a lane each. Where a maximum is not within FAR - SPAN, it is NaN: for the
-   caller to do over. */
+   for a few rows at a time. Short rows have a lane each. Where a maximum or a second is not within FAR - SPAN, it is NaN: for
+   the caller to do over. */
 TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double *out) {
-    double max[ROWS_TOGETHER], term[ROWS_TOGETHER], term_low[ROWS_TOGETHER], values[ROWS_TOGETHER];
-    uint64_t bias[ROWS_TOGETHER], sums[3][ROWS_TOGETHER];
+    double max[ROWS_TOGETHER], second[ROWS_TOGETHER], values[ROWS_TOGETHER];
+    uint64_t base[ROWS_TOGETHER], sums[3][ROWS_TOGETHER], ties[ROWS_TOGETHER];
     /* So many rows at a time that they stay in the first-level cache, or nearly. */
     size_t few = columns <= 64 ? ROWS_TOGETHER : columns >= 512 ? 8 : 4096 / columns / 8 * 8;
     for (size_t i = 0; i < n; i += few) {
@@ -306,47 +344,52 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
         const double *row[ROWS_TOGETHER];
         for (size_t r = 0; r < few; r++) row[r] = x + (r < size ? i + r : n - 1) * columns;
         int across = columns < LONG_ROW;
-        for (size_t r = 0; !across && r < size; r++) max[r] = NAME(max_along)(row[r], columns);
-        for (size_t r = across ? 0 : size; r < few; r++) max[r] = 0.0;
+        for (size_t r = 0; !across && r < few; r++) {
+            max[r] = r < size ? NAME(max_along)(row[r], columns) : 0.0;
+            second[r] = r < size ? NAME(max_below)(row[r], columns, max[r]) : -INFINITY;
+        }
         for (size_t r = 0; r < few; r += LANES) {
-            VD top = LOADD(max + r), high, low;
-            if (across) top = NAME(max_across)(row + r, columns);
-            VU bad = ~MASK(ABS(top) < FAR - SPAN), steps, turns, v0, v1, v2;
-            top = FLOAT(BITS(top) & ~bad) + 0.0;
-            NAME(term)(top, SPLAT(0.0), 0, &high, &low, &steps, &turns);
-            /* floor((k + 1) / 50), as the nearest integer to (k + 1 - 24.5) / 50 */
-            VU k = ((steps + (1ULL << 50)) >> 7) - (1ULL << 43);
-            VD quotient = ((FLOAT(k + ROUND_BITS) - ROUND) - 23.5) * (1.0 / LIMB_BITS) + ROUND;
-            VU of_base = (1023 - (BITS(quotient) - ROUND_BITS) * LIMB_BITS) << 7;
-            VD scale = NAME(power)(steps, turns, of_base);
-            high = high * scale, low = low * scale;
-            NAME(cut)(high, low, &v0, &v1, &v2);
-            STORED(max + r, FLOAT(BITS(top) | bad));
-            STORED(term + r, high), STORED(term_low + r, low);
-            STOREU(bias + r, of_base);
-            VU a0 = LIMB_PATTERN_0 - v0, a1 = LIMB_PATTERN_1 - v1, a2 = LIMB_PATTERN_2 - v2;
+            VU of_ties = (VU){0}, steps, turns, v0, v1, v2;
+            VD top = LOADD(max + r), next = LOADD(second + r);
             if (across) {
-                VD least = top - SPAN;
-                for (size_t j = 0; j < columns; j++) {
-                    NAME(term)(MAX(LANE_OF(row + r, j), least), SPLAT(0.0), 0, &high, &low, &steps, &turns);
-                    scale = NAME(power)(steps, turns, of_base);
-                    NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
-                    a0 += v0, a1 += v1, a2 += v2;
-                }
-                a0 -= columns * LIMB_PATTERN_0, a1 -= columns * LIMB_PATTERN_1, a2 -= columns * LIMB_PATTERN_2;
+                top = NAME(max_across)(row + r, columns);
+                next = NAME(second_across)(row + r, columns, top, &of_ties);
             }
+            VU alone = MASK(next == -INFINITY), good = MASK(ABS(top) < FAR - SPAN) & (MASK(ABS(next) < FAR - SPAN) | alone);
+            top = FLOAT(BITS(top) & good) + 0.0;
+            next = FLOAT(BITS(next) & good & ~alone);
+            /* floor((k + 1) / 50), as the nearest integer to (k + 1 - 24.5) / 50 */
+            VU k = BITS(next * STEPS_PER_UNIT + ROUND) - ROUND_BITS;
+            k = ((k + (1ULL << 50)) >> 7) - (1ULL << 43);
+            VD quotient = ((FLOAT(k + ROUND_BITS) - ROUND) - 23.5) * (1.0 / LIMB_BITS) + ROUND;
+            VU of_base = (BITS(quotient) - ROUND_BITS) * LIMB_BITS;
+            of_base = (of_base & ~alone) | (VANISHING_BASE & alone);
+            VU a0 = (VU){0}, a1 = a0, a2 = a0, bias = (1023 - of_base) << 7;
+            VD least = SELECT(alone, SPLAT(0.0), next - SPAN), high, low;
+            for (size_t j = 0; across && j < columns; j++) {
+                VD v = LANE_OF(row + r, j);
+                NAME(term)(SELECT(MASK(v == top), least, MAX(v, least)), SPLAT(0.0), 0, &high, &low, &steps, &turns);
+                VD scale = NAME(power)(steps, turns, bias);
+                NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
+                a0 += v0, a1 += v1, a2 += v2;
+            }
+            if (across) a0 -= columns * LIMB_PATTERN_0, a1 -= columns * LIMB_PATTERN_1, a2 -= columns * LIMB_PATTERN_2;
+            STORED(max + r, FLOAT(BITS(top) | ~good));
+            STORED(second + r, least);
+            STOREU(base + r, of_base), STOREU(ties + r, of_ties);
             STOREU(sums[0] + r, a0), STOREU(sums[1] + r, a1), STOREU(sums[2] + r, a2);
         }
         for (size_t r = 0; !across && r < size; r++) {
-            int64_t sum[3];
+            int64_t sum[3], of_ties;
             if (max[r] != max[r]) continue;
-            NAME(sum)(row[r], columns, max[r] - SPAN, 1023 - (int64_t)(bias[r] >> 7), 0, sum);
-            for (int l = 0; l < 3; l++) sums[l][r] += (uint64_t)sum[l];
+            limits at = {max[r], max[r], second[r], (int64_t)base[r]};
+            NAME(sum)(row[r], columns, &at, 0, sum, &of_ties);
+            for (int l = 0; l < 3; l++) sums[l][r] = (uint64_t)sum[l];
+            ties[r] = (uint64_t)of_ties;
         }
         for (size_t r = 0; r < few; r += LANES) {
-            VD digits[5];
-            VU a0 = LOADU(sums[0] + r), a1 = LOADU(sums[1] + r), a2 = LOADU(sums[2] + r);
-            VD top = LOADD(max + r);
+            VD digits[5], top = LOADD(max + r), high, low;
+            VU a0 = LOADU(sums[0] + r), a1 = LOADU(sums[1] + r), a2 = LOADU(sums[2] + r), steps, turns;
             digits[0] = DIGIT(a2) * 0x1p-100;
             a1 += CARRY(a2);
             digits[1] = DIGIT(a1) * 0x1p-50;
@@ -354,8 +397,13 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
             digits[2] = DIGIT(a0);
             digits[3] = DIGIT(CARRY(a0)) * 0x1p50;
             digits[4] = SPLAT(0.0);
-            VD value = NAME(finish_one)(top, LOADD(term + r), LOADD(term_low + r), digits);
-            STORED(values + r, FLOAT(BITS(value) | ~MASK(top == top)));
+            VU known = MASK(top == top);
+            top = FLOAT(BITS(top) & known);
+            NAME(term)(top, SPLAT(0.0), 0, &high, &low, &steps, &turns);
+            VU exponent = ((steps + (1ULL << 50)) >> 7) - (1ULL << 43);
+            VD others = FLOAT(LOADU(ties + r) + ROUND_BITS) - ROUND - 1.0;
+            VD value = NAME(finish_one)(top, others, SPLAT(0.0), digits, LOADU(base + r), high, low, exponent);
+            STORED(values + r, FLOAT(BITS(value) | ~known));
         }
         memcpy(out + i, values, size * sizeof *out);
     }
@@ -490,7 +538,7 @@ TARGET static void NAME(widen)(const float *restrict x, size_t n, double *restri
 }
 
 static const instruction_set NAME(set) = {
-    STRING(SET), NAME(block_max), NAME(sum_near), NAME(sum_far), NAME(cut_each), NAME(own_terms), NAME(finish), NAME(widen),
+    STRING(SET), NAME(block_max), NAME(max_below), NAME(sum_near), NAME(sum_far), NAME(cut_each), NAME(finish), NAME(widen),
     NAME(weigh_near), NAME(weigh_any), NAME(sum_products), NAME(multiply), NAME(rows),
 };
 

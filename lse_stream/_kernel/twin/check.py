@@ -1,64 +1,89 @@
-"""Whether records are canonical, in NumPy: the twin of check.h."""
+"""Whether sums are canonical, in NumPy: the twin of check.h."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import constants as c
 from ..constants import FAR_BASE, LIMB_BITS, NO_BASE
-from ..record import FAULTS, Records
-from .state import is_near_in, limbs_of, own_terms
+from ..sums import FAULTS, WEIGHTED_SUM, Sums
+from .state import base_of_exponent, bases_of, is_near, limbs_on, own_terms
 from .vector_loops import tiny
 from .wide import get_limbs, is_negative, less_terms, shift_limb
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+MINUS_ZERO = np.uint64(1 << 63)
+
+
+def limbs_fit(sums: Sums, n: Ints) -> Mask:
+    """Where each limb is one of n terms: abs(limb) <= n 2^50, n < 2^63; the upper part, rounded down, is compared."""
+    words = sums["limbs"]
+    low, high = shift_limb((words[:, :, 0].copy(), words[:, :, 1].copy()))
+    top, part = high.view(np.int64), low.view(np.int64)
+    return np.asarray(((top == part >> 63) & (part <= n[:, None]) & (part >= -n[:, None])).all(axis=1))
+
+
+def is_empty(sums: Sums) -> Mask:
+    return np.asarray((sums["limbs"] == 0).all(axis=(1, 2)))
+
+
+def bits_of(x: Floats) -> npt.NDArray[np.uint64]:
+    return x.copy().view(np.uint64)
+
+
+def max_fits(sums: Sums) -> Mask:
+    maximum = sums["max"]
+    bits = bits_of(maximum)
+    one_nan = ~np.isnan(maximum) | (bits == np.uint64(0x7FF8000000000000))
+    return np.asarray(one_nan & (bits != MINUS_ZERO) & ((sums["count"] != 0) | (maximum == -np.inf)))
 
 
 @tiny
-def check(states: Records, scale: Floats, is_signed: bytes) -> tuple[int, int] | None:
-    """(row, index into FAULTS) of the first record that is not canonical, or None."""
-    signed_sum = is_signed != b"\0"
-    count, maximum = states["count"], states["max"]
-    finite, near = np.isfinite(maximum), is_near_in(maximum, scale)
-    bits = maximum.copy().view(np.uint64)
-    bad_nan = np.isnan(maximum) & (bits != np.uint64(0x7FF8000000000000))
-    base = np.full(states.size, NO_BASE)
-    high, low, own_base = own_terms(maximum, near, scale)
-    base[near] = own_base[near]
-    limb_words = states["limbs"]
-    zero = (limb_words == 0).all(axis=2)
-    # |limb| <= count 2^50, count < 2^63: compare the limb's upper part, which is rounded down, with the count
-    upper = shift_limb((limb_words[:, :, 0].copy(), limb_words[:, :, 1].copy()))
-    top = upper[1].view(np.int64)
-    part = upper[0].view(np.int64)
-    fits = ((top == part >> 63) & (part <= count[:, None]) & (part >= -count[:, None])).all(axis=1)
-    alone = zero[:, 1:].all(axis=1)
-    first = limb_words[:, 0, 0].view(np.int64)
-    is_tie = alone & (limb_words[:, 0, 1] == 0) & (first > 0) & (first <= count)
-    far = finite & ~near
-    bad_limbs = ~np.where(near, fits, np.where(far, is_tie, zero.all(axis=1)))
-    if signed_sum:
-        is_sign = alone & (limb_words[:, 0, 1].view(np.int64) == first >> 63) & (np.abs(first) == 1)
-        bad_limbs = ~np.where(finite, fits, np.where(maximum == np.inf, is_sign, zero.all(axis=1)))
-        expected = np.where(near, base, FAR_BASE)
-        found = np.where(finite, states["base"], expected)
-        off = (found - expected) % LIMB_BITS != 0
-        off |= found < expected + c.LEAST_WEIGHT_BASE
-        off |= found > np.where(near, FAR_BASE // 2 - 1, FAR_BASE + c.MOST_WEIGHT_BASE)
-        bad_base = np.where(finite, off, states["base"] != NO_BASE)
-    else:
-        bad_base = states["base"] != base
-        rows = np.flatnonzero(near & ~bad_base & ~bad_limbs)
-        rest = less_terms(get_limbs(states[rows]), limbs_of(high[rows], low[rows]))
-        more = np.logical_or.reduce([(low != 0) | (high != 0) for low, high in rest])
-        bad_limbs[rows] |= is_negative(rest) | ((count[rows] == 1) & more)  # of one term the max is all there is
-    faults = np.zeros((len(FAULTS), states.size), np.bool_)
-    faults[c.FAULT_VERSION] = states["version"] != c.VERSION
-    faults[c.FAULT_AGGREGATION] = states["aggregation"] != c.AGGREGATION
-    faults[c.FAULT_SCALE] = states["scale"] != c.SCALE
-    faults[c.FAULT_RESERVED] = states["reserved"] != 0
-    faults[c.FAULT_COUNT] = count < 0
-    faults[c.FAULT_MAX] = bad_nan | (bits == np.uint64(1 << 63)) | ((count == 0) & (maximum != -np.inf))
-    faults[c.FAULT_BASE] = bad_base
-    faults[c.FAULT_LIMBS] = bad_limbs
-    rows = np.flatnonzero(faults.any(axis=0))
-    return (int(rows[0]), int(faults[:, rows[0]].argmax())) if rows.size else None
+def check(sums: Sums, scale: Floats) -> tuple[int, int] | None:
+    """(row, key of FAULTS) of the first that is not canonical, or None."""
+    faults = np.zeros((len(FAULTS), sums.size), np.bool_)
+    faults[c.FAULT_COUNT] = sums["count"] < 0
+    faults[c.FAULT_MAX] = ~max_fits(sums)
+    find_faults = find_weighted_faults if sums.dtype == WEIGHTED_SUM else find_faults_of_states
+    with np.errstate(invalid="ignore"):  # a NaN may be of the kind that signals
+        for fault, rows in find_faults(sums, scale):
+            faults[fault] = rows
+    bad = np.flatnonzero(faults.any(axis=0))
+    return (int(bad[0]), int(faults[:, bad[0]].argmax())) if bad.size else None
+
+
+def find_faults_of_states(states: Sums, scale: Floats) -> Sequence[tuple[int, Mask]]:
+    count, maximum, ties, second = (states[name].copy() for name in ("count", "max", "ties", "second"))
+    has_ties = (count != 0) & ~np.isnan(maximum)
+    bad_ties = (ties < has_ties) | (ties > np.where(has_ties, count, 0))
+    others = count - ties
+    none = bits_of(second) == bits_of(np.array([-np.inf]))
+    fits = is_near(maximum, scale) & is_near(second, scale) & (second < maximum) & (others != 0)
+    bad_second = ~none & ~(fits & (bits_of(second) != MINUS_ZERO))
+    bad_limbs = np.where(none, ~is_empty(states), ~limbs_fit(states, others))
+    rows = np.flatnonzero(~none & ~bad_second & ~bad_limbs)
+    high, low, exponent = own_terms(second[rows], scale)
+    rest = less_terms(get_limbs(states[rows]), limbs_on(high, low, exponent, base_of_exponent(exponent)))
+    more = np.logical_or.reduce([(low != 0) | (high != 0) for low, high in rest])
+    bad_limbs[rows] = is_negative(rest) | ((others[rows] == 1) & more)  # of one term the second is all there is
+    return [(c.FAULT_TIES, bad_ties), (c.FAULT_SECOND, bad_second), (c.FAULT_LIMBS, bad_limbs)]
+
+
+def find_weighted_faults(sums: Sums, scale: Floats) -> Sequence[tuple[int, Mask]]:
+    count, maximum, base = (sums[name].copy() for name in ("count", "max", "base"))
+    finite, near = np.isfinite(maximum), is_near(maximum, scale)
+    least = np.where(near, bases_of(np.where(near, maximum, 0.0), scale), FAR_BASE)
+    found = np.where(finite, base, least)
+    off = (found - least) % LIMB_BITS != 0
+    off |= found < least + c.LEAST_WEIGHT_BASE
+    off |= found > np.where(near, FAR_BASE // 2 - 1, FAR_BASE + c.MOST_WEIGHT_BASE)
+    bad_base = np.where(finite, off, base != NO_BASE)
+    first = sums["limbs"][:, 0, 0].view(np.int64)
+    alone = (sums["limbs"][:, 1:] == 0).all(axis=(1, 2))
+    is_sign = alone & (sums["limbs"][:, 0, 1].view(np.int64) == first >> 63) & (np.abs(first) == 1)
+    fits = np.where(finite, limbs_fit(sums, count), np.where(maximum == np.inf, is_sign, is_empty(sums)))
+    return [(c.FAULT_BASE, bad_base), (c.FAULT_LIMBS, ~fits)]

@@ -1,16 +1,18 @@
-"""Values and states by group, in NumPy: the twin of grouped.h and codes.h."""
+"""Values and states by group, in NumPy: the twin of grouped.h and codes.h, and of sums on a scale."""
 
 import numpy as np
 import numpy.typing as npt
 
-from ..constants import LIMB_BITS, NO_BASE, SPAN
-from ..record import Records, empty_states
-from .state import is_near, is_near_base, set_max
-from .vector_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
-from .wide import put_limbs, sum_runs, wide
+from ..constants import VANISHING_BASE
+from ..sums import Sums, concat_sums, empty_sums
+from .state import bases_of, is_near, limbs_on, move_limbs, one_form, own_terms, positions
+from .vector_loops import tiny
+from .wide import Wide, get_limbs, multiply_wide, put_limbs, sum_runs, wide
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+NATURAL = np.array([1.0, 0.0])
 
 # Rows of one grouped pass: bounds the memory of the temporaries.
 CHUNK = 2**20
@@ -30,80 +32,80 @@ def sort_runs(codes: npt.NDArray[np.int32]) -> tuple[Ints, Ints]:
 
 
 @tiny
-def reduce_values(values: Floats, starts: Ints) -> Records:
+def reduce_values(values: Floats, starts: Ints, scale: Floats) -> Sums:
     """One state per run of values."""
-    lengths = np.diff(starts, append=values.size)
-    states = empty_states(starts.size)
-    states["count"] = lengths
-    set_max(states, np.maximum.reduceat(values, starts))
+    states = empty_sums(starts.size)
+    states["count"] = lengths = np.diff(starts, append=values.size)
+    states["max"] = one_form(np.maximum.reduceat(values, starts))
     maximum = np.repeat(states["max"], lengths)
-    near = is_near(maximum)
-    x = np.where(near, np.maximum(values, maximum - SPAN), 0.0)
-    work = Workspace(x.size)
-    high, low, steps, turns = terms(x, work)
-    scale_by(high, low, steps, turns, np.where(near, np.repeat(states["base"], lengths), 0))
-    columns = []
-    for i, cut in enumerate(limbs(high, low, work)):
-        tie = (values == maximum) & np.isfinite(maximum) if i == 0 else np.zeros(1, np.bool_)
-        columns.append(sum_runs(wide(np.where(near, cut - LIMB_PATTERN[i], tie)), starts))
-    put_limbs(states, columns)
+    states["ties"] = np.add.reduceat(values == maximum, starts, dtype=np.int64)
+    used = is_near(maximum, scale) & is_near(values, scale) & (values < maximum)
+    states["second"] = np.maximum.reduceat(np.where(used, values, -np.inf), starts) + 0.0
+    base = np.repeat(bases_of(states["second"], scale), lengths)
+    put_limbs(states, _sum_terms(values, np.ones(values.size, np.int64), used, base, starts, scale))
     return states
 
 
-def reduce_states(states: Records, starts: Ints) -> Records:
+def _sum_terms(
+    x: Floats, times: Ints, used: npt.NDArray[np.bool_], base: Ints, starts: Ints, scale: Floats
+) -> list[Wide]:
+    """The limbs of each run's terms on the grids of bases."""
+    high, low, exponent = own_terms(np.where(used, x, 0.0), scale)
+    columns = limbs_on(high, low, exponent, np.where(used, base, VANISHING_BASE))
+    return [sum_runs(multiply_wide(limb, times), starts) for limb in columns]
+
+
+@tiny
+def reduce_states(states: Sums, starts: Ints, scale: Floats) -> Sums:
     """One state per run of states: the merge."""
     lengths = np.diff(starts, append=states.size)
-    merged = empty_states(starts.size)
+    merged = empty_sums(starts.size)
     count, overflow = sum_runs(wide(states["count"]), starts)
     if overflow.any() or (count > np.uint64(2**63 - 1)).any():
         raise OverflowError("the count of a merged state exceeds 2^63 - 1")
     merged["count"] = count
-    maxima = np.maximum.reduceat(states["max"], starts)
-    merged["max"] = np.where(np.isnan(maxima), np.nan, maxima)
-    # Records with a base are summed, unless the maximum is too far above: then those that tie with it are.
-    is_max = states["max"] == np.repeat(maxima, lengths)
-    largest = np.where(is_max, states["base"], NO_BASE)
-    near = np.repeat(is_near_base(np.maximum.reduceat(largest, starts)), lengths)
-    used = np.where(near, is_near_base(states["base"]), is_max)
-    merged["base"] = np.maximum.reduceat(np.where(used, states["base"], NO_BASE), starts)
-    base = np.repeat(merged["base"], lengths)
-    down = np.full(states.size, 3)
-    down[used] = np.minimum((base[used] - states["base"][used]) // LIMB_BITS, 3)
-    own = states["limbs"].copy()
-    moved = np.zeros_like(own)
-    for d in range(3):
-        rows = down == d
-        moved[rows, d:] = own[rows, : 3 - d]
-    # Of infinities the first limb is the sign, which must be one.
-    infinite = np.isinf(maxima)
-    signs = np.where(is_max, states["limbs"][:, 0, 0].view(np.int64), 0)
-    opposite = infinite & (np.minimum.reduceat(signs, starts) < 0) & (np.maximum.reduceat(signs, starts) > 0)
-    merged["max"][opposite] = np.nan
-    put_limbs(merged, [sum_runs((moved[:, i, 0], moved[:, i, 1]), starts) for i in range(3)])
-    sign = np.sign(np.add.reduceat(signs, starts))
-    merged["limbs"][infinite] = 0
-    merged["limbs"][infinite, 0] = np.stack([sign, sign >> 1], axis=1).view(np.uint64)[infinite]
-    merged["limbs"][np.isnan(merged["max"])] = 0
+    merged["max"] = one_form(np.maximum.reduceat(states["max"], starts))
+    maximum, maxima = np.repeat(merged["max"], lengths), np.ascontiguousarray(states["max"])
+    ties = np.ascontiguousarray(states["ties"])
+    merged["ties"] = np.add.reduceat(np.where(maxima == maximum, ties, 0), starts)
+    near = is_near(maximum, scale)
+    smaller = near & is_near(maxima, scale) & (maxima < maximum)
+    seconds = np.where(near, states["second"], -np.inf)
+    merged["second"] = np.maximum.reduceat(np.maximum(seconds, np.where(smaller, maxima, -np.inf)), starts)
+    base = np.repeat(bases_of(merged["second"], scale), lengths)
+    of_maxima = _sum_terms(maxima, np.where(smaller, ties, 0), smaller, base, starts, scale)
+    rests = move_limbs(get_limbs(states), positions(bases_of(seconds, scale), base))
+    put_limbs(merged, [sum_runs(rest, starts, plus=limb) for rest, limb in zip(rests, of_maxima, strict=True)])
     return merged
 
 
-def group_values(out: Records, codes: npt.NDArray[np.int32], values: Floats) -> None:
-    """Writes the state of each code's values."""
+def add_parts(out: Sums, present: npt.NDArray[np.int32], part: Sums, scale: Floats) -> None:
+    """Merges a state into that of each code, of which none is there twice."""
+    if present.size:
+        pairs = np.arange(2 * present.size).reshape(2, -1).T.ravel()
+        both = concat_sums([out[present], part])[pairs]
+        out[present] = reduce_states(both, np.arange(0, pairs.size, 2), scale)
+
+
+def group_scaled(out: Sums, codes: npt.NDArray[np.int32], x: Floats, scale: Floats) -> None:
+    """Writes the state of each code's terms e^(c x)."""
     check_codes(codes, out.size)
-    out[:] = empty_states(out.size)
+    out[:] = empty_sums(out.size)
     for i in range(0, codes.size, CHUNK):
         order, starts = sort_runs(codes[i : i + CHUNK])
-        present = codes[i : i + CHUNK][order[starts]]
-        part = reduce_values(values[i : i + CHUNK][order], starts)
-        # Old and new state of a code side by side: runs of two.
-        pairs = np.stack([out[present], part], axis=1).ravel()
-        out[present] = reduce_states(pairs, np.arange(0, pairs.size, 2))
+        part = reduce_values(x[i : i + CHUNK][order], starts, scale)
+        add_parts(out, codes[i : i + CHUNK][order[starts]], part, scale)
 
 
-def merge_groups(out: Records, codes: npt.NDArray[np.int32], states: Records) -> None:
+def group_values(out: Sums, codes: npt.NDArray[np.int32], values: Floats) -> None:
+    """Writes the state of each code's values."""
+    group_scaled(out, codes, values, NATURAL)
+
+
+def merge_states(out: Sums, codes: npt.NDArray[np.int32], states: Sums, scale: Floats) -> None:
     """Writes the merged state of each code's states."""
     check_codes(codes, out.size)
-    out[:] = empty_states(out.size)
+    out[:] = empty_sums(out.size)
     if codes.size:
         order, starts = sort_runs(codes)
-        out[codes[order[starts]]] = reduce_states(states[order], starts)
+        out[codes[order[starts]]] = reduce_states(states[order], starts, scale)

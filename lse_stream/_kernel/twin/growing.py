@@ -2,14 +2,13 @@
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..record import Records, concat_states, empty_states
-from .grouped import check_codes, group_values, merge_groups, reduce_states
-from .weighted import group_terms
+from ..sums import Sums, concat_sums, empty_sums
+from .grouped import add_parts, check_codes
+from .weighted import add_weighted_parts, group_terms, merge_groups, no_sums
 
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -97,47 +96,48 @@ class ByteIndex:
 
 
 class Groups:
-    """The states of groups whose number grows: of "values", of "terms" ``w e^(c x)``, or merged of "states"."""
+    """The states of groups whose number grows: of "values", of "terms" e^(c x), or of "weighted" terms w e^(c x)."""
 
-    def __init__(self, items: str) -> None:
-        if items not in ("values", "terms", "states"):
-            raise ValueError(f"expected values, terms or states, found {items}")
-        self._items = items
-        self._states = empty_states(0)
+    def __init__(self, items: str, high: float, low: float) -> None:
+        if items not in ("values", "terms", "weighted"):
+            raise ValueError(f"expected values, terms or weighted, found {items}")
+        self._weighted, self._scale = items == "weighted", np.array([high, low])
+        self._states = no_sums(0) if self._weighted else empty_sums(0)
 
-    def update(self, arrays: tuple[Codes, Any, Floats, Floats], n_groups: int) -> None:
-        """Adds items to the groups of their codes."""
-        codes, items, weights, scale = arrays
-        if items.size != codes.size or (weights.size and weights.size != codes.size):
-            raise ValueError("arrays of different lengths")
-        if self._items == "states":
-            self.merge((codes, items), n_groups)
-            return
+    def _grow(self, codes: Codes, n_groups: int) -> None:
         check_codes(codes, max(n_groups, self._states.size))
-        present, number = np.unique(codes, return_inverse=True)
-        part, local = empty_states(present.size), number.astype(np.int32)
-        if self._items == "terms":
-            group_terms(part, local, items, weights, scale)
-        else:
-            group_values(part, local, items)
-        self.merge((present, part), n_groups)
+        more = max(n_groups - self._states.size, 0)
+        self._states = concat_sums([self._states, no_sums(more) if self._weighted else empty_sums(more)])
 
-    def merge(self, arrays: tuple[Codes, Records], n_groups: int) -> None:
+    def _add(self, present: Codes, part: Sums) -> None:
+        if self._weighted:
+            add_weighted_parts(self._states, present, part)
+        else:
+            add_parts(self._states, present, part, self._scale)
+
+    def update(self, arrays: tuple[Codes, Floats, Floats], n_groups: int) -> None:
+        """Adds values to the groups of their codes."""
+        codes, x, weights = arrays
+        if x.size != codes.size or weights.size != (codes.size if self._weighted else 0):
+            raise ValueError("arrays of different lengths")
+        self._grow(codes, n_groups)
+        present, number = np.unique(codes, return_inverse=True)
+        part = np.empty(present.size, self._states.dtype)
+        group_terms(part, number.astype(np.int32), x, weights, self._scale)
+        self._add(present, part)
+
+    def merge(self, arrays: tuple[Codes, Sums], n_groups: int) -> None:
         """Merges states into the groups of their codes."""
         codes, states = arrays
-        if states.size != codes.size:
+        if states.size != codes.size or states.dtype != self._states.dtype:
             raise ValueError("arrays of different lengths")
-        check_codes(codes, max(n_groups, self._states.size))
-        merged = concat_states([self._states, empty_states(max(n_groups - self._states.size, 0))])
+        self._grow(codes, n_groups)
         present, number = np.unique(codes, return_inverse=True)
-        part = empty_states(present.size)
-        merge_groups(part, number.astype(np.int32), states)
-        if present.size:
-            pairs = np.stack([merged[present], part], axis=1).ravel()
-            merged[present] = reduce_states(pairs, np.arange(0, pairs.size, 2))
-        self._states = merged
+        part = np.empty(present.size, self._states.dtype)
+        merge_groups(part, number.astype(np.int32), states, self._scale)
+        self._add(present, part)
 
-    def export(self, out: Records) -> None:
+    def export(self, out: Sums) -> None:
         """Writes the groups' states."""
         out[:] = self._states
 

@@ -10,19 +10,21 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from ..constants import FAR, FLUSH, SPAN
-from ..record import RECORD, Records, empty_states
+from ..constants import FAR, FLUSH, SPAN, TOO_FAR, VERSION
+from ..sums import SUM, Sums, concat_sums, empty_sums, words_of
 from .check import check
+from .crc import find_damage, seal
 from .exact_sum import merge_sums, sum_products
-from .grouped import CHUNK, group_values, merge_groups, reduce_states
-from .state import is_near, set_max
-from .values import quotients_of, row_values, values_of
+from .grouped import CHUNK, NATURAL, group_values, reduce_states, reduce_values
+from .state import bases_of, is_near, one_form
+from .values import row_values, values_of
 from .vector_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
-from .weighted import group_terms, reciprocals_of, reduce_terms, softmax_by
+from .weighted import group_terms, merge_groups, quotients_of, reciprocals_of, softmax_by
 
 __all__ = [
     "State",
     "check",
+    "find_damage",
     "group_terms",
     "group_values",
     "merge_groups",
@@ -30,6 +32,7 @@ __all__ = [
     "quotients_of",
     "reciprocals_of",
     "row_values",
+    "seal",
     "softmax_by",
     "sum_products",
     "values_of",
@@ -37,23 +40,24 @@ __all__ = [
 
 NATURAL_SCALE = (1.0, 0.0, False)
 BLOCK = 4 * FLUSH  # values of one pass over the cache
+SEALED = np.array([0, 1 + SUM.itemsize // 8])  # the words of a stored record
 
 
 class State:
     """One state; see ``LogSumExpAccumulator``."""
 
-    __slots__ = ("_pending", "_record", "_scale")
+    __slots__ = ("_pending", "_scale", "_state")
 
     # Terms are e^(c x): c as a double-double, and whether x is negated first.
     _scale: tuple[float, float, bool]
-    _record: Records
+    _state: Sums
     # Values that wait to be summed together: when that happens cannot be seen in an exact sum.
     _pending: list[float]
 
     def __new__(cls, *_: object, **__: object) -> Self:
         self = super().__new__(cls)
         self._scale = NATURAL_SCALE
-        self._record = empty_states(1)
+        self._state = empty_sums(1)
         self._pending = []
         return self
 
@@ -72,11 +76,11 @@ class State:
         if len(self._pending) == FLUSH:
             self._settled()
 
-    def _settled(self) -> Records:
+    def _settled(self) -> Sums:
         if self._pending:
             pending, self._pending = self._pending, []
             self._update(np.array(pending))
-        return self._record
+        return self._state
 
     @tiny
     def _update(self, values: npt.NDArray[np.float64] | npt.NDArray[np.float32]) -> None:
@@ -87,32 +91,50 @@ class State:
             *factor, descends = self._scale
             for i in range(0, values.size, CHUNK):
                 x = values[i : i + CHUNK].astype(np.float64)
-                rows = (-x if descends else x, np.ones(x.size), np.zeros(1, np.int64))
-                self._merge_record(reduce_terms(*rows, np.array(factor), has_signs=False))
+                self._merge_state(reduce_values(-x if descends else x, np.zeros(1, np.int64), np.array(factor)))
             return
-        part = empty_states(1)
+        part = empty_sums(1)
         part["count"] = values.size
-        set_max(part, np.array([values.max()], np.float64))
+        part["max"] = one_form(np.array([values.max()], np.float64))
         maximum = part["max"][0]
+        part["ties"] = np.count_nonzero(values == maximum)
         sums = [0, 0, 0]
-        if is_near(maximum):
-            work = Workspace(min(BLOCK, values.size))
+        if is_near(part["max"], NATURAL)[0]:
+            second = -np.inf
             for i in range(0, values.size, BLOCK):
-                x = np.maximum(values[i : i + BLOCK], maximum - SPAN, out=work.values[: values.size - i])
-                high, low, steps, turns = terms(x, work, far=abs(maximum) >= FAR - SPAN)
-                scale_by(high, low, steps, turns, part["base"])
-                for limb, cut in enumerate(limbs(high, low, work)):
-                    for j in range(0, x.size, FLUSH):
-                        bits = cut[j : j + FLUSH].view(np.uint64)
-                        sums[limb] += signed(int(np.add.reduce(bits)) - bits.size * LIMB_PATTERN[limb])
-        elif np.isfinite(maximum):
-            sums[0] = int(np.count_nonzero(values == maximum))
+                block = values[i : i + BLOCK]
+                second = max(second, float(block.max(initial=-np.inf, where=block < maximum)))
+            part["second"] = second = second + 0.0 if second > -TOO_FAR else -np.inf
+            if second > -np.inf:
+                self._sum_below(values, maximum, second, int(bases_of(part["second"], NATURAL)[0]), sums)
         for limb, total in enumerate(sums):
             part["limbs"][0, limb] = total & (1 << 64) - 1, total >> 64 & (1 << 64) - 1
-        self._merge_record(part)
+        self._merge_state(part)
 
-    def _merge_record(self, record: Records) -> None:
-        self._record = reduce_states(np.concatenate([self._record, record]), np.zeros(1, np.int64))
+    @staticmethod
+    def _sum_below(
+        values: npt.NDArray[np.float64] | npt.NDArray[np.float32],
+        maximum: float,
+        second: float,
+        base: int,
+        sums: list[int],
+    ) -> None:
+        """Adds the limbs of all terms below the maximum."""
+        work = Workspace(min(BLOCK, values.size))
+        for i in range(0, values.size, BLOCK):
+            block = values[i : i + BLOCK]
+            x = np.maximum(block, second - SPAN, out=work.values[: block.size])
+            x[block == maximum] = second - SPAN
+            high, low, steps, turns = terms(x, work, far=abs(second) >= FAR - SPAN)
+            scale_by(high, low, steps, turns, np.array([base]))
+            for limb, cut in enumerate(limbs(high, low, work)):
+                for j in range(0, x.size, FLUSH):
+                    bits = cut[j : j + FLUSH].view(np.uint64)
+                    sums[limb] += signed(int(np.add.reduce(bits)) - bits.size * LIMB_PATTERN[limb])
+
+    def _merge_state(self, state: Sums) -> None:
+        both = concat_sums([self._state, state])
+        self._state = reduce_states(both, np.zeros(1, np.int64), np.array(self._scale[:2]))
 
     def _refuse_merge(self, other: object) -> None:
         raise TypeError(f"expected a state on the same scale to merge, found {type(other)}")
@@ -128,7 +150,7 @@ class State:
             self._refuse_merge(other)
         else:
             self._settled()
-            self._merge_record(other._settled())
+            self._merge_state(other._settled())
 
     def value(self) -> float:
         """The log-sum-exp, rounded once."""
@@ -149,17 +171,31 @@ class State:
         return 0.0 - maximum if self._scale[2] else maximum  # 0.0, not -0.0
 
     def to_bytes(self) -> bytes:
+        """The canonical record."""
+        if self._scale != NATURAL_SCALE:
+            raise ValueError("the kernel's record is for the natural scale alone")
+        record = np.concatenate([np.array([VERSION], np.uint64), words_of(self._settled())[0]])
+        seal(record, SEALED)
+        return record.tobytes()
+
+    def _sum(self) -> bytes:
+        """The sum, as arrays contain it."""
         return self._settled().tobytes()
 
-    def _load(self, record: bytes) -> int | None:
-        """Becomes the state of a record, or returns its fault, a key of FAULTS."""
-        states = np.frombuffer(record, RECORD)
-        fault = check(states, np.array(self._scale[:2]), b"\0")
-        if fault:
-            return fault[1]
-        self._record = states.copy()
-        self._pending = []
-        return None
+    def _load(self, record: bytes) -> bool:
+        """Becomes the state of a record on the natural scale; False, and nothing else, where it is none."""
+        if len(record) != 8 * SEALED[1]:
+            return False
+        words = np.frombuffer(record, np.uint64)
+        state = words[1:].view(SUM)
+        if int(words[0]) & 0xFFFFFFFF != VERSION or find_damage(words, SEALED) == 0 or check(state, NATURAL):
+            return False
+        self._state, self._pending = state.copy(), []
+        return True
+
+    def _set_sum(self, state: bytes) -> None:
+        """Becomes the state of a sum that is known to be canonical."""
+        self._state, self._pending = np.frombuffer(state, SUM).copy(), []
 
 
 def signed(value: int) -> int:

@@ -1,17 +1,18 @@
-"""Bases, maxima and their terms, in NumPy: the twin of state.h."""
+"""Terms, bases and limbs of values, in NumPy: the twin of state.h."""
 
 import numpy as np
 import numpy.typing as npt
 
-from ..constants import FAR_BASE, LIMB_BITS, NO_BASE, TOO_FAR
+from ..constants import LIMB_BITS, NO_BASE, TOO_FAR
 from ..double_double import two_prod
-from ..record import Records
-from .vector_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
-from .wide import Wide, wide
+from ..sums import Sums
+from .vector_loops import LIMB_PATTERN, Workspace, limbs, power_of, terms
+from .wide import Wide, add_wide, get_limbs, multiply_wide, wide
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
 
 
 def exponent_of(steps: Words, turns: Words) -> Ints:
@@ -24,35 +25,15 @@ def base_of_exponent(exponent: Ints) -> Ints:
     return (exponent + 1) // LIMB_BITS * LIMB_BITS
 
 
-def base_of(maximum: Floats) -> Ints:
-    """The base that belongs to each maximum, abs(maximum) < 2^60."""
-    _, _, steps, turns = terms(maximum, Workspace(maximum.size))
-    return base_of_exponent(exponent_of(steps, turns))
-
-
-def is_near(maximum: Floats) -> npt.NDArray[np.bool_]:
-    """Where the maximum has a base: finite and below 2^60. NaN is False."""
-    return np.abs(maximum) < TOO_FAR
-
-
-def is_near_base(base: Ints) -> npt.NDArray[np.bool_]:
-    return np.asarray((base != NO_BASE) & (base < FAR_BASE // 2))
-
-
-def is_near_in(x: Floats, scale: Floats) -> npt.NDArray[np.bool_]:
+def is_near(x: Floats, scale: Floats) -> Mask:
     """Where abs(c x) < 2^60. NaN is False."""
     with np.errstate(over="ignore", invalid="ignore"):  # a NaN may be of the kind that signals
         return np.asarray(np.abs(x * scale[0]) < TOO_FAR)
 
 
-@tiny
-def set_max(states: Records, maximum: Floats) -> None:
-    """Writes max, in its one form, and base."""
-    maximum = np.where(np.isnan(maximum), np.nan, maximum) + 0.0  # first the NaN: it may be of the kind that signals
-    states["max"] = maximum
-    near = is_near(maximum)
-    states["base"] = NO_BASE
-    states["base"][near] = base_of(maximum[near])
+def one_form(x: Floats) -> Floats:
+    """Values with one NaN and without -0.0."""
+    return np.asarray(np.where(np.isnan(x), np.nan, x) + 0.0)  # first the NaN: it may be of the kind that signals
 
 
 def scaled(x: Floats, scale: Floats) -> tuple[Floats, Floats]:
@@ -61,15 +42,55 @@ def scaled(x: Floats, scale: Floats) -> tuple[Floats, Floats]:
     return high, low + x * scale[1]
 
 
-def own_terms(maximum: Floats, near: npt.NDArray[np.bool_], scale: Floats) -> tuple[Floats, Floats, Ints]:
-    """The terms of the maxima on the grids of their own bases, and these; where ``near`` is False, of 0."""
-    x, below = scaled(np.where(near, maximum, 0.0), scale)
-    high, low, steps, turns = terms(x, Workspace(x.size), below=below)
-    base = base_of_exponent(exponent_of(steps, turns))
-    scale_by(high, low, steps, turns, base)
-    return high.copy(), low.copy(), base
+def own_terms(x: Floats, scale: Floats) -> tuple[Floats, Floats, Ints]:
+    """Terms e^(c x), abs(c x) < 2^60, as pairs and their exponents."""
+    y, below = scaled(x, scale)
+    high, low, steps, turns = terms(y, Workspace(y.size), below=below)
+    return high.copy(), low.copy(), exponent_of(steps, turns)
 
 
-def limbs_of(high: Floats, low: Floats) -> list[Wide]:
-    cuts = limbs(high.copy(), low.copy(), Workspace(high.size))
+def bases_of(seconds: Floats, scale: Floats) -> Ints:
+    """The base of the grid of each second; NO_BASE of -inf."""
+    base = np.full(seconds.size, NO_BASE)
+    rows = np.flatnonzero(seconds != -np.inf)
+    base[rows] = base_of_exponent(own_terms(seconds[rows], scale)[2])
+    return base
+
+
+def limbs_on(high: Floats, low: Floats, exponent: Ints, base: Ints) -> list[Wide]:
+    """The limbs of (high + low) 2^exponent on the grids of bases; 0 far below them."""
+    power = power_of(exponent - base)
+    cuts = limbs(high * power, low * power, Workspace(high.size))
     return [wide(cut - bits) for cut, bits in zip(cuts, LIMB_PATTERN, strict=True)]
+
+
+def move_limbs(columns: list[Wide], down: Ints) -> list[Wide]:
+    """Limbs on grids of larger bases, so many positions up: the lowest fall off."""
+    moved = []
+    for j in range(3):
+        low, high = np.zeros(down.size, np.uint64), np.zeros(down.size, np.uint64)
+        for d in range(j + 1):
+            rows = down == d
+            low[rows], high[rows] = columns[j - d][0][rows], columns[j - d][1][rows]
+        moved.append((low, high))
+    return moved
+
+
+def positions(base: Ints, onto: Ints) -> Ints:
+    """How many positions limbs move from the grid of a base to that of another, at most 3; all of NO_BASE do."""
+    known = np.where(base == NO_BASE, onto, base)
+    return np.asarray(np.where(base == NO_BASE, 3, np.minimum((onto - known) // LIMB_BITS, 3)))
+
+
+def totals_of(states: Sums, scale: Floats) -> tuple[Ints, list[Wide], list[Wide]]:
+    """Of states with a finite max: the base of its grid, the limbs of its term there, and those of the whole sum.
+
+    Where the max is not near, its term is 1 on base 0.
+    """
+    near = is_near(states["max"], scale)
+    high, low, exponent = own_terms(np.where(near, states["max"], 0.0), scale)
+    base = np.where(near, base_of_exponent(exponent), 0)
+    own = limbs_on(np.where(near, high, 1.0), np.where(near, low, 0.0), np.where(near, exponent, 0), base)
+    rest = move_limbs(get_limbs(states), positions(bases_of(states["second"], scale), base))
+    ties = np.ascontiguousarray(states["ties"])
+    return base, own, [add_wide(multiply_wide(limb, ties), part) for limb, part in zip(own, rest, strict=True)]

@@ -1,4 +1,4 @@
-"""Values of states, in NumPy: the twin of values.h."""
+"""Values of sums, in NumPy: the twin of values.h."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import constants as c
-from ..constants import FAR_BASE, LIMB_BITS, NO_BASE
+from ..constants import LIMB_BITS, NO_BASE
 from ..double_double import divide, quick_two_sum, two_prod, two_sum
-from ..record import Records, empty_states
-from .grouped import CHUNK, group_values
-from .state import is_near, is_near_base, limbs_of, own_terms
-from .vector_loops import Workspace, log1p_pair, scale_by, terms, tiny
+from ..sums import Sums, empty_sums
+from .grouped import CHUNK, NATURAL, group_values
+from .state import bases_of, is_near, own_terms, totals_of
+from .vector_loops import log1p_pair, power_of, tiny
 from .wide import (
     Wide,
     add_wide,
@@ -47,32 +47,43 @@ def pair_of(columns: Sequence[Wide]) -> tuple[Floats, Floats]:
     return s, e
 
 
-def excess(states: Records) -> tuple[Floats, Floats, list[Wide]]:
-    """Of states with a finite max: the term of the max as a pair, and the limbs less that term's."""
-    maximum = states["max"].copy()
-    near = is_near(maximum)
-    # Where there is no base, the term is e^0, which is 1.
-    high, low, steps, turns = terms(np.where(near, maximum, 0.0), Workspace(maximum.size))
-    scale_by(high, low, steps, turns, np.where(near, states["base"], 0))
-    return high, low, less_terms(get_limbs(states), limbs_of(high, low))
+def pair_of_integers(n: Ints) -> tuple[Floats, Floats]:
+    """Integers of 0 or more as pairs."""
+    high = n.astype(np.float64)
+    return high, (n.view(np.uint64) - high.astype(np.uint64)).view(np.int64).astype(np.float64)
+
+
+def others_of(states: Sums, scale: Floats) -> tuple[Floats, Floats]:
+    """Of states with a finite max: what the sum is beyond one term of the max, in units of that, as a double-double.
+
+    That is (ties - 1) + rest / T, in which even a tiny rest is fully accurate.
+    """
+    near = is_near(states["max"], scale)
+    high, low, exponent = own_terms(np.where(near, states["max"], 0.0), scale)
+    s, e = pair_of(get_limbs(states))
+    qh, ql = divide(s, e, *quick_two_sum(high, low))
+    base = bases_of(states["second"], scale)
+    shift = np.where(base == NO_BASE, 0, np.maximum(np.where(base == NO_BASE, 0, base) - exponent, c.LEAST_SHIFT))
+    half = shift >> 1
+    one, other = power_of(half), power_of(shift - half)
+    qh, ql = qh * one * other, ql * one * other
+    ql = np.where(qh >= 2.0**-900, ql, 0.0)  # below, qh alone is rounded once, and ql would be of few bits
+    ties, ties_low = pair_of_integers(states["ties"] - 1)
+    qh, error = two_sum(ties, qh)
+    return quick_two_sum(qh, error + (ql + ties_low))
 
 
 @tiny
-def values_of(states: Records, out: Floats) -> None:
-    """Writes max + log1p((sum - term of max) / term of max), rounded once."""
+def values_of(states: Sums, out: Floats) -> None:
+    """Writes max + log1p((ties - 1) + rest / term of max), rounded once."""
     out[:] = states["max"]
     rows = np.flatnonzero(np.isfinite(out))
     if not rows.size:
         return
-    states = states[rows]
     maximum = out[rows]
-    th, tl, rest = excess(states)
-    s, e = pair_of(rest)
-    single = s == 0.0
-    term, term_low = quick_two_sum(th, tl)
-    gh, gl = log1p_pair(*divide(s, e, term, term_low))
+    gh, gl = log1p_pair(*others_of(states[rows], NATURAL))
     r, error = two_sum(maximum, gh)
-    out[rows] = np.where(single, maximum, r + (error + gl))
+    out[rows] = r + (error + gl)
 
 
 def row_values(x: Floats, out: Floats) -> None:
@@ -81,54 +92,96 @@ def row_values(x: Floats, out: Floats) -> None:
     step = max(1, CHUNK // max(columns, 1))
     for i in range(0, rows, step):
         part = x[i : i + step]
-        states = empty_states(part.shape[0])
+        states = empty_sums(part.shape[0])
         codes = np.repeat(np.arange(part.shape[0], dtype=np.int32), columns)
         group_values(states, codes, np.ascontiguousarray(part).ravel())
         values_of(states, out[i : i + step])
 
 
 @tiny
-def quotients_of(states: Records, counts: Ints, scale: Floats, out: Floats) -> None:
-    """Writes (sign, ln q high, low, q high, low), q = abs(sum) / (count term of the max), for each state."""
+def quotients_of(states: Sums, counts: Ints, scale: Floats, out: Floats) -> None:
+    """Writes (sign, ln q high, low, q high, low), q = sum / (count term of the max), for each state."""
     out[:] = [1.0, 0.0, 0.0, 1.0, 0.0]
     maximum = states["max"]
-    upper = states["limbs"][:, 0, 1].view(np.int64)
-    out[:, 0] = np.where(np.isnan(maximum), np.nan, np.where(maximum == -np.inf, 0.0, np.where(upper < 0, -1.0, 1.0)))
+    out[:, 0] = np.where(np.isnan(maximum), np.nan, np.where(maximum == -np.inf, 0.0, 1.0))
     rows = np.flatnonzero(np.isfinite(maximum))
     if not rows.size:
         return
-    states, n, maximum = states[rows], counts[rows], maximum[rows]
-    near = is_near_base(states["base"])
-    th, tl, base = own_terms(maximum, near, scale)
-    base = np.where(near, base, np.where(states["base"] == NO_BASE, NO_BASE, FAR_BASE))
-    th[~near], tl[~near] = 1.0, 0.0
-    own = limbs_of(th, tl)
-    sums, negative = magnitude(get_limbs(states))
-    sh, sl = pair_of(sums)
-    none = sh == 0.0
-    sh[none] = 1.0
-    th, tl = quick_two_sum(th, tl)
-    n_high = n.astype(np.float64)
-    n_low = (n.view(np.uint64) - n_high.astype(np.uint64)).view(np.int64).astype(np.float64)
-    ph, pl = two_prod(th, n_high)
-    th, tl = quick_two_sum(ph, pl + (th * n_low + tl * n_high))
-    qh, ql = divide(sh, sl, th, tl)
-    same = (states["base"] == base) & (qh >= 0.5)
+    states, n = states[rows], counts[rows]
+    yh, yl = others_of(states, scale)
+    qh, error = two_sum(np.ones_like(yh), yh)
+    qh, ql = quick_two_sum(qh, error + yl)
+    apart = np.zeros(n.size, np.int64)
+    many = n != 1
+    ph, pl = divide(qh, ql, *pair_of_integers(n))
+    qh, ql = np.where(many, ph, qh), np.where(many, pl, ql)
+    alike = many & (qh >= 0.5)
+    # S - n T is exact in integers: what is equal cancels.
+    base, own, sums = totals_of(states, scale)
     rest, below = magnitude(less_terms(sums, [multiply_wide(limb, n) for limb in own]))
-    yh, yl = divide(*pair_of(rest), th, tl)
+    near = is_near(states["max"], scale)
+    th, tl, exponent = own_terms(np.where(near, states["max"], 0.0), scale)
+    th, tl = quick_two_sum(th, tl)
+    power = power_of(np.where(near, exponent - base, 0))
+    rh, rl = divide(*pair_of(rest), *times_integers(th * power, tl * power, n))
     sign = np.where(below, -1.0, 1.0)
+    yh, yl = np.where(alike, sign * rh, yh), np.where(alike, sign * rl, yl)
+    high, low = logs_of(qh, ql, yh, yl, apart, of_itself=many & ~alike)
+    out[rows] = np.stack([np.ones_like(qh), high, low, qh, ql], axis=1)
+
+
+def times_integers(high: Floats, low: Floats, n: Ints) -> tuple[Floats, Floats]:
+    """Products of double-doubles and integers of 0 or more."""
+    n_high, n_low = pair_of_integers(n)
+    ph, pl = two_prod(high, n_high)
+    return quick_two_sum(ph, pl + (high * n_low + low * n_high))
+
+
+def logs_of(
+    qh: Floats, ql: Floats, yh: Floats, yl: Floats, apart: Ints, of_itself: npt.NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """ln q as double-doubles: log1p(y) or, of q itself 2^apart, by its exponent."""
     fraction, exponent = np.frexp(qh)
-    yh = np.where(same, sign * yh, fraction * 2.0 - 1.0)
-    yl = np.where(same, sign * yl, np.ldexp(ql, 1 - exponent))
-    apart = np.where(same, 0, states["base"] - base)
-    power = np.where(same, 0, exponent - 1 + apart).astype(np.float64)
-    apart = np.clip(apart, -c.MOST_SHIFT, c.MOST_SHIFT).astype(np.int32)
-    with np.errstate(over="ignore"):
-        qh, ql = np.ldexp(qh, apart), np.ldexp(ql, apart)
-    yh[none] = yl[none] = 0.0
+    yh = np.where(of_itself, fraction * 2.0 - 1.0, yh)
+    yl = np.where(of_itself, np.ldexp(ql, 1 - exponent), yl)
+    power = np.where(of_itself, exponent - 1 + apart, 0).astype(np.float64)
     high, low = log1p_pair(*quick_two_sum(yh, yl))
     high, error = two_sum(power * c.LN2_HIGH, high)
-    high, low = quick_two_sum(high, low + (error + power * c.LN2_LOW))
-    results = np.stack([np.where(negative, -1.0, 1.0), high, low, qh, ql], axis=1)
-    results[none] = [0.0, -np.inf, 0.0, 0.0, 0.0]
-    out[rows] = results
+    return quick_two_sum(high, low + (error + power * c.LN2_LOW))
+
+
+def reciprocals_from(sums: Sequence[Wide], base: Ints, known: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Ints]:
+    """1 / S as (high + low) 2^exponent of sums on the grids of bases; NaN where S is 0 or not known."""
+    positive, negative = magnitude(sums)
+    sh, sl = pair_of(positive)
+    known = known & (sh != 0.0)
+    exponent = np.frexp(sh)[1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rh, rl = divide(np.ones_like(sh), np.zeros_like(sh), np.ldexp(sh, -exponent), np.ldexp(sl, -exponent))
+    sign = np.where(negative, -1.0, 1.0)
+    return (
+        np.where(known, sign * rh, np.nan),
+        np.where(known, sign * rl, 0.0),
+        np.where(known, -exponent - base, 0),
+    )
+
+
+def put_reciprocals(
+    out: Floats, reciprocals: tuple[Floats, Floats, Ints], maximum: Floats, is_far: npt.NDArray[np.bool_]
+) -> None:
+    """Writes (n, 5): reciprocals as high and low, the max; as integers the exponent and whether the max is far."""
+    out[:, 0], out[:, 1], exponent = reciprocals
+    out[:, 2] = maximum
+    out.view(np.int64)[:, 3:] = np.stack([exponent, is_far], axis=1)
+
+
+@tiny
+def reciprocals_of(states: Sums, scale: Floats, out: Floats) -> None:
+    """Writes what ``softmax_by`` needs of each state."""
+    maximum = np.ascontiguousarray(states["max"])
+    known = np.isfinite(maximum)
+    of_known = states.copy()
+    of_known["max"][~known] = 0.0
+    of_known["second"][~known] = -np.inf
+    base, _, sums = totals_of(of_known, scale)
+    put_reciprocals(out, reciprocals_from(sums, base, known), maximum, known & ~is_near(maximum, scale))

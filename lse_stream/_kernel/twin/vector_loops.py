@@ -140,8 +140,10 @@ def log1p_pair(yh: Floats, yl: Floats) -> tuple[Floats, Floats]:
     wh = np.where(small, yh, wh)
     wl = np.where(small, yl, wl)
     e = np.where(small, 0.0, exponent.astype(np.float64))
-    qh, ql = two_prod(wh, wh)
-    ql = ql + 2.0 * (wh * wl)
+    # Where the square adds nothing it would underflow.
+    factor = np.where(np.abs(wh) >= 2.0**-200, wh, 0.0)
+    qh, ql = two_prod(factor, factor)
+    ql = ql + 2.0 * (factor * wl)
     series = reduce(
         lambda p, coefficient: p * wh + coefficient,
         (c.L12, c.L11, c.L10, c.L9, c.L8, c.L7, c.L6, c.L5, c.L4, c.L3),

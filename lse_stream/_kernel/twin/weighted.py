@@ -1,31 +1,85 @@
-"""Weights and scales, in NumPy: the twin of weighted.h."""
+"""Weights, in NumPy: the twin of weighted.h."""
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import constants as c
-from ..constants import FAR_BASE, NO_BASE, NO_EXPONENT
-from ..double_double import divide, two_prod
-from ..record import Records, empty_states
-from .grouped import CHUNK, check_codes, reduce_states, sort_runs
-from .state import base_of_exponent, exponent_of, is_near_base, is_near_in, limbs_of, scaled
-from .values import pair_of
-from .vector_loops import Workspace, power_of, terms, tiny
-from .wide import get_limbs, magnitude, put_limbs
+from ..constants import FAR_BASE, LIMB_BITS, NO_BASE, NO_EXPONENT
+from ..double_double import divide, quick_two_sum, two_prod
+from ..sums import NOTHING, WEIGHTED_SUM, Sums, concat_sums
+from .grouped import CHUNK, check_codes, group_scaled, merge_states, sort_runs
+from .state import base_of_exponent, is_near, limbs_on, own_terms
+from .values import (
+    logs_of,
+    pair_of,
+    put_reciprocals,
+    reciprocals_from,
+    times_integers,
+)
+from .values import quotients_of as quotients_of_states
+from .values import reciprocals_of as reciprocals_of_states
+from .vector_loops import power_of, tiny
+from .wide import get_limbs, less_terms, magnitude, multiply_wide, put_limbs, sum_runs, wide
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+def no_sums(n: int) -> Sums:
+    return np.repeat(NOTHING, n)
+
+
+def is_near_base(base: Ints) -> Mask:
+    return np.asarray((base != NO_BASE) & (base < FAR_BASE // 2))
+
+
+@tiny
+def reduce_weighted(states: Sums, starts: Ints) -> Sums:
+    """One sum per run of sums: the merge."""
+    lengths = np.diff(starts, append=states.size)
+    merged = no_sums(starts.size)
+    count, overflow = sum_runs(wide(states["count"]), starts)
+    if overflow.any() or (count > np.uint64(2**63 - 1)).any():
+        raise OverflowError("the count of a merged state exceeds 2^63 - 1")
+    merged["count"] = count
+    maxima = np.maximum.reduceat(states["max"], starts)
+    merged["max"] = np.where(np.isnan(maxima), np.nan, maxima)
+    # Records with a base are summed, unless the maximum is too far above: then those that tie with it are.
+    is_max = states["max"] == np.repeat(maxima, lengths)
+    largest = np.where(is_max, states["base"], NO_BASE)
+    near = np.repeat(is_near_base(np.maximum.reduceat(largest, starts)), lengths)
+    used = np.where(near, is_near_base(states["base"]), is_max)
+    merged["base"] = np.maximum.reduceat(np.where(used, states["base"], NO_BASE), starts)
+    base = np.repeat(merged["base"], lengths)
+    down = np.full(states.size, 3)
+    down[used] = np.minimum((base[used] - states["base"][used]) // LIMB_BITS, 3)
+    own = states["limbs"].copy()
+    moved = np.zeros_like(own)
+    for d in range(3):
+        rows = down == d
+        moved[rows, d:] = own[rows, : 3 - d]
+    # Of infinities the first limb is the sign, which must be one.
+    infinite = np.isinf(maxima)
+    signs = np.where(is_max, states["limbs"][:, 0, 0].view(np.int64), 0)
+    opposite = infinite & (np.minimum.reduceat(signs, starts) < 0) & (np.maximum.reduceat(signs, starts) > 0)
+    merged["max"][opposite] = np.nan
+    put_limbs(merged, [sum_runs((moved[:, i, 0], moved[:, i, 1]), starts) for i in range(3)])
+    sign = np.sign(np.add.reduceat(signs, starts))
+    merged["limbs"][infinite] = 0
+    merged["limbs"][infinite, 0] = np.stack([sign, sign >> 1], axis=1).view(np.uint64)[infinite]
+    merged["limbs"][np.isnan(merged["max"])] = 0
+    return merged
 
 
 def weigh(x: Floats, w: Floats, scale: Floats) -> tuple[Floats, Floats, Ints]:
     """w e^(c x) = (high + low) 2^exponent, 1 <= abs(high) < 4; 0 and NO_EXPONENT for exceptional rows or w = 0."""
-    none = (w == 0.0) | ~is_near_in(x, scale)
-    y, below = scaled(np.where(none, 0.0, x), scale)
-    high, low, steps, turns = terms(y, Workspace(y.size), below=below)
-    fraction, exponent = np.frexp(np.where(none, 1.0, w))
+    none = (w == 0.0) | ~is_near(x, scale)
+    high, low, exponent = own_terms(np.where(none, 0.0, x), scale)
+    fraction, of_weight = np.frexp(np.where(none, 1.0, w))
     fraction *= 2.0
     product, product_low = two_prod(fraction, high)
-    exponent = exponent.astype(np.int64) - 1 + exponent_of(steps, turns)
+    exponent = of_weight.astype(np.int64) - 1 + exponent
     product_low += fraction * low
     product[none] = product_low[none] = 0.0
     exponent[none] = NO_EXPONENT
@@ -37,76 +91,125 @@ def base_of_products(high: Floats, exponent: Ints) -> Ints:
 
 
 @tiny
-def reduce_terms(x: Floats, w: Floats, starts: Ints, scale: Floats, *, has_signs: bool) -> Records:
-    """One state per run of products w e^(c x)."""
+def reduce_products(x: Floats, w: Floats, starts: Ints, scale: Floats) -> Sums:
+    """One sum per run of products w e^(c x)."""
     counts = np.diff(starts, append=x.size)
     high, low, exponent = weigh(x, w, scale)
-    states = empty_states(x.size)
+    sums = no_sums(x.size)
     used = exponent != NO_EXPONENT
-    states["max"][used] = x[used] + 0.0
-    states["base"][used] = base_of_products(high[used], exponent[used])
+    sums["max"][used] = x[used] + 0.0
+    sums["base"][used] = base_of_products(high[used], exponent[used])
     # What is too far: x alone decides, and the weights of ties are summed.
     exceptional = ~used & (w != 0.0) & (x != -np.inf)
     far = exceptional & np.isfinite(x)
     fraction, power = np.frexp(w[far])
     high[far], low[far], exponent[far] = 2.0 * fraction, 0.0, power.astype(np.int64) - 1
     weight_base = base_of_products(high[far], exponent[far])
-    states["max"][exceptional] = np.where(np.isnan(x[exceptional]), np.nan, x[exceptional])
-    states["base"][far] = weight_base + FAR_BASE if has_signs else NO_BASE
+    sums["max"][exceptional] = np.where(np.isnan(x[exceptional]), np.nan, x[exceptional])
+    sums["base"][far] = weight_base + FAR_BASE
     grid = np.zeros(x.size, np.int64)
-    grid[used] = states["base"][used]
+    grid[used] = sums["base"][used]
     grid[far] = weight_base
     # Each run has one base, on which its products are cut.
-    is_max = states["max"] == np.repeat(np.maximum.reduceat(states["max"], starts), counts)
-    near = np.repeat(is_near_base(np.maximum.reduceat(np.where(is_max, states["base"], NO_BASE), starts)), counts)
-    top = np.repeat(np.maximum.reduceat(np.where(near & used, states["base"], NO_BASE), starts), counts)
-    states["base"] = np.where(near & used, top, states["base"])
+    is_max = sums["max"] == np.repeat(np.maximum.reduceat(sums["max"], starts), counts)
+    near = np.repeat(is_near_base(np.maximum.reduceat(np.where(is_max, sums["base"], NO_BASE), starts)), counts)
+    top = np.repeat(np.maximum.reduceat(np.where(near & used, sums["base"], NO_BASE), starts), counts)
+    sums["base"] = np.where(near & used, top, sums["base"])
     grid = np.where(near & used, top, grid)
-    factor = power_of(exponent - grid)
-    put_limbs(states, limbs_of(high * factor, low * factor))
-    states["limbs"][~(used | far)] = 0
-    if has_signs:
-        infinite = exceptional & (x == np.inf)
-        sign = np.where(w[infinite] > 0.0, 1, -1)
-        states["limbs"][infinite, 0] = np.stack([sign, sign >> 1], axis=1).view(np.uint64)
-    reduced = reduce_states(states, starts)
+    put_limbs(sums, limbs_on(high, low, exponent, grid))
+    sums["limbs"][~(used | far)] = 0
+    infinite = exceptional & (x == np.inf)
+    sign = np.where(w[infinite] > 0.0, 1, -1)
+    sums["limbs"][infinite, 0] = np.stack([sign, sign >> 1], axis=1).view(np.uint64)
+    reduced = reduce_weighted(sums, starts)
     reduced["count"] = counts
     return reduced
 
 
-def group_terms(out: Records, codes: npt.NDArray[np.int32], x: Floats, weights: Floats, scale: Floats) -> None:
-    """Writes the state of each code's products w e^(c x); without weights every one is 1."""
+def group_terms(out: Sums, codes: npt.NDArray[np.int32], x: Floats, weights: Floats, scale: Floats) -> None:
+    """Writes the state of each code's terms e^(c x), or the sum of its products w e^(c x)."""
+    if out.dtype != WEIGHTED_SUM:
+        group_scaled(out, codes, x, scale)
+        return
     check_codes(codes, out.size)
-    out[:] = empty_states(out.size)
+    out[:] = no_sums(out.size)
     for i in range(0, codes.size, CHUNK):
         order, starts = sort_runs(codes[i : i + CHUNK])
-        present = codes[i : i + CHUNK][order[starts]]
-        values = x[i : i + CHUNK][order]
-        w = weights[i : i + CHUNK][order] if weights.size else np.ones(order.size)
-        part = reduce_terms(values, w, starts, scale, has_signs=bool(weights.size))
-        pairs = np.stack([out[present], part], axis=1).ravel()
-        out[present] = reduce_states(pairs, np.arange(0, pairs.size, 2))
+        rows = (x[i : i + CHUNK][order], weights[i : i + CHUNK][order])
+        add_weighted_parts(out, codes[i : i + CHUNK][order[starts]], reduce_products(*rows, starts, scale))
 
 
-@np.errstate(under="ignore", over="ignore", invalid="ignore", divide="ignore")
-def reciprocals_of(states: Records, out: Floats) -> None:
-    """Writes of each state (n, 5): the reciprocal of its sum as high and low, the max, the reciprocal's exponent, and
-    whether the max is far. The last two are integers.
-    """
-    if not states.size:
+def add_weighted_parts(out: Sums, present: npt.NDArray[np.int32], part: Sums) -> None:
+    """Merges a sum into that of each code, of which none is there twice."""
+    if present.size:
+        pairs = np.arange(2 * present.size).reshape(2, -1).T.ravel()
+        out[present] = reduce_weighted(concat_sums([out[present], part])[pairs], np.arange(0, pairs.size, 2))
+
+
+def merge_groups(out: Sums, codes: npt.NDArray[np.int32], states: Sums, scale: Floats) -> None:
+    """Writes the merged state of each code's states."""
+    if out.dtype != WEIGHTED_SUM:
+        merge_states(out, codes, states, scale)
         return
-    sums, negative = magnitude(get_limbs(states))
-    sh, sl = pair_of(sums)
-    unknown = ~np.isfinite(states["max"]) | (sh == 0.0)
-    exponent = np.frexp(sh)[1]
-    rh, rl = divide(np.ones_like(sh), np.zeros_like(sh), np.ldexp(sh, -exponent), np.ldexp(sl, -exponent))
-    sign = np.where(negative, -1.0, 1.0)
-    rh, rl = np.where(unknown, np.nan, sign * rh), np.where(unknown, 0.0, sign * rl)
-    far_state = ~unknown & ~is_near_base(states["base"])
-    base = np.where(states["base"] == NO_BASE, 0, np.where(far_state, states["base"] - FAR_BASE, states["base"]))
-    shift = np.where(unknown, 0, -exponent - base)
-    out[:, 0], out[:, 1], out[:, 2] = rh, rl, states["max"]
-    out.view(np.int64)[:, 3:] = np.stack([shift, far_state], axis=1)
+    check_codes(codes, out.size)
+    out[:] = no_sums(out.size)
+    if codes.size:
+        order, starts = sort_runs(codes)
+        out[codes[order[starts]]] = reduce_weighted(states[order], starts)
+
+
+@tiny
+def quotients_of(sums: Sums, counts: Ints, scale: Floats, out: Floats) -> None:
+    """Writes (sign, ln q high, low, q high, low), q = abs(sum) / (count term of the max), for each state."""
+    if sums.dtype != WEIGHTED_SUM:
+        quotients_of_states(sums, counts, scale, out)
+        return
+    out[:] = [1.0, 0.0, 0.0, 1.0, 0.0]
+    maximum = sums["max"]
+    upper = sums["limbs"][:, 0, 1].view(np.int64)
+    out[:, 0] = np.where(np.isnan(maximum), np.nan, np.where(maximum == -np.inf, 0.0, np.where(upper < 0, -1.0, 1.0)))
+    rows = np.flatnonzero(np.isfinite(maximum))
+    if not rows.size:
+        return
+    sums, n, maximum = sums[rows], counts[rows], maximum[rows]
+    near = is_near_base(sums["base"])
+    th, tl, exponent = own_terms(np.where(near, maximum, 0.0), scale)
+    base = np.where(near, base_of_exponent(exponent), 0)
+    own = limbs_on(np.where(near, th, 1.0), np.where(near, tl, 0.0), np.where(near, exponent, 0), base)
+    power = power_of(np.where(near, exponent - base, 0))
+    th, tl = np.where(near, th * power, 1.0), np.where(near, tl * power, 0.0)
+    base = np.where(near, base, FAR_BASE)
+    positive, negative = magnitude(get_limbs(sums))
+    sh, sl = pair_of(positive)
+    none = sh == 0.0
+    sh[none] = 1.0
+    th, tl = times_integers(*quick_two_sum(th, tl), n)
+    qh, ql = divide(sh, sl, th, tl)
+    alike = (sums["base"] == base) & (qh >= 0.5)
+    rest, below = magnitude(less_terms(positive, [multiply_wide(limb, n) for limb in own]))
+    yh, yl = divide(*pair_of(rest), th, tl)
+    sign = np.where(none, 0.0, np.where(below, -1.0, 1.0))
+    apart = np.where(alike, 0, sums["base"] - base)
+    high, low = logs_of(qh, ql, sign * yh, sign * yl, apart, of_itself=~alike)
+    apart = np.clip(apart, -c.MOST_SHIFT, c.MOST_SHIFT).astype(np.int32)
+    with np.errstate(over="ignore"):
+        qh, ql = np.ldexp(qh, apart), np.ldexp(ql, apart)
+    results = np.stack([np.where(negative, -1.0, 1.0), high, low, qh, ql], axis=1)
+    results[none] = [0.0, -np.inf, 0.0, 0.0, 0.0]
+    out[rows] = results
+
+
+@tiny
+def reciprocals_of(sums: Sums, scale: Floats, out: Floats) -> None:
+    """Writes what ``softmax_by`` needs of each state."""
+    if sums.dtype != WEIGHTED_SUM:
+        reciprocals_of_states(sums, scale, out)
+        return
+    known = np.isfinite(sums["max"]) & (sums["base"] != NO_BASE)
+    far = np.isfinite(sums["max"]) & ~is_near_base(sums["base"])
+    base = np.where(known, sums["base"], 0)
+    base = np.where(far & known, base - FAR_BASE, base)
+    put_reciprocals(out, reciprocals_from(get_limbs(sums), base, known), sums["max"], far)
 
 
 @np.errstate(under="ignore", over="ignore", invalid="ignore", divide="ignore")
@@ -126,7 +229,7 @@ def softmax_by(reciprocals: Floats, codes: npt.NDArray[np.int32], x: Floats, sca
         product = product * power_of(half) * power_of(e - half)
         far, maximum = far_state[code], maxima[code]
         infinite = np.copysign(np.inf, fh)
-        product = np.where(~is_near_in(v, scale), np.where(v > 0, infinite, 0.0), product)
+        product = np.where(~is_near(v, scale), np.where(v > 0, infinite, 0.0), product)
         product = np.where(far, np.where(v < maximum, 0.0, infinite), product)
         of_ties = np.ldexp(fh, shift[code].clip(-c.MOST_EXPONENT, c.MOST_EXPONENT).astype(np.int32))
         product = np.where(far & (v == maximum), of_ties, product)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..constants import LIMB_BITS
-from ..record import Records
+from ..sums import Sums
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -50,8 +50,8 @@ def low_bits(a: Wide) -> Floats:
     return (a[0] & np.uint64((1 << LIMB_BITS) - 1)).astype(np.float64)
 
 
-def sum_runs(column: Wide, starts: Ints) -> Wide:
-    """Sums of runs of rows, modulo 2^128, from pieces of 32 bits whose int64 sums cannot wrap."""
+def sum_runs(column: Wide, starts: Ints, plus: Wide | None = None) -> Wide:
+    """Sums of runs of rows, modulo 2^128, from pieces of 32 bits whose int64 sums cannot wrap; and of one more each."""
     mask = np.uint64(0xFFFFFFFF)
     shift = np.uint64(32)
     pieces = (column[0] & mask, column[0] >> shift, column[1] & mask, column[1] >> shift)
@@ -61,16 +61,17 @@ def sum_runs(column: Wide, starts: Ints) -> Wide:
         total = np.add.reduceat(piece, starts) + carry
         words.append(total & mask)
         carry = total >> shift
-    return words[0] | words[1] << shift, words[2] | words[3] << shift
+    sums = words[0] | words[1] << shift, words[2] | words[3] << shift
+    return sums if plus is None else add_wide(sums, plus)
 
 
-def put_limbs(states: Records, columns: Sequence[Wide]) -> None:
+def put_limbs(states: Sums, columns: Sequence[Wide]) -> None:
     for i, (low, high) in enumerate(columns):
         states["limbs"][:, i, 0] = low
         states["limbs"][:, i, 1] = high
 
 
-def get_limbs(states: Records) -> list[Wide]:
+def get_limbs(states: Sums) -> list[Wide]:
     return [(states["limbs"][:, i, 0].copy(), states["limbs"][:, i, 1].copy()) for i in range(3)]
 
 

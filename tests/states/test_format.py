@@ -1,0 +1,172 @@
+"""The format of states as others read it: the test vectors of ``docs/state-format.md``, and an independent reader."""
+
+import json
+import shutil
+import subprocess
+from itertools import islice, permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from model import sealed
+from test_states import CASES, Case, random_rows
+
+from lse_stream import StateError
+from lse_stream._kernel import constants
+from lse_stream.accumulators import LogSumExpAccumulator
+from lse_stream.state_column import states_from_arrow, states_to_arrow
+from lse_stream.states.arrays import StateArray
+from lse_stream.states.codec import encode_states
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+READER = Path(__file__).parents[1] / "format" / "reader.mjs"
+
+CONSTANTS = (
+    *("FAR", "TOO_FAR", "FAR_PER_UNIT", "FAR_1", "FAR_2", "FAR_3", "FAR_4"),
+    *("STEPS_PER_UNIT", "STEP_1", "STEP_2", "STEP_3", "E1", "E2", "E3"),
+)
+INTEGERS = (
+    "VERSION",
+    "LIMB_BITS",
+    "NO_BASE",
+    "FAR_BASE",
+    "LEAST_WEIGHT_BASE",
+    "MOST_WEIGHT_BASE",
+    "UNIT",
+    "MOST_WORDS",
+)
+
+
+def write_golden() -> None:
+    """Run once for a new version, after those of ``test_accumulators`` and ``test_states``."""
+    table = [[part.hex() for part in row] for row in constants.EXP2_TABLE]
+    floats = {name: float(getattr(constants, name)).hex() for name in CONSTANTS}
+    integers = {name: str(getattr(constants, name)) for name in INTEGERS}
+    _write("constants", [{**floats, **integers, "EXP2_TABLE": table}])
+    _write("merges", [merge_of(name, case, seed) for name, case in CASES.items() for seed in range(6)])
+    _write("refusals", refusals())
+    entries = json.loads((GOLDEN / "aggregations_v2.json").read_text(encoding="ascii"))
+    names = [entry["name"] for entry in entries]
+    records = pa.array([bytes.fromhex(entry["record"]) for entry in entries], pa.binary())
+    pq.write_table(pa.table({"name": names, "record": records}), GOLDEN / "states_v2.parquet")
+
+
+def _write(name: str, entries: list[dict[str, Any]]) -> None:
+    lines = "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n"
+    (GOLDEN / f"{name}_v2.json").write_text(lines, encoding="ascii")
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((GOLDEN / f"{name}_v2.json").read_text(encoding="ascii"))
+    return entries
+
+
+def merge_of(name: str, case: Case, seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    rows = random_rows(case, rng, 24)
+    parts = [case.of(rows[start : start + 6]) for start in range(0, 24, 6)]
+    return {
+        "name": f"{name}, {seed}",
+        "parts": [part.to_bytes().hex() for part in parts],
+        "merged": case.of(rows).to_bytes().hex(),
+    }
+
+
+def refusals() -> list[dict[str, Any]]:
+    """Bytes that are no record; all but the first few have a check that fits."""
+    good = LogSumExpAccumulator([1.0, 2.0, 3.0]).to_bytes()
+
+    def word(place: int, value: int | float) -> bytes:
+        data = np.float64(value).tobytes() if isinstance(value, float) else value.to_bytes(8, "little", signed=True)
+        return sealed(good[:place] + data + good[place + 8 :])
+
+    found = {
+        "truncated": good[:-8],
+        "nothing": b"",
+        "one wrong bit": good[:40] + bytes([good[40] ^ 4]) + good[41:],
+        "a wrong check": good[:4] + bytes([good[4] ^ 1]) + good[5:],
+        "version 1": sealed(b"\1" + good[1:]),
+        "an aggregation that is not known": sealed(good[:1] + b"\x63" + good[2:]),
+        "a scale that is not known": sealed(good[:2] + b"\x09" + good[3:]),
+        "a negative count": word(8, -1),
+        "a max without values": word(8, 0),
+        "a max of another NaN": word(16, -0x0007_FFFF_FFFF_FFFF),
+        "no ties": word(24, 0),
+        "more ties than values": word(24, 4),
+        "nothing but ties, and a second": word(24, 3),
+        "a second above the max": word(32, 4.0),
+        "a second of -0.0": word(32, -0.0),
+        "a second that is not near": word(32, -(2.0**60)),
+        "a rest below the term of the second": word(32, 2.5),
+        "a rest without a second": word(32, float("-inf")),
+        "a rest that is too large": word(48, 1 << 40),
+    }
+    return [{"reason": reason, "record": record.hex()} for reason, record in found.items()]
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_vectors_of_merges() -> None:
+    for entry in read("merges"):
+        for parts in islice(permutations(entry["parts"]), 0, None, 5):
+            column = pa.array([bytes.fromhex(part) for part in parts], pa.binary())
+            merged = states_from_arrow(column)[0].merge(np.zeros(len(parts), np.int32), 1)
+            assert encode_states(merged)[0].tobytes().hex() == entry["merged"], entry["name"]
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_vectors_of_refusals() -> None:
+    entries = read("refusals")
+    assert entries == refusals()
+    for entry in entries:
+        with pytest.raises(StateError):
+            LogSumExpAccumulator.from_bytes(bytes.fromhex(entry["record"]))
+
+
+def test_the_vectors_as_a_column() -> None:
+    table = pq.read_table(GOLDEN / "states_v2.parquet")
+    assert table["record"].to_pylist() == [bytes.fromhex(entry["record"]) for entry in read("aggregations")]
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="the independent reader needs Node.js")
+def test_an_independent_reader_agrees(tmp_path: Path) -> None:
+    """On the vectors, and on random states: it merges them in pairs, and writes the bytes that are written here."""
+    lines = []
+    rng = np.random.default_rng(1)
+    for case in CASES.values():
+        for _ in range(100):
+            sizes = rng.integers(0, 8, 2)
+            rows = random_rows(case, rng, int(sizes.sum()))
+            one, other = case.of(rows[: sizes[0]]), case.of(rows[sizes[0] :])
+            lines.append(" ".join(state.to_bytes().hex() for state in (one, other, case.of(rows))))
+    _run_reader(tmp_path, lines)
+
+
+def _run_reader(tmp_path: Path, lines: list[str]) -> None:
+    path = tmp_path / "merges.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="ascii")
+    run = subprocess.run(["node", str(READER), str(GOLDEN), str(path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    assert f"{len(lines)} merges" in run.stdout
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not shutil.which("node"), reason="the independent reader needs Node.js")
+def test_an_independent_reader_agrees_on_very_many_states(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    lines = []
+    for case in CASES.values():
+        n = 100_000 // len(CASES) + 1
+        rows = random_rows(case, rng, 12 * n)
+        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        fine, coarse = np.repeat(np.arange(2 * n, dtype=np.int32), 6), np.repeat(np.arange(n, dtype=np.int32), 12)
+        aggregation, scale = case.accumulator.AGGREGATION, case.make().scale
+        halves, wholes = (
+            states_to_arrow(StateArray.group(aggregation, scale, codes, columns, groups)).to_pylist()
+            for codes, groups in ((fine, 2 * n), (coarse, n))
+        )
+        for one, other, whole in zip(halves[::2], halves[1::2], wholes, strict=True):
+            lines.append(f"{one.hex()} {other.hex()} {whole.hex()}")
+    _run_reader(tmp_path, lines)
