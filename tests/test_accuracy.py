@@ -2,10 +2,12 @@
 0 or more, to 0.51 where its magnitude is 1 or more, else to 2^-59 and the rounding.
 """
 
+import json
 import math
 from collections import Counter
 from fractions import Fraction
 
+import hard_cases
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -191,6 +193,15 @@ def test_small_results_are_bonuses_wherever_they_come_from() -> None:
         one, other = LogSumExpAccumulator(pair[:1]), LogSumExpAccumulator(pair[1:])
         other.merge(one)
         assert other.value() == bonus
+
+
+@pytest.mark.parametrize("name", ["bonus", "logsumexp"])
+def test_hard_cases(name: str) -> None:
+    """Next to a midpoint of two doubles the neighbour may come out, and no other."""
+    for row in json.loads(hard_cases.SAMPLE.read_text(encoding="ascii"))[name]:
+        values = [float.fromhex(x) for x in row]
+        assert hard_cases.distance(hard_cases.exact(values, of_bonus=name == "bonus")) < hard_cases.NEAR
+        assert hard_cases.error(values, of_bonus=name == "bonus") <= 0.501
 
 
 PUBLISHED = [
