@@ -177,7 +177,7 @@ def test_nan_stays_through_every_merge(after: list[float]) -> None:
 GOLDEN = Path(__file__).parent / "golden" / "states_v2.json"
 GOLDEN_INPUTS: dict[str, list[float]] = {
     **{name: values for name, values, _ in SPECIAL_VALUES},
-    **{f"edge {edge!r}": [float(edge), 0.25] for edge in EDGES},
+    **{f"edge {float(edge)!r}": [float(edge), 0.25] for edge in EDGES},
     **{f"random {seed}": random_values(np.random.default_rng(seed), 50).tolist() for seed in range(40)},
 }
 

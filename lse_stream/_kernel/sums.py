@@ -45,7 +45,7 @@ FAULTS = {
         "a max that fits the count: -inf with no terms, else -inf, a number other than -0.0, +inf or the one NaN",
         "max",
     ),
-    c.FAULT_TIES: ("ties from 1 to the count, or 0 of no terms and of NaN", "ties"),
+    c.FAULT_TIES: ("ties from 1 to the count, all of -inf, or 0 of no terms and of NaN", "ties"),
     c.FAULT_SECOND: ("a second that has a term below the max, or -inf", "second"),
     c.FAULT_BASE: ("a base that belongs to the max", "base"),
     c.FAULT_LIMBS: ("limbs that fit the count, and at least the term of the second", "limbs"),

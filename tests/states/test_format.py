@@ -16,7 +16,12 @@ from test_states import CASES, Case, random_rows
 
 from lse_stream import StateError
 from lse_stream._kernel import constants
-from lse_stream.accumulators import LogSumExpAccumulator
+from lse_stream.accumulators import (
+    EffectiveSampleSizeAccumulator,
+    LogLikelihoodAccumulator,
+    LogSumExpAccumulator,
+    WeightedLogSumExpAccumulator,
+)
 from lse_stream.state_column import states_from_arrow, states_to_arrow
 from lse_stream.states.arrays import StateArray
 from lse_stream.states.codec import encode_states
@@ -75,34 +80,58 @@ def merge_of(name: str, case: Case, seed: int) -> dict[str, Any]:
     }
 
 
+def edited(record: bytes, place: int, value: float) -> bytes:
+    """The record with another float or int64 at a place, and a check that fits."""
+    data = np.float64(value).tobytes() if isinstance(value, float) else value.to_bytes(8, "little", signed=True)
+    return sealed(record[:place] + data + record[place + 8 :])
+
+
 def refusals() -> list[dict[str, Any]]:
-    """Bytes that are no record; all but the first few have a check that fits."""
+    """Bytes that are no record."""
     good = LogSumExpAccumulator([1.0, 2.0, 3.0]).to_bytes()
-
-    def word(place: int, value: int | float) -> bytes:
-        data = np.float64(value).tobytes() if isinstance(value, float) else value.to_bytes(8, "little", signed=True)
-        return sealed(good[:place] + data + good[place + 8 :])
-
+    infinite, nan = (LogSumExpAccumulator([x, 1.0]).to_bytes() for x in (np.inf, np.nan))
+    on_scale = LogSumExpAccumulator([1.0, 2.0, 3.0], scale="base 4").to_bytes()
+    weighted = WeightedLogSumExpAccumulator([1.0, 2.0], [1.0, 3.0]).to_bytes()
+    of_infinity = WeightedLogSumExpAccumulator([np.inf], [1.0]).to_bytes()
+    likelihood = LogLikelihoodAccumulator([1.0, 2.0]).to_bytes()
+    effective = EffectiveSampleSizeAccumulator([1.0, 2.0]).to_bytes()
     found = {
         "truncated": good[:-8],
+        "longer": sealed(good + bytes(8)),
         "nothing": b"",
         "one wrong bit": good[:40] + bytes([good[40] ^ 4]) + good[41:],
         "a wrong check": good[:4] + bytes([good[4] ^ 1]) + good[5:],
         "version 1": sealed(b"\1" + good[1:]),
         "an aggregation that is not known": sealed(good[:1] + b"\x63" + good[2:]),
         "a scale that is not known": sealed(good[:2] + b"\x09" + good[3:]),
-        "a negative count": word(8, -1),
-        "a max without values": word(8, 0),
-        "a max of another NaN": word(16, -0x0007_FFFF_FFFF_FFFF),
-        "no ties": word(24, 0),
-        "more ties than values": word(24, 4),
-        "nothing but ties, and a second": word(24, 3),
-        "a second above the max": word(32, 4.0),
-        "a second of -0.0": word(32, -0.0),
-        "a second that is not near": word(32, -(2.0**60)),
-        "a rest below the term of the second": word(32, 2.5),
-        "a rest without a second": word(32, float("-inf")),
-        "a rest that is too large": word(48, 1 << 40),
+        "a scale that the aggregation does not have": sealed(likelihood[:2] + b"\x03" + likelihood[3:]),
+        "a base of 1": edited(on_scale, 16, 1.0),
+        "a negative count": edited(good, 8, -1),
+        "a max without values": edited(good, 8, 0),
+        "a max of another NaN": edited(good, 16, -0x0007_FFFF_FFFF_FFFF),
+        "a max of -0.0": edited(LogSumExpAccumulator([0.0]).to_bytes(), 16, -0.0),
+        "no ties": edited(good, 24, 0),
+        "more ties than values": edited(good, 24, 4),
+        "ties of NaN": edited(nan, 24, 1),
+        "ties of some of -inf": edited(LogSumExpAccumulator([-np.inf, -np.inf]).to_bytes(), 24, 1),
+        "nothing but ties, and a second": edited(good, 24, 3),
+        "a second above the max": edited(good, 32, 4.0),
+        "a second of -0.0": edited(LogSumExpAccumulator([0.0, 1.0]).to_bytes(), 32, -0.0),
+        "a second that is not near": edited(good, 32, -(2.0**60)),
+        "a second of a max that is not near": edited(infinite, 32, 1.0),
+        "a rest below the term of the second": edited(good, 32, 2.5),
+        "a rest of one value that is not its term": edited(good, 24, 2),
+        "a rest without a second": edited(good, 32, -np.inf),
+        "a rest that is too large": edited(good, 48, 1 << 40),
+        "a second sum of other values": edited(effective, 88, 3.0),
+        "a base between two": edited(weighted, 24, 1),
+        "a base of no weight": edited(weighted, 24, -1150),
+        "a base of +inf": edited(of_infinity, 24, 0),
+        "a sign of 2": edited(of_infinity, 32, 2),
+        "an exact sum with a word too many": sealed(
+            likelihood[:88] + bytes([34, 0, 2, 0]) + likelihood[92:104] + bytes(8) + likelihood[104:]
+        ),
+        "an exact sum of another special": edited(likelihood, 88, 4 << 32),
     }
     return [{"reason": reason, "record": record.hex()} for reason, record in found.items()]
 
@@ -122,7 +151,7 @@ def test_the_vectors_of_refusals() -> None:
     assert entries == refusals()
     for entry in entries:
         with pytest.raises(StateError):
-            LogSumExpAccumulator.from_bytes(bytes.fromhex(entry["record"]))
+            states_from_arrow(pa.array([bytes.fromhex(entry["record"])], pa.binary()))
 
 
 def test_the_vectors_as_a_column() -> None:

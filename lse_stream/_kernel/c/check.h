@@ -22,7 +22,7 @@ static int fault_of(const record *r, scale c) {
     if (r->count < 0) return FAULT_COUNT;
     if (!max_fits(r->max, r->count)) return FAULT_MAX;
     int has_ties = r->count && r->max == r->max;
-    if (r->ties < has_ties || r->ties > (has_ties ? r->count : 0)) return FAULT_TIES;
+    if (r->ties < (r->max == -INFINITY ? r->count : has_ties) || r->ties > (has_ties ? r->count : 0)) return FAULT_TIES;
     int64_t others = r->count - r->ties;
     wide limb[3] = {r->limb[0], r->limb[1], r->limb[2]};
     if (bits_of(r->second) == bits_of(-INFINITY)) return is_empty(limb) ? NO_FAULT : FAULT_LIMBS;

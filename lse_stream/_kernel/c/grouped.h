@@ -1,7 +1,7 @@
 /* Values and states by group: every row has the code of its group. */
 
-/* The state of a group while rows are added: one cache line. Maxima and seconds are of the natural scale and within FAR - SPAN,
-   or the base is GENERAL: then it goes the way of states. */
+/* The state of a group while rows are added: one cache line. The max and the second are within FAR - SPAN, or there is none
+   yet; else the base is GENERAL, and it goes the way of states. */
 typedef struct __attribute__((aligned(64))) {
     int64_t low[3]; /* limb = high 2^62 + low */
     double max, second;
@@ -11,18 +11,22 @@ typedef struct __attribute__((aligned(64))) {
 } group_slot;
 
 #define GENERAL INT32_MIN
+#define NO_REST (INT32_MIN + 1) /* the base where there is no second */
+#define SHORT_RUN 6             /* rows of one code in a row, up to which each is looked at alone */
 #define PREFETCH_ROWS 64   /* rows whose slots are fetched before they are visited */
 #define PREFETCH_STATES 16 /* rows ahead where each is a merge or a product, which takes longer */
 #define MOST_OF_SLOT ((int64_t)1 << 30) /* terms of a state that fits a slot; so many rows later they are still below 2^32 */
 
-static const group_slot EMPTY_SLOT = {{0, 0, 0}, -INFINITY, -INFINITY, {0, 0, 0}, 0, 0, GENERAL};
+static const group_slot EMPTY_SLOT = {{0, 0, 0}, -INFINITY, -INFINITY, {0, 0, 0}, 0, 0, NO_REST};
 
 INLINE int is_simple(double x) { return fabs(x) < FAR - SPAN; }
 
 static void slot_from_state(group_slot *slot, const state *s) {
     slot->max = s->max, slot->second = s->second;
     slot->ties = (uint32_t)s->ties, slot->others = (uint32_t)(s->count - s->ties);
-    slot->base = is_simple(s->max) && is_simple(s->second) ? (int32_t)s->base : GENERAL;
+    slot->base = s->second == -INFINITY && (is_simple(s->max) || s->max == -INFINITY) ? NO_REST
+                 : is_simple(s->max) && is_simple(s->second)                          ? (int32_t)s->base
+                                                                                      : GENERAL;
     for (int j = 0; j < 3; j++) {
         slot->high[j] = (int32_t)(s->limb[j] >> 62);
         slot->low[j] = (int64_t)(s->limb[j] & (((wide)1 << 62) - 1));
@@ -31,7 +35,7 @@ static void slot_from_state(group_slot *slot, const state *s) {
 
 static state state_from_slot(const group_slot *slot) {
     state s = {(int64_t)slot->ties + slot->others, slot->max, slot->ties, slot->second, slot->base, {0, 0, 0}};
-    if (slot->base == GENERAL) s.base = base_of(slot->second, NATURAL);
+    if (slot->base == GENERAL || slot->base == NO_REST) s.base = base_of(slot->second, NATURAL);
     for (int j = 0; j < 3; j++) s.limb[j] = slot->high[j] * ((wide)1 << 62) + slot->low[j];
     return s;
 }
@@ -56,42 +60,43 @@ static __attribute__((noinline)) void add_to_general_slot(group_slot *slot, doub
     slot_from_state(slot, &s);
 }
 
-/* Puts the limbs of a slot on the grid of a larger second. */
-static void raise_slot_second(group_slot *slot, double x) {
-    int64_t base = base_of_exponent(near_exponent(x)), down = slot->base == GENERAL ? 3 : (base - slot->base) / LIMB_BITS;
-    for (int j = 2; down && j >= 0; j--) {
-        slot->low[j] = j >= down ? slot->low[j - down] : 0;
-        slot->high[j] = j >= down ? slot->high[j - down] : 0;
+/* Takes a larger second, within FAR - SPAN: its terms are yet to be added. */
+INLINE void raise_slot_second(group_slot *slot, double x) {
+    int32_t base = (int32_t)base_of_exponent(near_exponent(x));
+    slot->second = x + 0.0;
+    if (base == slot->base) return;
+    if (slot->base != NO_REST) {
+        int32_t down = (base - slot->base) / LIMB_BITS;
+        for (int j = 2; j >= 0; j--) {
+            slot->low[j] = j >= down ? slot->low[j - down] : 0;
+            slot->high[j] = j >= down ? slot->high[j - down] : 0;
+        }
     }
-    slot->base = (int32_t)base, slot->second = x + 0.0;
+    slot->base = base;
 }
 
 /* Takes x, which is above the second: as the maximum, or one of its ties, or the second. Returns how many terms there are to be
    added, and writes whose: x, or the former maximum. */
-static __attribute__((noinline)) uint32_t raise_slot(group_slot *slot, double *x) {
-    double v = *x;
-    uint32_t times = 1;
-    if (v == slot->max) {
+INLINE uint32_t raise_slot(group_slot *slot, double *x) {
+    double v = *x, max = slot->max;
+    if (__builtin_expect(v == max, 0)) {
         slot->ties++;
         return 0;
     }
-    int has_rest = slot->second != -INFINITY, is_first = slot->max == -INFINITY;
-    if (!is_simple(v) || !(is_simple(slot->max) || is_first) || (has_rest && slot->base == GENERAL)) {
+    if (__builtin_expect(slot->base == GENERAL || !is_simple(v), 0)) {
         add_to_general_slot(slot, v, 1);
         return 0;
     }
-    if (v > slot->max) {
-        double smaller = slot->max;
-        times = slot->ties;
-        slot->max = v + 0.0, slot->ties = 1;
-        if (is_first) { /* terms of -inf are counted alone */
-            slot->others += times;
-            return 0;
-        }
-        v = smaller;
+    int larger = v > max; /* without a branch, as this is as likely as not */
+    double smaller = larger ? max : v;
+    uint32_t times = larger ? slot->ties : 1;
+    slot->max = (larger ? v : max) + 0.0, slot->ties = larger ? 1 : slot->ties;
+    if (smaller == -INFINITY) { /* terms of -inf are counted alone */
+        slot->others += times;
+        return 0;
     }
-    if (v > slot->second) raise_slot_second(slot, v);
-    *x = v;
+    raise_slot_second(slot, smaller);
+    *x = smaller;
     return times;
 }
 
@@ -102,36 +107,86 @@ static __attribute__((noinline)) void add_rows_to_slot(group_slot *slot, const d
     slot_from_state(slot, &s);
 }
 
-/* Terms that are added to rests together: x, at least second - SPAN; how many; their slot; its grid; the limbs. */
+/* The maximum of a run, or NaN. */
+INLINE double run_max(const double *x, size_t n) {
+    if (n >= 32) return loops->block_max(x, n); /* which has 32 lanes */
+    double max = -INFINITY;
+    int bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        max = x[i] > max ? x[i] : max;
+        bad |= x[i] != x[i];
+    }
+    return bad ? NAN : max;
+}
+
+/* Terms that are added to rests together: x, at least second - SPAN; how many; their slot; its grid; the limbs. Behind the last
+   one is room for what turns out to be none. */
 typedef struct {
-    double x[ROWS];
-    uint32_t times[ROWS];
-    int32_t code[ROWS];
+    double x[ROWS + 1];
+    uint32_t times[ROWS + 1];
+    int32_t code[ROWS + 1];
     uint64_t bias[ROWS];
     int64_t limb[3][ROWS];
 } grouped_batch;
 
-/* Adds n <= ROWS rows, of left that follow in memory, to the slots of their codes. */
-static void add_rows(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch) {
-    size_t terms = 0;
-    if (codes[0] == codes[n - 1] && count_runs(codes, n) == 1) {
-        add_rows_to_slot(&slots[codes[0]], x, n);
-        return;
-    }
+/* Puts what rows add to the rests of their slots into a batch; returns how many terms the batch has. */
+INLINE size_t put_rows(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch,
+                       size_t terms) {
     for (size_t j = 0; j < n; j++) {
         group_slot *slot = &slots[codes[j]];
         __builtin_prefetch(&slots[codes[j + PREFETCH_ROWS < left ? j + PREFETCH_ROWS : j]], 1);
         double v = x[j];
         uint32_t times = 1;
-        if (__builtin_expect(!(v <= slot->second), 0)) times = raise_slot(slot, &v);
+        if (!(v <= slot->second)) times = raise_slot(slot, &v);
         batch->x[terms] = v, batch->times[terms] = times, batch->code[terms] = codes[j];
         terms += times != 0;
+    }
+    return terms;
+}
+
+/* The same of a run of one code, by its maximum and second. */
+static size_t put_run(group_slot *slots, int32_t code, const double *x, size_t n, grouped_batch *batch, size_t terms) {
+    group_slot *slot = &slots[code];
+    double max = run_max(x, n), second = loops->max_below(x, n, max), v = max;
+    uint32_t times = 1, ties = 0;
+    if (!is_simple(max) || !(is_simple(second) || second == -INFINITY) || slot->base == GENERAL) {
+        for (size_t j = 0; j < n; j++) terms = put_rows(slots, &code, x + j, 1, 1, batch, terms);
+        return terms;
+    }
+    if (max > slot->second) times = raise_slot(slot, &v);
+    if (second > slot->second) raise_slot_second(slot, second);
+    size_t place = terms;
+    terms += times != 0;
+    for (size_t j = 0; j < n; j++) {
+        batch->x[terms] = x[j], batch->times[terms] = 1, batch->code[terms] = code;
+        terms += x[j] != max;
+        ties += x[j] == max;
+    }
+    if (slot->max == max) slot->ties += ties - 1;
+    if (times) batch->x[place] = v, batch->times[place] = v == max ? ties : times, batch->code[place] = code;
+    return terms;
+}
+
+/* Adds n <= ROWS rows, of left that follow in memory, to the slots of their codes. */
+static void add_rows(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch) {
+    size_t terms = 0, runs = count_runs(codes, n);
+    if (runs == 1) {
+        add_rows_to_slot(&slots[codes[0]], x, n);
+        return;
+    }
+    if (runs * SHORT_RUN > n) {
+        terms = put_rows(slots, codes, x, n, left, batch, 0);
+    } else {
+        for (size_t j = 0, end; j < n; j = end) {
+            for (end = j + 1; end < n && codes[end] == codes[j]; end++);
+            terms = put_run(slots, codes[j], x + j, end - j, batch, terms);
+        }
     }
     /* Only now is the second of every slot, and with it the grid, final for this batch. */
     for (size_t j = 0; j < terms; j++) {
         group_slot *slot = &slots[batch->code[j]];
         double floor = slot->second - SPAN;
-        if (__builtin_expect(slot->base == GENERAL, 0)) {
+        if (__builtin_expect(slot->base <= NO_REST, 0)) {
             add_to_general_slot(slot, batch->x[j], batch->times[j]);
             batch->x[j] = 0.0, batch->bias[j] = bias_of(VANISHING_BASE);
             continue;

@@ -59,7 +59,7 @@ def check(sums: Sums, scale: Floats) -> tuple[int, int] | None:
 def find_faults_of_states(states: Sums, scale: Floats) -> Sequence[tuple[int, Mask]]:
     count, maximum, ties, second = (states[name].copy() for name in ("count", "max", "ties", "second"))
     has_ties = (count != 0) & ~np.isnan(maximum)
-    bad_ties = (ties < has_ties) | (ties > np.where(has_ties, count, 0))
+    bad_ties = (ties < np.where(maximum == -np.inf, count, has_ties)) | (ties > np.where(has_ties, count, 0))
     others = count - ties
     none = bits_of(second) == bits_of(np.array([-np.inf]))
     fits = is_near(maximum, scale) & is_near(second, scale) & (second < maximum) & (others != 0)
