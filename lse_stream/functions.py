@@ -63,6 +63,9 @@ def _is_nested(x: object) -> bool:
     return isinstance(x, Sequence | np.ndarray) and not isinstance(x, str | bytes)
 
 
+_SIGNED = ("log_abs_sum", "sign")
+
+
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
@@ -128,16 +131,20 @@ def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[
             ) from error
     axes = _axes(axis, array.ndim)
     rows = _to_rows(array, axes)
-    columns = None if weights is None else _to_rows(weights, axes)
-    out = [np.empty(rows.shape[0]) for _ in results]
+    # Weights that are all 1 give the bits of none.
+    columns = None if weights is None or (weights == 1).all() else _to_rows(weights, axes)
+    wanted = ("logsumexp",) if columns is None and results == _SIGNED else results
+    out = [np.empty(rows.shape[0]) for _ in wanted]
     for block, part in _blocks(rows):
-        if results == ("logsumexp",) and columns is None and rows.shape[0] > 1:
+        if wanted == ("logsumexp",) and columns is None and rows.shape[0] > 1:
             out[0][block] = _kernel.row_values(to_float64_exact(part.ravel(), "a").reshape(part.shape))
             continue
         weighing = None if columns is None else columns[block]
-        states = _states(part, weighing, with_totals="logmeanexp" in results)
-        for values, name in zip(out, results, strict=True):
+        states = _states(part, weighing, with_totals="logmeanexp" in wanted)
+        for values, name in zip(out, wanted, strict=True):
             values[block] = result_of(states, name)
+    if wanted != results:
+        out.append(np.where(np.isnan(out[0]), np.nan, out[0] != -np.inf))
     shape = [1 if i in axes else size for i, size in enumerate(array.shape) if keepdims or i not in axes]
     with np.errstate(over="ignore", under="ignore"):
         return tuple(values.astype(dtype).reshape(shape)[()] for values in out)
@@ -171,13 +178,8 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
     >>> logsumexp([[0.0, 0.0], [1000.0, 1000.0]], axis=1)
     array([6.93147181e-01, 1.00069315e+03])
     """
-    if b is None:
-        (log,) = _reduce(a, axis, None, keepdims, ("logsumexp",))
-        if not return_sign:
-            return log
-        return log, np.where(np.isnan(log), log, log != -np.inf).astype(log.dtype)[()]
     if return_sign:
-        return _reduce(a, axis, b, keepdims, ("log_abs_sum", "sign"))
+        return _reduce(a, axis, b, keepdims, _SIGNED)
     return _reduce(a, axis, b, keepdims, ("logsumexp",))[0]
 
 

@@ -119,19 +119,22 @@ INLINE double run_max(const double *x, size_t n) {
     return bad ? NAN : max;
 }
 
-/* Terms that are added to rests together: x, at least second - SPAN; how many; their slot; its grid; the limbs. Behind the last
-   one is room for what turns out to be none. */
+/* Terms that are added to rests together, in segments of one slot each: where each starts, its slot, and how many times its first
+   term counts. Of the terms x, at least second - SPAN; the grid; the limbs. Behind the last is room for what turns out to be
+   none. */
 typedef struct {
+    size_t terms, segments;
     double x[ROWS + 1];
-    uint32_t times[ROWS + 1];
+    uint16_t start[ROWS + 1];
     int32_t code[ROWS + 1];
+    uint32_t times[ROWS + 1];
     uint64_t bias[ROWS];
     int64_t limb[3][ROWS];
 } grouped_batch;
 
-/* Puts what rows add to the rests of their slots into a batch; returns how many terms the batch has. */
-INLINE size_t put_rows(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch,
-                       size_t terms) {
+/* Puts what rows add to the rests of their slots into a batch, each as a segment. */
+static void put_rows(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch) {
+    size_t terms = batch->terms;
     for (size_t j = 0; j < n; j++) {
         group_slot *slot = &slots[codes[j]];
         __builtin_prefetch(&slots[codes[j + PREFETCH_ROWS < left ? j + PREFETCH_ROWS : j]], 1);
@@ -141,80 +144,90 @@ INLINE size_t put_rows(group_slot *slots, const int32_t *codes, const double *x,
         batch->x[terms] = v, batch->times[terms] = times, batch->code[terms] = codes[j];
         terms += times != 0;
     }
-    return terms;
+    batch->terms = batch->segments = terms;
 }
 
-/* The same of a run of one code, by its maximum and second. */
-static size_t put_run(group_slot *slots, int32_t code, const double *x, size_t n, grouped_batch *batch, size_t terms) {
+/* Puts what a run of rows of one code adds into a batch, as a segment. */
+static void put_run(group_slot *slots, int32_t code, const double *x, size_t n, grouped_batch *batch) {
     group_slot *slot = &slots[code];
     double max = run_max(x, n), second = loops->max_below(x, n, max), v = max;
+    size_t first = batch->terms, terms = first;
     uint32_t times = 1, ties = 0;
     if (!is_simple(max) || !(is_simple(second) || second == -INFINITY) || slot->base == GENERAL) {
-        for (size_t j = 0; j < n; j++) terms = put_rows(slots, &code, x + j, 1, 1, batch, terms);
-        return terms;
+        add_rows_to_slot(slot, x, n);
+        return;
     }
     if (max > slot->second) times = raise_slot(slot, &v);
     if (second > slot->second) raise_slot_second(slot, second);
-    size_t place = terms;
     terms += times != 0;
     for (size_t j = 0; j < n; j++) {
-        batch->x[terms] = x[j], batch->times[terms] = 1, batch->code[terms] = code;
+        batch->x[terms] = x[j];
         terms += x[j] != max;
         ties += x[j] == max;
     }
     if (slot->max == max) slot->ties += ties - 1;
-    if (times) batch->x[place] = v, batch->times[place] = v == max ? ties : times, batch->code[place] = code;
-    return terms;
+    if (times) batch->x[first] = v;
+    size_t segment = batch->segments;
+    batch->start[segment] = (uint16_t)first, batch->code[segment] = code;
+    batch->times[segment] = times == 0 ? 1 : v == max ? ties : times;
+    batch->start[segment + 1] = (uint16_t)terms;
+    batch->segments += terms > first, batch->terms = terms;
+}
+
+/* Adds the terms of a batch; with single, each is a segment. */
+INLINE void add_batch(group_slot *slots, grouped_batch *batch, int single) {
+#define START(r) (single ? (r) : batch->start[r])
+    /* Only now is the second of every slot, and with it the grid, final for this batch. */
+    for (size_t r = 0; r < batch->segments; r++) {
+        size_t j = START(r), end = START(r + 1);
+        group_slot *slot = &slots[batch->code[r]];
+        double floor = slot->second - SPAN;
+        uint64_t bias = bias_of(slot->base);
+        if (__builtin_expect(slot->base <= NO_REST, 0)) {
+            for (size_t first = j; j < end; j++) {
+                add_to_general_slot(slot, batch->x[j], j == first ? batch->times[r] : 1);
+                batch->x[j] = 0.0, batch->bias[j] = bias_of(VANISHING_BASE);
+            }
+            continue;
+        }
+        count_others(slot, batch->times[r] + (uint32_t)(end - j - 1));
+        for (; j < end; j++) batch->x[j] = batch->x[j] > floor ? batch->x[j] : floor, batch->bias[j] = bias;
+    }
+    for (size_t j = batch->terms; j % 8; j++) batch->x[j] = 0.0, batch->bias[j] = 0;
+    loops->cut_each(batch->x, batch->bias, LANES_FOR(batch->terms), batch->limb[0], batch->limb[1], batch->limb[2]);
+    for (size_t r = 0; r < batch->segments; r++) {
+        size_t j = START(r), end = START(r + 1);
+        group_slot *slot = &slots[batch->code[r]];
+        if (__builtin_expect(batch->times[r] != 1, 0))
+            for (int i = 0; i < 3; i++) {
+                wide limb = (wide)batch->limb[i][j] * (batch->times[r] - 1) + slot->low[i];
+                slot->high[i] += (int32_t)(limb >> 62);
+                slot->low[i] = (int64_t)(limb & (((wide)1 << 62) - 1));
+            }
+        int64_t sum[3] = {0, 0, 0};
+        for (; j < end; j++)
+            for (int i = 0; i < 3; i++) sum[i] += batch->limb[i][j];
+        for (int i = 0; i < 3; i++) slot->low[i] += sum[i];
+    }
+#undef START
 }
 
 /* Adds n <= ROWS rows, of left that follow in memory, to the slots of their codes. */
 static void add_rows(group_slot *slots, const int32_t *codes, const double *x, size_t n, size_t left, grouped_batch *batch) {
-    size_t terms = 0, runs = count_runs(codes, n);
+    size_t runs = count_runs(codes, n);
+    batch->terms = batch->segments = 0;
+    for (size_t j = 0; j < n; j += 8) __builtin_prefetch(x + ROWS + j), __builtin_prefetch(codes + ROWS + j);
     if (runs == 1) {
         add_rows_to_slot(&slots[codes[0]], x, n);
-        return;
-    }
-    if (runs * SHORT_RUN > n) {
-        terms = put_rows(slots, codes, x, n, left, batch, 0);
+    } else if (runs * SHORT_RUN > n) { /* runs so short that they do not pay */
+        put_rows(slots, codes, x, n, left, batch);
+        add_batch(slots, batch, 1);
     } else {
         for (size_t j = 0, end; j < n; j = end) {
             for (end = j + 1; end < n && codes[end] == codes[j]; end++);
-            terms = put_run(slots, codes[j], x + j, end - j, batch, terms);
+            put_run(slots, codes[j], x + j, end - j, batch);
         }
-    }
-    /* Only now is the second of every slot, and with it the grid, final for this batch. */
-    for (size_t j = 0; j < terms; j++) {
-        group_slot *slot = &slots[batch->code[j]];
-        double floor = slot->second - SPAN;
-        if (__builtin_expect(slot->base <= NO_REST, 0)) {
-            add_to_general_slot(slot, batch->x[j], batch->times[j]);
-            batch->x[j] = 0.0, batch->bias[j] = bias_of(VANISHING_BASE);
-            continue;
-        }
-        count_others(slot, batch->times[j]);
-        batch->x[j] = batch->x[j] > floor ? batch->x[j] : floor;
-        batch->bias[j] = bias_of(slot->base);
-    }
-    for (size_t j = terms; j % 8; j++) batch->x[j] = 0.0, batch->bias[j] = 0;
-    loops->cut_each(batch->x, batch->bias, LANES_FOR(terms), batch->limb[0], batch->limb[1], batch->limb[2]);
-    for (size_t j = 0; j < terms;) {
-        int64_t sum[3] = {0, 0, 0};
-        group_slot *slot = &slots[batch->code[j]];
-        int32_t code = batch->code[j];
-        __builtin_prefetch(x + ROWS + j);
-        __builtin_prefetch(codes + ROWS + j);
-        for (; j < terms && batch->code[j] == code; j++) {
-            if (__builtin_expect(batch->times[j] != 1, 0)) {
-                for (int i = 0; i < 3; i++) {
-                    wide limb = (wide)batch->limb[i][j] * batch->times[j] + slot->low[i];
-                    slot->high[i] += (int32_t)(limb >> 62);
-                    slot->low[i] = (int64_t)(limb & (((wide)1 << 62) - 1));
-                }
-                continue;
-            }
-            for (int i = 0; i < 3; i++) sum[i] += batch->limb[i][j];
-        }
-        for (int i = 0; i < 3; i++) slot->low[i] += sum[i];
+        add_batch(slots, batch, 0);
     }
 }
 

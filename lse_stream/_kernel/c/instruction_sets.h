@@ -67,8 +67,8 @@ typedef struct {
     const char *name;
     double (*block_max)(const double *x, size_t n);
     double (*max_below)(const double *x, size_t n, double top);
-    int (*sum_near)(const double *x, size_t n, const limits *at, int64_t out[3], int64_t *ties);
-    int (*sum_far)(const double *x, size_t n, const limits *at, int64_t out[3], int64_t *ties);
+    int (*sum_near)(const double *x, size_t n, const limits *at, int tied, int64_t out[3], int64_t *ties);
+    int (*sum_far)(const double *x, size_t n, const limits *at, int tied, int64_t out[3], int64_t *ties);
     void (*cut_each)(const double *x, const uint64_t *bias, size_t n, int64_t *h0, int64_t *h1, int64_t *h2);
     void (*finish)(const totals *t, size_t n, double *out);
     void (*widen)(const float *x, size_t n, double *out);
@@ -132,18 +132,20 @@ typedef struct {
 #define MAX(x, y) ((VD)_mm512_max_pd(x, y))
 #define FNMA(a, b, c) ((VD)_mm512_fnmadd_pd(a, SPLAT(b), c))
 #define PRODUCT(a, b, p, e) (*(p) = (a) * (b), *(e) = (VD)_mm512_fmsub_pd(a, b, *(p)))
-#define LOOKUP(table, index, a, b)                                                                               \
-    do {                                                                                                          \
-        __m256d row04 = _mm256_loadu2_m128d((table)[(index)[4]], (table)[(index)[0]]);                            \
-        __m256d row15 = _mm256_loadu2_m128d((table)[(index)[5]], (table)[(index)[1]]);                            \
-        __m256d row26 = _mm256_loadu2_m128d((table)[(index)[6]], (table)[(index)[2]]);                            \
-        __m256d row37 = _mm256_loadu2_m128d((table)[(index)[7]], (table)[(index)[3]]);                            \
-        __m512d even = _mm512_shuffle_f64x2(_mm512_castpd256_pd512(row04), _mm512_castpd256_pd512(row26), 0x44);  \
-        __m512d odd = _mm512_shuffle_f64x2(_mm512_castpd256_pd512(row15), _mm512_castpd256_pd512(row37), 0x44);   \
-        even = _mm512_permutexvar_pd(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), even);                            \
-        odd = _mm512_permutexvar_pd(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), odd);                              \
-        *(a) = (VD)_mm512_unpacklo_pd(even, odd);                                                                 \
-        *(b) = (VD)_mm512_unpackhi_pd(even, odd);                                                                 \
+#define FLAGS __mmask8
+#define NO_FLAGS 0
+#define UNLESS_AT_MOST(v, most) _mm512_cmp_pd_mask((__m512d)(v), (__m512d)(most), _CMP_NLE_UQ)
+#define PAIR_OF_ROWS(table, at, i, j) _mm256_loadu2_m128d((table)[(at)[j]], (table)[(at)[i]])
+#define LOOKUP(table, index, a, b)                                                                                               \
+    do {                                                                                                                         \
+        uint64_t at[8] __attribute__((aligned(64)));                                                                             \
+        _mm512_store_epi64(at, (__m512i)(index));                                                                                \
+        __m512d even = _mm512_castpd256_pd512(PAIR_OF_ROWS(table, at, 0, 2)),                                                    \
+                odd = _mm512_castpd256_pd512(PAIR_OF_ROWS(table, at, 1, 3));                                                     \
+        even = _mm512_insertf64x4(even, PAIR_OF_ROWS(table, at, 4, 6), 1);                                                       \
+        odd = _mm512_insertf64x4(odd, PAIR_OF_ROWS(table, at, 5, 7), 1);                                                         \
+        *(a) = (VD)_mm512_unpacklo_pd(even, odd);                                                                                \
+        *(b) = (VD)_mm512_unpackhi_pd(even, odd);                                                                                \
     } while (0)
 #include "vector_loops.h"
 #undef NAME

@@ -103,16 +103,20 @@ INLINE void limbs_on(double high, double low, int64_t exponent, int64_t base, in
     limbs_of_pair(high * power, low * power, limb);
 }
 
-static void limbs_of(double x, scale c, int64_t base, int64_t limb[3]) {
-    double high, low;
+/* The term of one near x as a pair in [1/2, 4), and its exponent. */
+INLINE void own_term(double x, scale c, double *term, double *term_low, int64_t *exponent) {
     uint64_t steps, turns;
-    scaled_term(x, c, &high, &low, &steps, &turns);
-    limbs_on(high, low, exponent_of(steps, turns), base, limb);
+    if (is_natural(c) && fabs(x) < FAR) {
+        term_portable(x, 0.0, 0, term, term_low, &steps, &turns);
+        *exponent = (int64_t)steps >> 7;
+    } else {
+        scaled_term(x, c, term, term_low, &steps, &turns);
+        *exponent = exponent_of(steps, turns);
+    }
 }
 
 /* Takes a new second, larger than the old one and below the maximum: its terms are yet to be added. */
-static void raise_second(state *s, double x, scale c) {
-    int64_t base = base_of(x, c);
+static void raise_second(state *s, double x, int64_t base) {
     move_to(s->limb, s->base, base);
     s->second = x + 0.0; /* -0.0 counts as 0.0 */
     s->base = base;
@@ -120,9 +124,11 @@ static void raise_second(state *s, double x, scale c) {
 
 /* Adds terms of an x that is below the maximum; both are near. */
 static void add_to_rest(state *s, double x, int64_t times, scale c) {
-    int64_t limb[3];
-    if (x > s->second) raise_second(s, x, c);
-    limbs_of(x, c, s->base, limb);
+    double high, low;
+    int64_t exponent, limb[3];
+    own_term(x, c, &high, &low, &exponent);
+    if (x > s->second) raise_second(s, x, base_of_exponent(exponent));
+    limbs_on(high, low, exponent, s->base, limb);
     for (int j = 0; j < 3; j++) s->limb[j] += (wide)limb[j] * times;
 }
 
@@ -166,11 +172,12 @@ static int raise(state *s, const double *x, size_t n, double max, scale c) {
         return NOT_NEAR;
     }
     double second = loops->max_below(x, n, s->max);
-    if (second > s->second && is_near(second, c)) raise_second(s, second, c);
+    if (second > s->second && is_near(second, c)) raise_second(s, second, base_of(second, c));
     return NEAR;
 }
 
-static void add_block(state *s, const double *x, size_t n) {
+/* Adds a block; tied is whether ties are to be expected, as the block before had some, and is written. */
+static void add_block(state *s, const double *x, size_t n, int *tied) {
     s->count += n;
     for (int raised = 0;; raised = 1) {
         if (is_near(s->max, NATURAL)) {
@@ -179,27 +186,31 @@ static void add_block(state *s, const double *x, size_t n) {
             int64_t sums[3], ties;
             limits at = {s->max, s->second > -TOO_FAR ? s->second : -TOO_FAR, has_rest ? s->second - SPAN : 0.0,
                          has_rest ? s->base : VANISHING_BASE};
-            if ((is_far ? loops->sum_far : loops->sum_near)(x, n, &at, sums, &ties)) {
+            if ((is_far ? loops->sum_far : loops->sum_near)(x, n, &at, *tied, sums, &ties)) {
+                *tied = ties != 0;
                 s->ties += ties;
                 for (int j = 0; j < 3; j++) s->limb[j] += sums[j];
                 return;
             }
         }
         if (raised || raise(s, x, n, loops->block_max(x, n), NATURAL) == NOT_NEAR) return;
+        *tied = 1;
     }
 }
 
 static void add_all(state *s, const double *x, size_t n) {
-    for (size_t i = 0; i < n; i += BLOCK) add_block(s, x + i, n - i < BLOCK ? n - i : BLOCK);
+    int tied = 0;
+    for (size_t i = 0; i < n; i += BLOCK) add_block(s, x + i, n - i < BLOCK ? n - i : BLOCK, &tied);
 }
 
 static void add_all_float(state *s, const float *x, size_t n) {
     double block[BLOCK];
+    int tied = 0;
     for (size_t i = 0; i < n; i += BLOCK) {
         size_t size = n - i < BLOCK ? n - i : BLOCK;
         __builtin_prefetch(x + i + BLOCK);
         loops->widen(x + i, size, block);
-        add_block(s, block, size);
+        add_block(s, block, size, &tied);
     }
 }
 
@@ -235,13 +246,6 @@ static int merge(state *s, state other, scale c) {
 
 /* The sum that limbs represent is below 0. */
 static int is_negative(const wide limb[3]) { return limb[0] + ((limb[1] + (limb[2] >> LIMB_BITS)) >> LIMB_BITS) < 0; }
-
-/* The term of one near x as a pair in [1/2, 4), and its exponent. */
-static void own_term(double x, scale c, double *term, double *term_low, int64_t *exponent) {
-    uint64_t steps, turns;
-    scaled_term(x, c, term, term_low, &steps, &turns);
-    *exponent = exponent_of(steps, turns);
-}
 
 /* The sum on the grid of its maximum, which is enough where no more than its leading bits are wanted: the terms of the max,
    with their limbs, and the rest. Where the max is not near, its term is 1 on base 0. */

@@ -40,6 +40,20 @@ typedef uint64_t NAME(vu_anywhere) __attribute__((vector_size(8 * LANES), aligne
 #define ABS(x) FLOAT(BITS(x) & 0x7fffffffffffffffULL)
 #define SELECT(mask, a, b) FLOAT((BITS(a) & (mask)) | (BITS(b) & ~(mask)))
 
+#ifndef FLAGS
+#define FLAGS VU
+#define NO_FLAGS ((VU){0})
+#define UNLESS_AT_MOST(v, most) (~MASK((v) <= (most)))
+TARGET INLINE int NAME(any)(VU flags) {
+    uint64_t lanes[LANES], any = 0;
+    STOREU(lanes, flags);
+    for (size_t j = 0; j < LANES; j++) any |= lanes[j];
+    return any != 0;
+}
+#else
+TARGET INLINE int NAME(any)(FLAGS flags) { return flags != 0; }
+#endif
+
 /* Error-free transformations: Knuth, TAOCP 4.2.2; Dekker, Numer. Math. 18 (1971). No fused operation: not every target
    has one. */
 TARGET INLINE void NAME(two_sum)(VD a, VD b, VD *s, VD *e) {
@@ -125,11 +139,12 @@ TARGET INLINE void NAME(total)(VU a0, VU a1, VU a2, size_t n, int64_t out[3]) {
     out[2] = (int64_t)(s[2] - n * LIMB_PATTERN_2);
 }
 
-/* Adds the limbs of n <= FLUSH values but the ties with the maximum, which are counted. Returns whether all others are at most
-   as large as they may be, and none is NaN: else what was written is void. */
-TARGET INLINE int NAME(sum)(const double *x, size_t n, const limits *at, int far, int64_t out[3], int64_t *ties) {
-    VU a0 = (VU){0}, a1 = a0, a2 = a0, bias = a0 + bias_of(at->base), bad = a0, equal = a0;
+/* Adds the limbs of n <= FLUSH values. With tied, those that equal the maximum are counted instead. Returns whether all others are
+   at most as large as they may be, and none is NaN: else what was written is void. */
+TARGET INLINE int NAME(sum)(const double *x, size_t n, const limits *at, int far, int tied, int64_t out[3], int64_t *ties) {
+    VU a0 = (VU){0}, a1 = a0, a2 = a0, bias = a0 + bias_of(at->base), equal = a0;
     VD least = SPLAT(at->floor), most = SPLAT(at->most), max = SPLAT(at->max);
+    FLAGS bad = NO_FLAGS;
     double rest[LANES];
     size_t i = 0;
     for (; i < n; i += LANES) {
@@ -140,28 +155,33 @@ TARGET INLINE int NAME(sum)(const double *x, size_t n, const limits *at, int far
         }
         __builtin_prefetch((const char *)from + 8 * BLOCK);
         VD v = LOADD(from), high, low;
-        VU tie = MASK(v == max), steps, turns, v0, v1, v2;
-        bad |= ~(MASK(v <= most) | tie);
-        equal -= tie;
-        NAME(term)(SELECT(tie, least, MAX(v, least)), SPLAT(0.0), far, &high, &low, &steps, &turns);
+        VU steps, turns, v0, v1, v2;
+        if (tied) {
+            VU tie = MASK(v == max);
+            equal -= tie;
+            v = SELECT(tie, least, v);
+        }
+        bad |= UNLESS_AT_MOST(v, most);
+        NAME(term)(MAX(v, least), SPLAT(0.0), far, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, bias);
         NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
         a0 += v0, a1 += v1, a2 += v2;
     }
-    uint64_t bads[LANES], equals[LANES], any = 0, count = 0;
-    STOREU(bads, bad), STOREU(equals, equal);
-    for (size_t j = 0; j < LANES; j++) any |= bads[j], count += equals[j];
+    uint64_t equals[LANES], count = 0;
+    STOREU(equals, equal);
+    for (size_t j = 0; j < LANES; j++) count += equals[j];
     *ties = (int64_t)count;
     NAME(total)(a0, a1, a2, i, out);
-    return !any;
+    return !NAME(any)(bad);
 }
 
-TARGET static int NAME(sum_near)(const double *x, size_t n, const limits *at, int64_t out[3], int64_t *ties) {
-    return NAME(sum)(x, n, at, 0, out, ties);
+TARGET static int NAME(sum_near)(const double *x, size_t n, const limits *at, int tied, int64_t out[3], int64_t *ties) {
+    return tied ? NAME(sum)(x, n, at, 0, 1, out, ties) : NAME(sum)(x, n, at, 0, 0, out, ties);
 }
 
-TARGET static int NAME(sum_far)(const double *x, size_t n, const limits *at, int64_t out[3], int64_t *ties) {
-    return NAME(sum)(x, n, at, 1, out, ties);
+TARGET static int NAME(sum_far)(const double *x, size_t n, const limits *at, int tied, int64_t out[3], int64_t *ties) {
+    (void)tied;
+    return NAME(sum)(x, n, at, 1, 1, out, ties);
 }
 
 /* The limbs of each value on a grid of its own. n is a multiple of 8; |x| < 2^23. */
@@ -383,7 +403,7 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
             int64_t sum[3], of_ties;
             if (max[r] != max[r]) continue;
             limits at = {max[r], max[r], second[r], (int64_t)base[r]};
-            NAME(sum)(row[r], columns, &at, 0, sum, &of_ties);
+            NAME(sum)(row[r], columns, &at, 0, 1, sum, &of_ties);
             for (int l = 0; l < 3; l++) sums[l][r] = (uint64_t)sum[l];
             ties[r] = (uint64_t)of_ties;
         }
@@ -555,6 +575,9 @@ static const instruction_set NAME(set) = {
 #undef MAX
 #undef FNMA
 #undef PRODUCT
+#undef FLAGS
+#undef NO_FLAGS
+#undef UNLESS_AT_MOST
 #undef LOOKUP
 #undef SPLAT
 #undef ABS
