@@ -13,7 +13,7 @@ LARGEST_INTEGER = 2**53
 
 
 def to_float_exact(x: object) -> float:
-    """A Python or NumPy number as a float.
+    """A Python, NumPy or pyarrow number, or an array of 0 dimensions, as a float.
 
     Raises:
       TypeError: neither an integer nor a float of at most 64 bits.
@@ -21,6 +21,10 @@ def to_float_exact(x: object) -> float:
     """
     if isinstance(x, float):
         return float(x)
+    if isinstance(x, np.ndarray) and x.ndim == 0:
+        return to_float_exact(x[()])
+    if hasattr(x, "as_py"):  # a scalar of pyarrow
+        return to_float_exact(x.as_py())
     # To Python a bool is an integer, to NumPy a duration.
     if isinstance(x, int | np.integer) and not isinstance(x, bool | np.timedelta64):
         if abs(int(x)) > LARGEST_INTEGER:
@@ -56,13 +60,15 @@ def to_float64_exact(array: npt.NDArray[Any], name: str = "input") -> Floats:
 
 
 def is_arrow(values: object) -> bool:
-    """Whether it is a column with the Arrow C data interface.
+    """Whether it is a column with the Arrow C data interface, or of pandas' nullable arrays, which pyarrow takes.
 
     Not what holds a NumPy array: pandas would hand over its NaN as nulls. Nor what has rows and columns.
     """
     if isinstance(getattr(values, "dtype", None), np.dtype) or len(getattr(values, "shape", ())) > 1:
         return False
-    return hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")
+    if hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
+        return True
+    return hasattr(getattr(values, "array", values), "__arrow_array__")  # a series of pandas has its array there
 
 
 def is_numeric_type(data_type: Any) -> bool:

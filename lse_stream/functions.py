@@ -52,11 +52,20 @@ def _real(a: object, name: str, *, drop_nulls: bool = False) -> Array:
             array = np.asarray(a)
         except ValueError as error:
             raise ValueError(f"{name}: expected an array, found ragged rows: {error}") from error
+    elif hasattr(a, "as_py"):
+        array = np.asarray(to_float_exact(a))
     else:
         raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(a).__name__}")
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: expected integers, float16, float32 or float64, found {array.dtype}")
     return array
+
+
+def _weights(b: object) -> Array:
+    """The weights; of a mask 1 and 0."""
+    if isinstance(b, bool) or (isinstance(b, Sequence) and {type(x) for x in b} == {bool}):
+        b = np.asarray(b)
+    return _real(b.astype(np.float64) if isinstance(b, np.ndarray) and b.dtype == np.bool_ else b, "b")
 
 
 def _is_nested(x: object) -> bool:
@@ -117,7 +126,7 @@ def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateAr
 def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]) -> tuple[Any, ...]:
     """Results of every row, in the shape and dtype that they shall have."""
     array = np.atleast_1d(_real(a, "a", drop_nulls=b is None))
-    weights = None if b is None else _real(b, "b")
+    weights = None if b is None else _weights(b)
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
     if weights is not None:
         dtype = np.result_type(dtype, b if isinstance(b, int | float) else weights)
@@ -159,8 +168,8 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
       a: numbers of any shape: an array, nested sequences, or a column with the Arrow C data interface. Nulls are left
         out where there are no weights, and masked values too. Integers give float64, floats their own dtype.
       axis: an axis or several to sum over; None for all.
-      b: finite weights of either sign, of a shape that broadcasts with ``a``. A weight of 0 adds nothing, whatever
-        ``a`` is there.
+      b: finite weights of either sign, or booleans, of a shape that broadcasts with ``a``. A weight of 0 adds nothing,
+        whatever ``a`` is there. Weights that are all 1 give the bits of none.
       keepdims: keep the axes summed over, with size 1.
       return_sign: return (log of the magnitude, sign): 1, -1, or 0 for a sum of 0. Otherwise a negative sum gives NaN.
 
@@ -178,6 +187,12 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
     >>> logsumexp([[0.0, 0.0], [1000.0, 1000.0]], axis=1)
     array([6.93147181e-01, 1.00069315e+03])
     """
+    if axis is None and b is None and not keepdims and not return_sign:
+        values = np.array(a) if type(a) is list and set(map(type, a)) == {float} else a
+        if type(values) is np.ndarray and values.dtype == np.float64 and values.flags.c_contiguous:
+            state = _kernel.State()  # the same bits by a shorter way: of few values it is most of the time
+            state._update(values.reshape(-1))
+            return np.float64(state.value())
     if return_sign:
         return _reduce(a, axis, b, keepdims, _SIGNED)
     return _reduce(a, axis, b, keepdims, ("logsumexp",))[0]

@@ -424,3 +424,47 @@ def test_columns_of_numbers_add() -> None:
     assert list_functions.logaddexp(x, y).to_pylist() == [logaddexp(1, 1), None, None, logaddexp(4, 5)]
     assert list_functions.logaddexp(y, x).to_pylist() == list_functions.logaddexp(x, y).to_pylist()
     assert list_functions.logaddexp(x.dictionary_encode(), y).to_pylist() == list_functions.logaddexp(x, y).to_pylist()
+
+
+# --- what counts as numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["Int8", "UInt16", "Int64", "Float32", "Float64", "int64[pyarrow]"])
+def test_nulls_of_pandas_are_nulls(dtype: str) -> None:
+    array = pd.array([1, 2, 3, None], dtype=dtype)
+    for values in (array, pd.Series(array), pd.Series(array, index=[9, 7, 7, 1])):
+        assert logsumexp(values) == logsumexp([1, 2, 3])
+        state = LogSumExpAccumulator(values)
+        assert (state.value(), state.count) == (logsumexp([1, 2, 3]), 3)
+        assert WeightedLogSumExpAccumulator(values, [1.0, 1.0, 1.0, 5.0]).count == 3
+        for call in (softmax, log_softmax):
+            with pytest.raises(ValueError, match=r"^x: expected no nulls, found some"):
+                call(values)
+    assert softmax(array[:3]).tolist() == softmax([1.0, 2.0, 3.0]).tolist()
+
+
+def test_scalars_are_numbers() -> None:
+    state = LogSumExpAccumulator([np.array(1.0), pa.scalar(2), pa.scalar(2.5, pa.float32())])
+    state.add(np.array(3))
+    assert state == LogSumExpAccumulator([1.0, 2.0, 2.5, 3.0])
+    assert logsumexp(np.array(3.0)) == logsumexp(pa.scalar(3.0)) == 3.0
+    with pytest.raises(TypeError, match="expected a real number, found a null"):
+        state.add(pa.scalar(None, pa.float64()))
+
+
+def test_a_mask_as_weights() -> None:
+    values, mask = [1.0, 7.0, 2.0], [True, False, True]
+    for b in (mask, np.array(mask)):
+        assert logsumexp(values, b=b) == logsumexp([1.0, 2.0]) == scipy.special.logsumexp(values, b=np.array(mask))
+    assert logsumexp(np.eye(3), axis=1, b=True).tolist() == logsumexp(np.eye(3), axis=1).tolist()
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_weights_that_are_all_1_give_the_bits_of_none(axis: int | None) -> None:
+    x = np.array([[0.0, -260.0, -np.inf], [5.0, 5.0, -40.0]])
+    for b in (1, 1.0, np.ones(3), np.ones((2, 3), np.float32), [[1], [1]]):
+        assert logsumexp(x, axis, b).tobytes() == logsumexp(x, axis).tobytes()
+        log, sign = logsumexp(x, axis, b, return_sign=True)
+        assert log.tobytes() == logsumexp(x, axis).tobytes()
+        assert (sign == (log > -np.inf)).all()
+    assert logsumexp([0.0, -260.0], b=[1.0, 1.0]) == 1.2118104830828574e-113

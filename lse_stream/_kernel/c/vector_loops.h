@@ -159,7 +159,7 @@ TARGET INLINE int NAME(sum)(const double *x, size_t n, const limits *at, int far
         if (tied) {
             VU tie = MASK(v == max);
             equal -= tie;
-            v = SELECT(tie, least, v);
+            v = SELECT(tie, SPLAT(-INFINITY), v);
         }
         bad |= UNLESS_AT_MOST(v, most);
         NAME(term)(MAX(v, least), SPLAT(0.0), far, &high, &low, &steps, &turns);
