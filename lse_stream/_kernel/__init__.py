@@ -6,6 +6,8 @@ environment variable ``LSE_STREAM_KERNEL`` forces one of ``available()``.
 
 import hashlib
 import os
+import platform
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
@@ -28,8 +30,16 @@ from .sums import words_of as words_of
 native: ModuleType | None
 try:
     from . import native
-except ImportError:  # there was no compiler at installation
+except ImportError:  # it was never built, or there was no compiler at installation
     native = None
+    if platform.machine() in ("x86_64", "aarch64") and os.environ.get("LSE_STREAM_KERNEL") != "numpy":
+        warnings.warn(
+            "the compiled kernel of lse_stream is not there: NumPy takes its place, with the same bits, but some ten "
+            "times slower. To build it, which needs a C compiler: pip install --editable . (or uv sync) in a clone, "
+            "pip install --force-reinstall --no-cache-dir lse-stream elsewhere. LSE_STREAM_KERNEL=numpy is quiet.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]

@@ -184,6 +184,24 @@ def test_products_and_sums_have_the_twins_bits(seed: int) -> None:
     assert [part.tobytes() for part in whole] == [part.tobytes() for part in again]
 
 
+@pytest.mark.parametrize("specials", [[], [np.inf], [np.nan] * 8192, [np.inf, -np.inf], [-np.inf] * 5000])
+def test_sums_of_very_many_numbers(specials: list[float]) -> None:
+    """They go another way, which must end at the same words; here each also by way of products."""
+    rng = np.random.default_rng(12)
+    any_bits = rng.integers(0, 2**64, 9000, dtype=np.uint64).view(np.float64)
+    for x in (
+        np.where(np.isfinite(any_bits), any_bits, 0.0),
+        rng.normal(size=4096),
+        np.full(9000, -1.7e308),
+        np.full(9000, 5e-324),
+        np.where(rng.random(9000) < 0.5, 1e308, -1e308),
+    ):
+        values = np.concatenate([x, specials])
+        codes = np.zeros(values.size, np.int32)
+        words, _ = with_every_kernel(lambda codes=codes, values=values: _kernel.sum_products(codes, values, None, 1))
+        assert words.tobytes() == _kernel.sum_products(codes, values, np.ones(values.size), 1)[0].tobytes()
+
+
 @pytest.mark.fuzz
 @pytest.mark.parametrize("seed", range(1000, 3000))
 def test_products_and_sums_have_the_twins_bits_at_length(seed: int) -> None:
@@ -537,7 +555,10 @@ def test_without_the_extension_the_twin_serves() -> None:
         "import sys; sys.modules['lse_stream._kernel.native'] = None\n"
         "import lse_stream; print(lse_stream.kernel_name(), lse_stream.logsumexp([1, 2, 3, 4, 5]))"
     )
-    assert run_python(code, LSE_STREAM_KERNEL="").stdout == "numpy 5.451914395937593\n"
+    for name, warned in (("", 1), ("numpy", 0)):
+        run = run_python(code, LSE_STREAM_KERNEL=name)
+        assert run.stdout == "numpy 5.451914395937593\n"
+        assert run.stderr.count("RuntimeWarning: the compiled kernel of lse_stream is not there") == warned
 
 
 def test_a_kernel_with_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,43 @@ INLINE void add_product_of(exact_sum *s, double a, double b) {
     if (++s->additions == ADDITIONS) propagate(s);
 }
 
+/* Many numbers: the bits of each are added to a chunk of its sign and exponent, as in the large superaccumulator of the same
+   paper. A chunk has room for 2^12 of 52 bits; the bit that they do not have is counted. */
+#define MANY 4096          /* numbers from which on that pays */
+#define EXPONENTS (1 << 12) /* with the sign */
+
+typedef struct {
+    uint64_t chunk[EXPONENTS];
+    uint16_t count[EXPONENTS];
+} many_numbers;
+
+static void empty_chunk(exact_sum *s, many_numbers *m, size_t i) {
+    int field = (int)(i & 0x7ff), at = (field ? field : 1) - 1075 - UNIT;
+    unsigned __int128 bits = m->chunk[i] + ((unsigned __int128)(field ? m->count[i] : 0) << 52);
+    for (; bits; bits >>= 52, at += 52) add_bits(s, at, (uint64_t)bits & 0xfffffffffffffULL, i >> 11);
+    m->chunk[i] = 0, m->count[i] = 0;
+    if ((s->additions += 2) >= ADDITIONS) propagate(s);
+}
+
+static int add_many(exact_sum *s, const double *x, size_t n) {
+    many_numbers *m = calloc(1, sizeof *m);
+    if (!m) return NO_MEMORY;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bits = bits_of(x[i]);
+        size_t place = bits >> 52;
+        if (__builtin_expect((place & 0x7ff) == 0x7ff, 0)) {
+            add_product_of(s, x[i], 1.0);
+            continue;
+        }
+        m->chunk[place] += bits & 0xfffffffffffffULL;
+        if (__builtin_expect(++m->count[place] == 1 << 12, 0)) empty_chunk(s, m, place);
+    }
+    for (size_t place = 0; place < EXPONENTS; place++)
+        if (m->count[place]) empty_chunk(s, m, place);
+    free(m);
+    return DONE;
+}
+
 static void add_stored(exact_sum *s, const uint64_t *stored) {
     exact_head head;
     memcpy(&head, stored, sizeof head);
@@ -166,12 +203,16 @@ static int sum_groups(const int32_t *codes, const void *a, const double *b, cons
         result = DONE;
         for (size_t g = 0; g < groups && result == DONE; g++) {
             begins[g] = (int64_t)out->size;
-            for (int64_t i = ends[g]; i < ends[g + 1]; i++)
-                if (words)
-                    add_stored(&s, words + ((const int64_t *)a)[i]);
-                else
-                    add_product_of(&s, ((const double *)a)[i], b ? b[i] : 1.0);
-            result = append_exact(out, &s);
+            if (!words && !b && ends[g + 1] - ends[g] >= MANY) {
+                result = add_many(&s, (const double *)a + ends[g], (size_t)(ends[g + 1] - ends[g]));
+            } else {
+                for (int64_t i = ends[g]; i < ends[g + 1]; i++)
+                    if (words)
+                        add_stored(&s, words + ((const int64_t *)a)[i]);
+                    else
+                        add_product_of(&s, ((const double *)a)[i], b ? b[i] : 1.0);
+            }
+            if (result == DONE) result = append_exact(out, &s);
         }
         begins[groups] = (int64_t)out->size;
     }
