@@ -115,12 +115,14 @@ typedef struct {
 #define FNMA(a, b, c) ((VD)_mm256_fnmadd_pd(a, SPLAT(b), c))
 /* As two_prod, where nothing underflows: the error of a product is exact either way. */
 #define PRODUCT(a, b, p, e) (*(p) = (a) * (b), *(e) = (VD)_mm256_fmsub_pd(a, b, *(p)))
-#define LOOKUP(table, index, a, b)                                                                               \
-    do {                                                                                                          \
-        __m256d even = _mm256_loadu2_m128d((table)[(index)[2]], (table)[(index)[0]]);                             \
-        __m256d odd = _mm256_loadu2_m128d((table)[(index)[3]], (table)[(index)[1]]);                              \
-        *(a) = (VD)_mm256_unpacklo_pd(even, odd);                                                                 \
-        *(b) = (VD)_mm256_unpackhi_pd(even, odd);                                                                 \
+#define PAIR_OF_ROWS(table, at, i, j) _mm256_loadu2_m128d((table)[(at)[j]], (table)[(at)[i]])
+#define LOOKUP(table, index, a, b)                                                                   \
+    do {                                                                                             \
+        uint64_t at[4] __attribute__((aligned(32)));                                                 \
+        _mm256_store_si256((__m256i *)at, (__m256i)(index));                                         \
+        __m256d even = PAIR_OF_ROWS(table, at, 0, 2), odd = PAIR_OF_ROWS(table, at, 1, 3);           \
+        *(a) = (VD)_mm256_unpacklo_pd(even, odd);                                                    \
+        *(b) = (VD)_mm256_unpackhi_pd(even, odd);                                                    \
     } while (0)
 #include "vector_loops.h"
 #undef NAME
@@ -135,7 +137,6 @@ typedef struct {
 #define FLAGS __mmask8
 #define NO_FLAGS 0
 #define UNLESS_AT_MOST(v, most) _mm512_cmp_pd_mask((__m512d)(v), (__m512d)(most), _CMP_NLE_UQ)
-#define PAIR_OF_ROWS(table, at, i, j) _mm256_loadu2_m128d((table)[(at)[j]], (table)[(at)[i]])
 #define LOOKUP(table, index, a, b)                                                                                               \
     do {                                                                                                                         \
         uint64_t at[8] __attribute__((aligned(64)));                                                                             \

@@ -140,8 +140,8 @@ TARGET INLINE void NAME(total)(VU a0, VU a1, VU a2, size_t n, int64_t out[3]) {
 }
 
 /* Adds the limbs of n <= FLUSH values. With tied, those that equal the maximum are counted instead. Returns whether all others are
-   at most as large as they may be, and none is NaN: else what was written is void. */
-TARGET INLINE int NAME(sum)(const double *x, size_t n, const limits *at, int far, int tied, int64_t out[3], int64_t *ties) {
+   at most as large as they may be, and none is NaN: else what was written is void. With known, that is known. */
+TARGET INLINE int NAME(sum)(const double *x, size_t n, const limits *at, int far, int tied, int known, int64_t out[3], int64_t *ties) {
     VU a0 = (VU){0}, a1 = a0, a2 = a0, bias = a0 + bias_of(at->base), equal = a0;
     VD least = SPLAT(at->floor), most = SPLAT(at->most), max = SPLAT(at->max);
     FLAGS bad = NO_FLAGS;
@@ -159,9 +159,9 @@ TARGET INLINE int NAME(sum)(const double *x, size_t n, const limits *at, int far
         if (tied) {
             VU tie = MASK(v == max);
             equal -= tie;
-            v = SELECT(tie, SPLAT(-INFINITY), v);
+            v = known ? FLOAT(BITS(v) | tie) : SELECT(tie, SPLAT(-INFINITY), v); /* NaN is quicker, and no maximum */
         }
-        bad |= UNLESS_AT_MOST(v, most);
+        if (!known) bad |= UNLESS_AT_MOST(v, most);
         NAME(term)(MAX(v, least), SPLAT(0.0), far, &high, &low, &steps, &turns);
         VD scale = NAME(power)(steps, turns, bias);
         NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
@@ -176,12 +176,12 @@ TARGET INLINE int NAME(sum)(const double *x, size_t n, const limits *at, int far
 }
 
 TARGET static int NAME(sum_near)(const double *x, size_t n, const limits *at, int tied, int64_t out[3], int64_t *ties) {
-    return tied ? NAME(sum)(x, n, at, 0, 1, out, ties) : NAME(sum)(x, n, at, 0, 0, out, ties);
+    return tied ? NAME(sum)(x, n, at, 0, 1, 0, out, ties) : NAME(sum)(x, n, at, 0, 0, 0, out, ties);
 }
 
 TARGET static int NAME(sum_far)(const double *x, size_t n, const limits *at, int tied, int64_t out[3], int64_t *ties) {
     (void)tied;
-    return NAME(sum)(x, n, at, 1, 1, out, ties);
+    return NAME(sum)(x, n, at, 1, 1, 0, out, ties);
 }
 
 /* The limbs of each value on a grid of its own. n is a multiple of 8; |x| < 2^23. */
@@ -300,7 +300,7 @@ TARGET static double NAME(max_below)(const double *x, size_t n, double top) {
     for (; i + 2 * LANES <= n; i += 2 * LANES)
         for (int j = 0; j < 2; j++) {
             VD v = LOADD(x + i + j * LANES);
-            max[j] = MAX(SELECT(MASK(v < top), v, SPLAT(-INFINITY)), max[j]);
+            max[j] = MAX(FLOAT(BITS(v) | ~MASK(v < top)), max[j]); /* NaN is no maximum */
         }
     double lanes[LANES], below = -INFINITY;
     STORED(lanes, MAX(max[0], max[1]));
@@ -309,7 +309,7 @@ TARGET static double NAME(max_below)(const double *x, size_t n, double top) {
     return below;
 }
 
-/* The maximum of a row, or NaN; that of LANES rows. */
+/* The maximum of a row, or NaN. */
 TARGET INLINE double NAME(max_along)(const double *x, size_t columns) {
     VD max[2] = {SPLAT(-INFINITY), SPLAT(-INFINITY)};
     VU bad = (VU){0};
@@ -327,26 +327,25 @@ TARGET INLINE double NAME(max_along)(const double *x, size_t columns) {
     return any ? NAN : top;
 }
 
-TARGET INLINE VD NAME(max_across)(const double *const *row, size_t columns) {
+/* Of LANES rows, each column in a vector: their maxima, or NaN; the largest values below these, -inf where there is none; and how
+   many equal the maxima. */
+TARGET INLINE VD NAME(max_across)(const VD *column, size_t columns) {
     VD max = SPLAT(-INFINITY);
     VU bad = (VU){0};
     for (size_t j = 0; j < columns; j++) {
-        VD v = LANE_OF(row, j);
-        max = MAX(v, max);
-        bad |= ~MASK(v == v);
+        max = MAX(column[j], max);
+        bad |= ~MASK(column[j] == column[j]);
     }
     return FLOAT(BITS(max) | bad);
 }
 
-/* The largest value below the maximum of its row, -inf where there is none, of LANES rows; and how many equal that. */
-TARGET INLINE VD NAME(second_across)(const double *const *row, size_t columns, VD max, VU *ties) {
+TARGET INLINE VD NAME(second_across)(const VD *column, size_t columns, VD max, VU *ties) {
     VD second = SPLAT(-INFINITY);
     *ties = (VU){0};
     for (size_t j = 0; j < columns; j++) {
-        VD v = LANE_OF(row, j);
-        VU tie = MASK(v == max);
+        VU tie = MASK(column[j] == max);
         *ties -= tie;
-        second = MAX(SELECT(tie, SPLAT(-INFINITY), v), second);
+        second = MAX(FLOAT(BITS(column[j]) | tie), second);
     }
     return second;
 }
@@ -370,10 +369,11 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
         }
         for (size_t r = 0; r < few; r += LANES) {
             VU of_ties = (VU){0}, steps, turns, v0, v1, v2;
-            VD top = LOADD(max + r), next = LOADD(second + r);
+            VD top = LOADD(max + r), next = LOADD(second + r), column[LONG_ROW];
             if (across) {
-                top = NAME(max_across)(row + r, columns);
-                next = NAME(second_across)(row + r, columns, top, &of_ties);
+                for (size_t j = 0; j < columns; j++) column[j] = LANE_OF(row + r, j);
+                top = NAME(max_across)(column, columns);
+                next = NAME(second_across)(column, columns, top, &of_ties);
             }
             VU alone = MASK(next == -INFINITY), good = MASK(ABS(top) < FAR - SPAN) & (MASK(ABS(next) < FAR - SPAN) | alone);
             top = FLOAT(BITS(top) & good) + 0.0;
@@ -387,8 +387,8 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
             VU a0 = (VU){0}, a1 = a0, a2 = a0, bias = (1023 - of_base) << 7;
             VD least = SELECT(alone, SPLAT(0.0), next - SPAN), high, low;
             for (size_t j = 0; across && j < columns; j++) {
-                VD v = LANE_OF(row + r, j);
-                NAME(term)(SELECT(MASK(v == top), least, MAX(v, least)), SPLAT(0.0), 0, &high, &low, &steps, &turns);
+                VD v = FLOAT(BITS(column[j]) | MASK(column[j] == top)); /* NaN is no maximum */
+                NAME(term)(MAX(v, least), SPLAT(0.0), 0, &high, &low, &steps, &turns);
                 VD scale = NAME(power)(steps, turns, bias);
                 NAME(cut)(high * scale, low * scale, &v0, &v1, &v2);
                 a0 += v0, a1 += v1, a2 += v2;
@@ -403,7 +403,7 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
             int64_t sum[3], of_ties;
             if (max[r] != max[r]) continue;
             limits at = {max[r], max[r], second[r], (int64_t)base[r]};
-            NAME(sum)(row[r], columns, &at, 0, 1, sum, &of_ties);
+            NAME(sum)(row[r], columns, &at, 0, 1, 1, sum, &of_ties);
             for (int l = 0; l < 3; l++) sums[l][r] = (uint64_t)sum[l];
             ties[r] = (uint64_t)of_ties;
         }
