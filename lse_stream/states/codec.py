@@ -103,7 +103,7 @@ def decode_states(
     require(fits, lambda i: f"expected a state of {8 * fixed} bytes{least}, found {8 * sizes[i]}")
     if not trusted:
         damaged = _kernel.find_damage(words, offsets)
-        require(np.arange(n) != damaged, lambda _: "the record is damaged: its check and its bytes do not agree")
+        require(np.arange(n) != damaged, lambda _: "expected a record as it was written, found a damaged one")
     # All records without exact sums have one size.
     matrix = words[begin[:, None] + np.arange(fixed)] if aggregation.exact else words[offsets[0] :][: n * fixed]
     matrix, start = matrix.reshape(n, fixed), 2

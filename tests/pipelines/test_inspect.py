@@ -40,7 +40,7 @@ def test_what_a_column_holds(tmp_path: Path, form: str, capsys: pytest.CaptureFi
     assert err == ""
     lines = out.splitlines()
     assert lines[0] == f"{path}: 7 rows, columns k, state"
-    assert lines[2] == "column 'state': version 1, aggregation logsumexp, scale natural"
+    assert lines[2] == "column 'state': version 2, aggregation logsumexp, scale natural"
     assert lines[3].startswith("7 states (1 null), ")
     header, first, _, third, *_, last = (line.split() for line in lines[5:])
     assert header == ["row", "k", "logsumexp", "count", "max", "logmeanexp", "bonus", "exp_bonus"]
@@ -68,8 +68,8 @@ def test_scales_and_several_columns(tmp_path: Path, capsys: pytest.CaptureFixtur
     table = table.append_column("late", states_of()["state"])
     assert main([write(tmp_path / "states.parquet", table)]) == 0
     out = capsys.readouterr().out
-    assert "column 'state': version 1, aggregation logsumexp, scale base 4" in out
-    assert "column 'late': version 1, aggregation logsumexp, scale natural" in out
+    assert "column 'state': version 2, aggregation logsumexp, scale base 4" in out
+    assert "column 'late': version 2, aggregation logsumexp, scale natural" in out
 
 
 def test_a_column_that_lost_its_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,7 +189,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         BASE,
         ["in/b.parquet", "aggregation logsumexp", "aggregation weighted"],
     ),
-    "a newer version": ({"in/a.parquet": later_version()}, BASE, ["in/a.parquet", "version 1", "found", "version 9"]),
+    "a newer version": ({"in/a.parquet": later_version()}, BASE, ["in/a.parquet", "version 2", "found", "version 9"]),
     "no such key": (FILES, f"{BASE} --key x", ["--key x", "found k, state"]),
     "the key is the state": (FILES, f"{BASE} --key state", ["--key state"]),
     "truncate without a unit": (FILES, f"{BASE} --truncate k", ["--truncate k", "COLUMN="]),
@@ -250,6 +250,6 @@ def test_faults_found_in_the_rows(
 
 def test_a_column_of_states_says_what_it_is() -> None:
     assert (
-        str(DECIBEL.schema.field("state").type) == "lse_stream.state of version 1, aggregation logsumexp, scale decibel"
+        str(DECIBEL.schema.field("state").type) == "lse_stream.state of version 2, aggregation logsumexp, scale decibel"
     )
     assert state_column.aggregation_of(pa.binary(), "state") is None
