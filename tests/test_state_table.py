@@ -339,7 +339,10 @@ def test_a_damaged_byte_is_refused_unless_trusted(aggregation: ColumnAggregation
         record[15] ^= 0x80  # the sign of the count
         record[:] = sealed(bytes(record))
 
-    for edit, message in ((damage, "expected a record as it was written"), (break_a_rule, "expected a count of 0 or more")):
+    for edit, message in (
+        (damage, "expected a record as it was written"),
+        (break_a_rule, "expected a count of 0 or more"),
+    ):
         bad = edited(table, row, edit)
         with pytest.raises(StateError, match=rf"column 'state', row {row}: {message}") as caught:
             StateTable.from_arrow(bad, ["i"])

@@ -60,19 +60,18 @@ static __attribute__((noinline)) void add_to_general_slot(group_slot *slot, doub
     slot_from_state(slot, &s);
 }
 
-/* Takes a larger second, within FAR - SPAN: its terms are yet to be added. */
+/* Takes a larger second, within FAR - SPAN, or -inf for none yet: its terms are yet to be added. Branches are few here and below,
+   as with few rows per group most could not be foretold. */
 INLINE void raise_slot_second(group_slot *slot, double x) {
-    int32_t base = (int32_t)base_of_exponent(near_exponent(x));
-    slot->second = x + 0.0;
-    if (base == slot->base) return;
-    if (slot->base != NO_REST) {
+    int32_t base = x == -INFINITY ? NO_REST : (int32_t)base_of_exponent(near_exponent(x));
+    if ((slot->base != base) & (slot->base != NO_REST)) {
         int32_t down = (base - slot->base) / LIMB_BITS;
         for (int j = 2; j >= 0; j--) {
             slot->low[j] = j >= down ? slot->low[j - down] : 0;
             slot->high[j] = j >= down ? slot->high[j - down] : 0;
         }
     }
-    slot->base = base;
+    slot->second = x + 0.0, slot->base = base;
 }
 
 /* Takes x, which is above the second: as the maximum, or one of its ties, or the second. Returns how many terms there are to be
@@ -83,18 +82,14 @@ INLINE uint32_t raise_slot(group_slot *slot, double *x) {
         slot->ties++;
         return 0;
     }
-    if (__builtin_expect(slot->base == GENERAL || !is_simple(v), 0)) {
+    int larger = v > max;
+    uint32_t times = larger ? slot->ties : 1;
+    double smaller = larger ? max : v;
+    if (__builtin_expect((slot->base == GENERAL) | !is_simple(v) | ((smaller == -INFINITY) & (times != 0)), 0)) {
         add_to_general_slot(slot, v, 1);
         return 0;
     }
-    int larger = v > max; /* without a branch, as this is as likely as not */
-    double smaller = larger ? max : v;
-    uint32_t times = larger ? slot->ties : 1;
     slot->max = (larger ? v : max) + 0.0, slot->ties = larger ? 1 : slot->ties;
-    if (smaller == -INFINITY) { /* terms of -inf are counted alone */
-        slot->others += times;
-        return 0;
-    }
     raise_slot_second(slot, smaller);
     *x = smaller;
     return times;
