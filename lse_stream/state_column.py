@@ -90,7 +90,7 @@ pa.register_extension_type(StateType())
 
 
 def states_to_arrow(states: StateArray, null: Mask | None = None) -> pa.ChunkedArray:
-    """The states (n,) as a column, null where ``null`` (n,) is true; without a copy those of log-sum-exp."""
+    """The states (n,) as a column, null where ``null`` (n,) is true."""
     if null is not None:
         empty = StateArray.empty(states.aggregation, states.scale, 1)
         states = StateArray.concat([states, empty]).take(np.where(null, len(states), np.arange(len(states))))
