@@ -71,13 +71,11 @@ def check_years(times: Micros, name: str, room: int = 0) -> None:
         )
 
 
-def check_times(name: str, room: int | None, table: pa.Table) -> pa.Table:
-    """The table as it is, once its event times are checked; with ``room`` they are to go into messages, by ISO 8601.
+def check_times(name: str, room: int, table: pa.Table) -> pa.Table:
+    """The table as it is, once its event times are checked.
 
     Raises:
-      TypeError, ValueError: as ``event_times`` and, with ``room``, ``check_years``.
+      TypeError, ValueError: as ``event_times`` and ``check_years``.
     """
-    micros = event_times(table.column(name), name)
-    if room is not None:
-        check_years(micros, name, room)
+    check_years(event_times(table.column(name), name), name, room)
     return table

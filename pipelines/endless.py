@@ -1,6 +1,8 @@
 """Streams without an end: how they take the place of earlier results, go on with them, and are watched."""
 
 import json
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,42 +28,55 @@ _KEPT = (
 _PARTITIONS = "partitions"
 
 
-def _settings(options: Options, partitions: int) -> dict[str, Any]:
+def _settings(options: Options) -> dict[str, Any]:
     found = {name: getattr(options, name) for name in _KEPT}
     key = [f"{name}:{data_type}" for name, data_type in options.key_types.items()]
     durations = {name: f"{found[name]:g}s" for name in ("max_out_of_orderness", "allowed_lateness")}
-    return found | durations | {"key": key, "scale": str(options.scale), _PARTITIONS: partitions}
+    return found | durations | {"key": key, "scale": str(options.scale)}
 
 
 def _write_settings(options: Options, partitions: int) -> None:
     """Records the options in --output, and how many partitions the topic has."""
     with whole_file(join(options.output, SETTINGS)) as sink:
-        sink.write(json.dumps(_settings(options, partitions), indent=1).encode())
+        sink.write(json.dumps(_settings(options) | {_PARTITIONS: partitions}, indent=1).encode())
 
 
-def check_settings(options: Options, partitions: int) -> None:
-    """Checks that a stream goes on as it was.
+def check_settings(options: Options) -> None:
+    """Checks that a stream goes on with the options that it had.
 
     Raises:
-      UsageError: an option, or the count of partitions, is another one than that of the results in --output.
+      UsageError: one is not that of the results in --output.
       InputError: there is no record of them.
     """
+    recorded = _recorded(options)
+    for name, found in _settings(options).items():
+        _check_same(options, f"--{name}", recorded.get(name), found)
+
+
+def check_partitions(options: Options, partitions: int) -> None:
+    """As ``check_settings``, of how many partitions the topic has, which only a broker can say."""
+    _check_same(options, f"topic {options.topic}, partitions", _recorded(options).get(_PARTITIONS), partitions)
+
+
+def _recorded(options: Options) -> dict[str, Any]:
     path = join(options.output, SETTINGS)
     try:
         with open_file(path) as source:
-            recorded = json.loads(source.read())
+            recorded: dict[str, Any] = json.loads(source.read())
     except (OSError, ValueError) as error:
         raise InputError(
             f"--resume: expected results of a stream in --output {options.output}, with {SETTINGS}, found "
             f"{one_line(error)}"
         ) from None
-    for name, found in _settings(options, partitions).items():
-        if found != recorded.get(name):
-            what = f"topic {options.topic}, partitions" if name == _PARTITIONS else f"--{name}"
-            raise UsageError(
-                f"{what}: expected {recorded.get(name)}, as of the results in {options.output} that --resume is to go "
-                f"on with, found {found}"
-            )
+    return recorded
+
+
+def _check_same(options: Options, what: str, recorded: object, found: object) -> None:
+    if found != recorded:
+        raise UsageError(
+            f"{what}: expected {recorded}, as of the results in {options.output} that --resume is to go on with, "
+            f"found {found}"
+        )
 
 
 def check_resume(options: Mapping[str, Any], *, bounded: bool) -> None:
@@ -73,6 +88,8 @@ def check_resume(options: Mapping[str, Any], *, bounded: bool) -> None:
 
     beam, found = options["beam"], None
     runner = runner_name(beam)
+    # What is not here may be where the cluster is.
+    here = re.sub("^file:(//)?", "", options["resume"])
     if bounded:
         found = "expected a stream without an end (--source kafka, no --max_records), found one with an end"
     elif not is_flink(runner):
@@ -81,6 +98,8 @@ def check_resume(options: Mapping[str, Any], *, bounded: bool) -> None:
         found = "expected a cluster, by --flink_master or --job_endpoint, found a Flink that ends with this run"
     elif options["overwrite"]:
         found = "expected results to go on with, found --overwrite"
+    elif os.path.isdir(here) and not os.path.exists(os.path.join(here, "_metadata")):
+        found = "expected the directory of a savepoint or a checkpoint, with _metadata, found one without"
     if found is not None:
         raise UsageError(f"--resume {options['resume']}: {found}")
 

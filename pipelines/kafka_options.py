@@ -1,5 +1,6 @@
 """Kafka on the command line: its settings, and whether topics and services are there, asked before any work."""
 
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,8 +33,10 @@ class Broker:
             ) from None
         self._servers, self._error = config["bootstrap.servers"], KafkaException
         self._config: dict[str, Any] = {**config, "log_level": 0}
-        with self._answering():
+        try:
             self._client = AdminClient(self._config, logger=None)
+        except KafkaException as error:  # of the settings: nothing is asked yet
+            raise UsageError(_of_settings(config, " ".join(error.args[0].str().split()))) from None
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -95,17 +98,25 @@ class Broker:
             )
 
 
+def _of_settings(config: Mapping[str, str], said: str) -> str:
+    """What is wrong with the settings of a client, with the name of the one that it speaks of, or else all names."""
+    given = [name for name in config if name != "bootstrap.servers"]
+    names = ", ".join([name for name in given if f'"{name}"' in said] or given)
+    return f"--kafka_config {names}: expected settings that the Kafka client takes, found {said}"
+
+
 def check_expansion_service(address: str | None) -> None:
     """Raises UsageError where nothing listens at the address "HOST:PORT"."""
     if address is None:
         return
+    expected = f"--expansion_service {address}: expected HOST:PORT of Beam's expansion service"
     host, _, port = address.rpartition(":")
+    if not (host and re.fullmatch("[0-9]{1,5}", port) and int(port) < 1 << 16):
+        raise UsageError(f"{expected}, found {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise UsageError(
-            f"--expansion_service {address}: expected HOST:PORT of Beam's expansion service, found {error}"
-        ) from None
+    except (OSError, ValueError) as error:  # the latter of names that are none of a host
+        raise UsageError(f"{expected}, found {error}") from None
 
 
 def parse_config(option: str, given: Sequence[str]) -> dict[str, str]:

@@ -85,6 +85,9 @@ def parse_options(
     except Exception as error:  # also what a runner misses of its own requirements
         raise UsageError(f"--runner {runner}: {' '.join(str(error).split())}") from error
     _check(options, found, ours)
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    if is_flink(runner) and master not in INSIDE and not re.search(r"://|:\d+$", master):
+        raise UsageError(f"--flink_master {master}: expected HOST:PORT of Flink's REST interface, found no port")
     if is_embedded(options):
         direct = options.view_as(DirectOptions)
         if "--direct_running_mode" not in named:

@@ -61,11 +61,11 @@ def check_output(directory: str, *, overwrite: bool) -> None:
             raise InputError(f"--output {directory}: expected nothing there yet (or --overwrite), found {name}")
 
 
-def check_apart(directory: str, inputs: Iterable[str]) -> None:
-    """Raises InputError where an input, a file or a directory, lies in the output directory or around it."""
-    for path in inputs:
+def check_apart(directory: str, others: Iterable[str], what: str = "the input") -> None:
+    """Raises InputError where one of others, files or directories, lies in the output directory or around it."""
+    for path in others:
         if _is_within(path, directory) or _is_within(directory, path):
-            raise InputError(f"--output {directory}: expected a place apart from the input, found {path}")
+            raise InputError(f"--output {directory}: expected a place apart from {what}, found {path}")
 
 
 def _is_within(path: str, directory: str) -> bool:

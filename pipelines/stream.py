@@ -18,10 +18,10 @@ from lse_stream.state_column import STATE
 from lse_stream.states.aggregations import LOGSUMEXP
 
 from .command import UsageError
-from .endless import check_resume, check_settings, taking_place, watch
+from .endless import check_partitions, check_resume, check_settings, taking_place, watch
 from .kafka_options import Broker, check_expansion_service, parse_config
 from .options import Options, Parser, check_columns
-from .output import has_results, make_output, prepare_output
+from .output import check_apart, has_results, make_output, prepare_output
 from .run import run_main, staged
 from .summary import head, pluralize, preview, read_totals
 from .window_options import FORMS, parse_duration, parse_window
@@ -64,6 +64,8 @@ PRE_AGGREGATE = 10
 # Seconds, for a stream without an end: how long a record may take from its producer to the broker while its partition
 # is idle, and Beam's watermark follows the clock.
 ON_THE_WAY = 1.0
+# Of options that are for no other source.
+KAFKA_DEFAULTS = {"format": "json", "max_message_bytes": MAX_MESSAGE_BYTES, "max_out_of_orderness": "10s"}
 RESULTS = LOGSUMEXP.columns
 
 # What streams on Flink need and do not have by default: with its own limits a small stream waits for seconds, and
@@ -118,8 +120,8 @@ def build(
     from lse_stream.parquet.panes import SUPERSEDED
 
     if dataset is not None:
-        room = None if output_topic is None else reach_of(windowfn)
-        tables = pipeline | "ReadTables" >> ReadTables(dataset, partial(check_times, event_time, room))
+        convert = partial(check_times, event_time, reach_of(windowfn))
+        tables = pipeline | "ReadTables" >> ReadTables(dataset, convert)
     else:
         tables = pipeline | "ReadRows" >> topic
     common: dict[str, Any] = {
@@ -162,7 +164,6 @@ def _parser() -> Parser:
     add(
         "--format",
         choices=READERS,
-        default="json",
         help="kafka: a row as a JSON object (default), or an Arrow IPC stream",
     )
     add(
@@ -186,14 +187,14 @@ def _parser() -> Parser:
     add(
         "--max_message_bytes",
         type=int,
-        default=MAX_MESSAGE_BYTES,
         metavar="N",
-        help="kafka: a longer message is a dead letter (default %(default)s)",
+        help=f"kafka: a longer message is a dead letter (default {MAX_MESSAGE_BYTES})",
     )
     add(
         "--dead_letters",
         metavar="DIR",
-        help="kafka: files for messages that are no rows, and for those that come too late, with the reason",
+        help="kafka: files for messages that are no rows, and for those that come too late, with the reason; this or "
+        "--dead_letter_topic is required",
     )
     add("--dead_letter_topic", metavar="TOPIC", help="kafka: a topic for them")
     add(
@@ -213,7 +214,6 @@ def _parser() -> Parser:
     add("--window", required=True, metavar="SPEC", help=f"{FORMS}; UTC")
     add(
         "--max_out_of_orderness",
-        default="10s",
         metavar="DURATION",
         help="kafka: how much older than its record a row may be and never be late (default 10s): windows close that "
         "much later",
@@ -263,11 +263,12 @@ def parse(argv: Sequence[str]) -> Options:
     from .on_beam import is_embedded  # what needs Beam alone imports it
 
     kafka, bounded, embedded = options["source"] == "kafka", _is_bounded(options), is_embedded(options["beam"])
+    if options["resume"] is not None:
+        check_resume(options, bounded=bounded)
     if not bounded and embedded:
         raise UsageError("--source kafka: expected --max_records, or a runner of streams such as --runner=FlinkRunner")
     _check_together(options, kafka=kafka)
-    if options["resume"] is not None:
-        check_resume(options, bounded=bounded)
+    options |= {name: default for name, default in KAFKA_DEFAULTS.items() if options[name] is None}
     for option in ("early_firing", "pre_aggregate"):
         if options[option] is not None:
             options[option] = _whole_seconds(option, options[option], embedded=embedded)
@@ -275,7 +276,9 @@ def parse(argv: Sequence[str]) -> Options:
         options["pre_aggregate"] = PRE_AGGREGATE
     windowfn = parse_window(options["window"])
     if windowfn.is_merging() and options["num_shards"] > 1:
-        raise UsageError(f"--num_shards {options['num_shards']}: expected 1 with sessions, found more")
+        raise UsageError(
+            f"--num_shards {options['num_shards']}: expected 1 with sessions, found {options['num_shards']}"
+        )
     try:
         scale = Scale(options["scale"])
     except ValueError as error:
@@ -296,8 +299,10 @@ def parse(argv: Sequence[str]) -> Options:
         "key_types": types,
         "windowfn": windowfn,
         "scale": scale,
-        "allowed_lateness": parse_duration("allowed_lateness", options["allowed_lateness"]),
-        "max_out_of_orderness": parse_duration("max_out_of_orderness", options["max_out_of_orderness"]),
+        **{
+            option: parse_duration(option, options[option], example="30m, or 0s for none")
+            for option in ("allowed_lateness", "max_out_of_orderness")
+        },
         "discarding": options["panes"] == "discarding",
         "config": parse_config("kafka_config", options["kafka_config"])
         | {"bootstrap.servers": options["bootstrap_servers"]},
@@ -314,9 +319,10 @@ def _beam_defaults(options: Mapping[str, Any], runner: str) -> Mapping[str, obje
 
     if _is_bounded(options):
         return {}
-    flink = FLINK_DEFAULTS if is_flink(runner) else {}
+    if not is_flink(runner):
+        return {"streaming": True}
     resume = {"savepoint_path": options["resume"]} if options["resume"] else {}
-    return {"streaming": True, **flink, **resume}
+    return {"streaming": True, **FLINK_DEFAULTS, **resume}
 
 
 def _whole_seconds(option: str, text: str, *, embedded: bool) -> int:
@@ -342,6 +348,7 @@ def _check_together(options: Mapping[str, Any], *, kafka: bool) -> None:
         ("dead_letters", kafka and not options["dead_letter_topic"], not kafka),
         ("dead_letter_topic", False, not kafka),
         ("max_records", False, not kafka),
+        *((option, False, not kafka) for option in KAFKA_DEFAULTS),
         ("output", not options["output_topic"], False),
     ):
         found = options[option]
@@ -353,6 +360,10 @@ def _check_together(options: Mapping[str, Any], *, kafka: bool) -> None:
     for option in ("output_topic", "dead_letter_topic"):
         if kafka and options[option] == options["topic"]:
             raise UsageError(f"--{option} {options['topic']}: expected another topic than --topic, found the same")
+    if options["output_topic"] and options["output_topic"] == options["dead_letter_topic"]:
+        raise UsageError(
+            f"--dead_letter_topic {options['output_topic']}: expected another topic than --output_topic, found the same"
+        )
     for option in ("max_records", "max_message_bytes"):
         number = options[option]
         if number is not None and number < 1:
@@ -385,20 +396,25 @@ def _run(argv: Sequence[str]) -> None:
     dataset = None
     if options.source == "replay":
         dataset = scan(options.input, options.key, [options.value], {options.event_time: _event_time_type})
+    if options.output:
+        if options.dead_letters:
+            check_apart(options.output, [options.dead_letters], "--dead_letters")
+        prepare_output(options.output, options.input, overwrite=options.overwrite or options.resume is not None)
+        if options.resume is not None:
+            check_settings(options)
+    # Last of what is checked, as a broker that does not answer is waited for.
     broker, partitions = None, 0
     if options.bootstrap_servers:
+        broker = Broker(options.config)
         check_expansion_service(options.expansion_service)
         topics = {name: getattr(options, name) for name in ("topic", "output_topic", "dead_letter_topic")}
-        broker = Broker(options.config)
         broker.check_topics({name: topic for name, topic in topics.items() if topic})
         if not options.bounded:
             partitions = broker.partitions(options.topic)
+            if options.output and options.resume is not None:
+                check_partitions(options, partitions)
             if "auto.offset.reset" not in options.config and options.resume is None:
                 broker.check_records(options.topic)
-    if options.output:
-        prepare_output(options.output, options.input, overwrite=options.overwrite or options.resume is not None)
-        if options.resume is not None:
-            check_settings(options, partitions)
     if options.dead_letters:
         make_output("dead_letters", options.dead_letters)
     from .on_beam import execute  # what needs Beam alone imports it

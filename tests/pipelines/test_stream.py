@@ -37,7 +37,8 @@ from lse_stream.state_table import to_ipc
 from lse_stream.table_functions import finalize, group_states, sort_by_keys
 from pipelines import parquet, rollup
 from pipelines.command import UsageError
-from pipelines.endless import check_settings, taking_place
+from pipelines.endless import check_partitions, check_settings, taking_place
+from pipelines.kafka_options import Broker
 from pipelines.output import remove_left_behind, set_aside
 from pipelines.run import RunError
 from pipelines.stream import _place, build, main, parse
@@ -541,12 +542,14 @@ def test_windows_and_durations() -> None:
     assert parse_window("fixed:1h") == FixedWindows(3600)
     assert parse_window("sliding:1h/10m") == SlidingWindows(3600, 600)
     assert parse_window("session:30m") == Sessions(1800)
+    assert parse_window("sliding:10000s/1s") == SlidingWindows(10_000, 1)
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "fixed", "fixed:", "fixed:1", "fixed:0s", "fixed:-1h", "fixed:1h/1h", "sliding:1h", "sliding:1h/2h",
-     "session:1h/2h", "hourly:1h", "fixed:1y", "fixed:1000000w", "fixed:1.5h", "sliding:1h/0s"],
+     "session:1h/2h", "hourly:1h", "fixed:1y", "fixed:1000000w", "fixed:1.5h", "sliding:1h/0s",
+     "sliding:10000001ms/1s", f"fixed:{'9' * 400}ms"],
 )  # fmt: skip
 def test_windows_that_cannot_be_read(text: str) -> None:
     with pytest.raises(UsageError, match="--window"):
@@ -559,6 +562,8 @@ KAFKA = (
     "--source kafka --bootstrap_servers 127.0.0.1:1 --topic rows --key k --value v --window fixed:1h "
     "--output_topic out --dead_letters bad --max_records 5 --expansion_service 127.0.0.1:1"
 )
+ENDLESS = KAFKA.replace("--max_records 5", "--runner=FlinkRunner --flink_master=localhost:8081").split()
+NEW, OLD = (f"2017090{day}T000000-2017090{day}T010000-part-00000-of-00001.parquet" for day in (5, 4))
 
 
 @pytest.mark.parametrize(
@@ -587,7 +592,34 @@ KAFKA = (
         (IN, GOOD.replace("--output out", ""), ["--output: expected a value or --output_topic"]),
         (IN, GOOD.replace("_time t", "_time v"), ["column 'v': expected timestamps or dates"]),
         (IN, GOOD.replace("--value v", "--value w"), ["column 'w'"]),
-        (IN, GOOD.replace("fixed:1h", "session:1h") + " --num_shards 2", ["--num_shards 2: expected 1 with sessions"]),
+        (
+            IN,
+            GOOD.replace("fixed:1h", "session:1h") + " --num_shards 2",
+            ["--num_shards 2: expected 1 with sessions, found 2"],
+        ),
+        (
+            IN,
+            GOOD.replace("fixed:1h", "fixed:200000d"),
+            ["--window fixed:200000d: expected at most 100 years, found 547.6"],
+        ),
+        (
+            IN,
+            GOOD.replace("fixed:1h", "sliding:52w/1ms"),
+            ["--window sliding:52w/1ms: expected each row in at most 10,000 windows, found it in 31,449,600,000"],
+        ),
+        (
+            IN,
+            GOOD.replace("fixed:1h", "sliding:1h"),
+            ["--window sliding:1h: expected a period behind the size, such as sliding:1h/10m, found none"],
+        ),
+        (IN, f"{GOOD} --allowed_lateness 0", ["w, such as 30m, or 0s for none, found '0'"]),
+        (IN, f"{GOOD} --format json", ["--format: expected none with --source replay, found json"]),
+        (
+            IN,
+            f"{GOOD} --max_out_of_orderness 5s",
+            ["--max_out_of_orderness: expected none with --source replay, found"],
+        ),
+        (IN, f"{GOOD} --max_message_bytes 5", ["--max_message_bytes: expected none with --source replay, found 5"]),
         (IN, GOOD.replace("--output out", "--output ."), ["--output .: expected nothing there but earlier results"]),
         ({}, GOOD, ["in.parquet: expected a file, a directory or a glob"]),
         ({}, KAFKA, ["--expansion_service 127.0.0.1:1: expected HOST:PORT of Beam's expansion service, found"]),
@@ -606,6 +638,46 @@ KAFKA = (
         ({}, KAFKA.replace("--max_records 5", "--max_records 0"), ["--max_records: expected 1 or more, found 0"]),
         ({}, f"{KAFKA} --kafka_config x", ["--kafka_config x: expected NAME=VALUE"]),
         ({}, f"{KAFKA} --input in.parquet", ["--input: expected none with --source kafka"]),
+        (
+            {},
+            f"{KAFKA} --kafka_config client.id=me --kafka_config security.protocl=SSL",
+            ["--kafka_config security.protocl: expected settings that the Kafka client takes, found No such conf"],
+        ),
+        (
+            {},
+            KAFKA.replace("service 127.0.0.1:1", "service foo"),
+            ["--expansion_service foo: expected HOST:PORT of Beam's expansion service, found 'foo'"],
+        ),
+        (
+            {},
+            KAFKA.replace("--max_records 5", "--runner=FnApiRunner --resume saved"),
+            ["--resume saved: expected --runner=FlinkRunner, which can go on from a savepoint, found FnApiRunner"],
+        ),
+        # Before anything is asked, be it the expansion service, which is not there.
+        (
+            {"saved/other": b""},
+            f"{' '.join(ENDLESS)} --output out --resume saved",
+            ["--resume saved: expected the directory of a savepoint or a checkpoint, with _metadata, found"],
+        ),
+        (
+            {"saved/_metadata": b""},
+            f"{' '.join(ENDLESS)} --output out --resume saved",
+            ["--resume: expected results of a stream in --output out, with _stream.json, found"],
+        ),
+        ({f"out/{OLD}": b""}, f"{KAFKA} --output out", ["--output out: expected nothing there yet (or --overwrite)"]),
+        ({}, f"{KAFKA} --output bad", ["--output bad: expected a place apart from --dead_letters, found bad"]),
+        ({}, f"{KAFKA} --output bad/out", ["--output bad/out: expected a place apart from --dead_letters, found bad"]),
+        ({}, f"{KAFKA} --output .", ["--output .: expected a place apart from --dead_letters, found bad"]),
+        (
+            {},
+            f"{KAFKA} --dead_letter_topic out",
+            ["--dead_letter_topic out: expected another topic than --output_topic, found the same"],
+        ),
+        (
+            {},
+            " ".join(ENDLESS).replace("localhost:8081", "localhost"),
+            ["--flink_master localhost: expected HOST:PORT of Flink's REST interface, found no port"],
+        ),
     ],
 )
 def test_bad_command_lines(
@@ -622,6 +694,10 @@ def test_bad_command_lines(
         (
             pa.array([0, 2**63 - 1], pa.timestamp("us")),
             "row group 0, column 't', row 1: expected a time that Beam can hold",
+        ),
+        (
+            pa.array([0, 2**62], pa.timestamp("us")),
+            "in.parquet, row group 0, column 't', row 1: expected a time that is, with its windows, in the years 1 to",
         ),
     ],
 )
@@ -649,6 +725,14 @@ def test_a_broker_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     error = capsys.readouterr().err
     assert "--bootstrap_servers 127.0.0.1:1: expected a Kafka broker that answers, found none" in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_the_client_takes_one_by_one_only() -> None:
+    settings = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}
+    with pytest.raises(UsageError) as caught:
+        Broker({**settings, "bootstrap.servers": "127.0.0.1:1"})
+    assert str(caught.value).startswith("--kafka_config security.protocol, sasl.mechanism: expected settings that the")
+    assert "sasl.username and sasl.password must be set" in str(caught.value)
 
 
 def all_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -684,9 +768,6 @@ def test_a_fault_of_the_expansion_is_one_line(
 
 
 # --- a stream without an end, and the results that are there already --------------------------------------------------
-
-ENDLESS = KAFKA.replace("--max_records 5", "--runner=FlinkRunner --flink_master=localhost:8081").split()
-NEW, OLD = (f"2017090{day}T000000-2017090{day}T010000-part-00000-of-00001.parquet" for day in (5, 4))
 
 
 def place_of_results(tmp_path: Path, *more: str) -> tuple[Path, Any]:
@@ -791,18 +872,19 @@ def test_a_stream_goes_on_with_the_settings_that_it_had(tmp_path: Path, changes:
     options = parse([*ENDLESS, "--output", str(tmp_path), "--resume", "file:///saved", *changes.split()])
     assert options.beam.get_all_options(retain_unknown_options=True)["savepoint_path"] == "file:///saved"
     if message is None:
-        check_settings(options, 3)
+        check_settings(options)
+        check_partitions(options, 3)
         with pytest.raises(UsageError, match=r"partitions: expected 3, .* found 4"):
-            check_settings(options, 4)
+            check_partitions(options, 4)
         return
     with pytest.raises(UsageError) as caught:
-        check_settings(options, 3)
+        check_settings(options)
     assert str(caught.value).startswith(message)
 
 
 def test_only_a_stream_on_a_cluster_goes_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected results of a stream in --output .*, with _stream\.json, found"):
-        check_settings(parse([*ENDLESS, "--output", str(tmp_path), "--resume", "x"]), 3)
+        check_settings(parse([*ENDLESS, "--output", str(tmp_path), "--resume", "x"]))
     for arguments, found in (
         ([*ENDLESS, "--overwrite"], "expected results to go on with, found --overwrite"),
         (KAFKA.split(), "expected a stream without an end"),
