@@ -79,7 +79,7 @@ def select(name: str) -> None:
 
 
 def kernel_name() -> str:
-    """Which kernel runs: "avx512", "avx2", "sse2" or "portable" (C), or "numpy"."""
+    """Which kernel runs: "avx512", "avx2", "sse2", "neon" or "portable" (C), or "numpy"."""
     return _selected
 
 

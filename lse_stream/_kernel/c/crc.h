@@ -37,8 +37,8 @@ __attribute__((target("sse4.2"))) static uint32_t check_by_instructions(const ui
 static int has_crc_instructions(void) { return __builtin_cpu_supports("sse4.2"); }
 #elif defined(__aarch64__)
 __attribute__((target("+crc"))) static uint32_t check_by_instructions(const uint64_t *words, size_t n) {
-    uint32_t crc = __builtin_aarch64_crc32cw(0xFFFFFFFFU, (uint32_t)words[0]);
-    for (size_t i = 1; i < n; i++) crc = __builtin_aarch64_crc32cx(crc, words[i]);
+    uint32_t crc = __crc32cw(0xFFFFFFFFU, (uint32_t)words[0]);
+    for (size_t i = 1; i < n; i++) crc = __crc32cd(crc, words[i]);
     return crc ^ 0xFFFFFFFFU;
 }
 

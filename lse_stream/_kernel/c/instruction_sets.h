@@ -152,6 +152,26 @@ typedef struct {
 #undef NAME
 #endif
 
+#if defined(__aarch64__)
+#define NAME(f) f##_neon
+#define SET neon
+#define TARGET
+#define LANES 2
+#define MAX(x, y) ((VD)vbslq_f64(vcgtq_f64((float64x2_t)(x), (float64x2_t)(y)), (float64x2_t)(x), (float64x2_t)(y)))
+#define FNMA(a, b, c) ((VD)vfmsq_f64((float64x2_t)(c), (float64x2_t)(a), vdupq_n_f64(b)))
+/* As two_prod, where nothing underflows: the error of a product is exact either way. */
+#define PRODUCT(a, b, p, e) \
+    (*(p) = (a) * (b), *(e) = (VD)vfmaq_f64((float64x2_t)(-*(p)), (float64x2_t)(a), (float64x2_t)(b)))
+#define LOOKUP(table, index, a, b)                                                                              \
+    do {                                                                                                        \
+        float64x2_t row0 = vld1q_f64((table)[(index)[0]]), row1 = vld1q_f64((table)[(index)[1]]);               \
+        *(a) = (VD)vzip1q_f64(row0, row1);                                                                      \
+        *(b) = (VD)vzip2q_f64(row0, row1);                                                                      \
+    } while (0)
+#include "vector_loops.h"
+#undef NAME
+#endif
+
 /* The sets this machine can run, fastest first, and the one in use. */
 static const instruction_set *supported[4];
 static int n_supported;
@@ -165,6 +185,9 @@ static void find_supported(void) {
         supported[n_supported++] = &set_avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) supported[n_supported++] = &set_avx2;
     supported[n_supported++] = &set_sse2;
+#endif
+#if defined(__aarch64__)
+    supported[n_supported++] = &set_neon;
 #endif
     supported[n_supported++] = &set_portable;
     loops = supported[0];
