@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import exp, log, mp, mpf
 
-from lse_stream import list_functions, log_softmax, logaddexp, logsumexp
+from lse_stream import _kernel, list_functions, log_softmax, logaddexp, logsumexp
 from lse_stream.accumulators import LogSumExpAccumulator
 
 mp.prec = 400
@@ -100,6 +100,17 @@ def test_ties_are_the_real_number_rounded(x: float, n: int) -> None:
     """n equal values give the real number x + ln n, rounded: not x + math.log(n) in doubles."""
     expected = mpf(x) + log(n)
     assert abs(mpf(logsumexp(np.full(n, x))) - expected) <= mpf("0.501") * math.ulp(float(expected))
+
+
+@pytest.mark.usefixtures("kernel")
+def test_ties_alone_at_any_max() -> None:
+    """Without a rest there is no grid whose distance from the term of the max could matter."""
+    x = -np.arange(8000) * 0.7
+    expected = [float(mpf(v) + log(2)) for v in x.tolist()]
+    assert logsumexp(np.stack([x, x], axis=1), axis=1).tolist() == expected
+    assert logsumexp(x[:, None], axis=1).tolist() == x.tolist()
+    codes = np.tile(np.arange(x.size, dtype=np.int32), 2)
+    assert _kernel.state_values(_kernel.group_values(codes, np.tile(x, 2), x.size)).tolist() == expected
 
 
 @pytest.mark.parametrize("x", [1.0, -3.7, 1e-3, 1e5, 2.0**22, 2.0**23 + 1, -(2.0**40)])

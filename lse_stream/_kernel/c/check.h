@@ -54,7 +54,7 @@ static int weighted_fault_of(const weighted_record *r, scale c) {
         least = base_of(r->max, c);
         most = FAR_BASE / 2 - 1;
     }
-    if ((r->base - least) % LIMB_BITS != 0 || r->base < least + LEAST_WEIGHT_BASE || r->base > most) return FAULT_BASE;
+    if (r->base < least + LEAST_WEIGHT_BASE || r->base > most || (r->base - least) % LIMB_BITS != 0) return FAULT_BASE;
     return limbs_fit(limb, r->count) ? NO_FAULT : FAULT_LIMBS;
 }
 

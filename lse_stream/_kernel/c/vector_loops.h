@@ -253,7 +253,7 @@ TARGET INLINE VD NAME(finish_one)(VD max, VD others, VD others_low, const VD dig
     PRODUCT(qh, t, &ph, &pl);
     ql = ((((s - ph) - pl) + e) - qh * tl) / t;
     NAME(quick_two_sum)(qh, ql, &qh, &ql);
-    VU shift = base - exponent, under = MASK((VI)shift < LEAST_SHIFT);
+    VU shift = (base - exponent) & MASK(s != 0.0), under = MASK((VI)shift < LEAST_SHIFT); /* without a rest no base fits */
     shift = (shift & ~under) | ((uint64_t)LEAST_SHIFT & under);
     VU half = ((shift - (uint64_t)LEAST_SHIFT) >> 1) + (uint64_t)(LEAST_SHIFT / 2); /* what is shifted is not negative */
     VD one = FLOAT((half + 1023) << 52), other = FLOAT((shift - half + 1023) << 52);
@@ -409,7 +409,9 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
         }
         for (size_t r = 0; r < few; r += LANES) {
             VD digits[5], top = LOADD(max + r), high, low;
-            VU a0 = LOADU(sums[0] + r), a1 = LOADU(sums[1] + r), a2 = LOADU(sums[2] + r), steps, turns;
+            /* What is not known, and rows beyond the last, count as a single 0. */
+            VU count = LOADU(ties + r), known = MASK(top == top) & MASK(count != 0), steps, turns;
+            VU a0 = LOADU(sums[0] + r) & known, a1 = LOADU(sums[1] + r) & known, a2 = LOADU(sums[2] + r) & known;
             digits[0] = DIGIT(a2) * 0x1p-100;
             a1 += CARRY(a2);
             digits[1] = DIGIT(a1) * 0x1p-50;
@@ -417,11 +419,10 @@ TARGET static void NAME(rows)(const double *x, size_t n, size_t columns, double 
             digits[2] = DIGIT(a0);
             digits[3] = DIGIT(CARRY(a0)) * 0x1p50;
             digits[4] = SPLAT(0.0);
-            VU known = MASK(top == top);
             top = FLOAT(BITS(top) & known);
             NAME(term)(top, SPLAT(0.0), 0, &high, &low, &steps, &turns);
             VU exponent = ((steps + (1ULL << 50)) >> 7) - (1ULL << 43);
-            VD others = FLOAT(LOADU(ties + r) + ROUND_BITS) - ROUND - 1.0;
+            VD others = FLOAT(BITS(FLOAT(count + ROUND_BITS) - ROUND - 1.0) & known);
             VD value = NAME(finish_one)(top, others, SPLAT(0.0), digits, LOADU(base + r), high, low, exponent);
             STORED(values + r, FLOAT(BITS(value) | ~known));
         }
