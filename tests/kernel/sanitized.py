@@ -1,0 +1,105 @@
+"""Calls every entry of the kernel that reads bytes or arrays, at random: for a build with sanitizers.
+
+``python sanitized.py SEED SECONDS``; ``test_sanitizers.py`` makes such a build and runs it.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from model import sealed
+
+from lse_stream import StateError, _kernel
+from lse_stream.accumulators import (
+    CrossEntropyAccumulator,
+    EffectiveSampleSizeAccumulator,
+    LogLikelihoodAccumulator,
+    LogSumExpAccumulator,
+    WeightedLogSumExpAccumulator,
+)
+
+ACCUMULATORS: list[Any] = [
+    LogSumExpAccumulator,
+    WeightedLogSumExpAccumulator,
+    LogLikelihoodAccumulator,
+    EffectiveSampleSizeAccumulator,
+    CrossEntropyAccumulator,
+]
+
+
+def damaged(record: bytes, rng: np.random.Generator) -> bytes:
+    """Most often with a check that fits, so that the rules are reached."""
+    raw = bytearray(record)
+    match rng.integers(4):
+        case 0:
+            raw = bytearray(rng.bytes(int(rng.integers(0, 200))))
+        case 1:
+            for _ in range(int(rng.integers(1, 6))):
+                raw[rng.integers(len(raw))] = rng.integers(256)
+        case 2:
+            del raw[int(rng.integers(len(raw) + 1)) :]
+        case _:
+            at = 8 * int(rng.integers(len(raw) // 8))
+            raw[at : at + 8] = rng.bytes(8)
+    return sealed(bytes(raw)) if len(raw) >= 8 and rng.random() < 0.7 else bytes(raw)
+
+
+def try_records(rng: np.random.Generator) -> None:
+    accumulator = ACCUMULATORS[rng.integers(len(ACCUMULATORS))]
+    n = int(rng.integers(1, 30))
+    x = rng.normal(size=n) * 10 ** rng.uniform(-3, 20)
+    x[rng.integers(n)] = rng.choice([np.inf, -np.inf, np.nan, 1e300, 0.0, x.max()])
+    columns = [x, np.abs(rng.normal(size=n))][: len(accumulator.AGGREGATION.inputs)]
+    record = accumulator(*columns).to_bytes()
+    for _ in range(20):
+        try:
+            state = accumulator.from_bytes(damaged(record, rng))
+        except StateError:
+            continue
+        whole = accumulator.from_bytes(record)
+        try:
+            whole.merge(state)
+            state.merge(state)
+            whole.value()
+        except (OverflowError, StateError):
+            pass  # counts that are too large together, and targets that do not sum to 1
+
+
+def try_arrays(rng: np.random.Generator) -> None:
+    x, weights = (np.frombuffer(rng.bytes(2400), np.float64).copy() for _ in range(2))
+    codes = rng.integers(0, 40, 300).astype(np.int32)
+    for sums in (_kernel.group_values(codes, x, 40), _kernel.group_terms(codes, x, np.nan_to_num(weights), 40)):
+        _kernel.check_sums(sums)
+        _kernel.quotients_of(sums, np.ascontiguousarray(sums["count"]))
+        _kernel.softmax_of(sums, codes, x)
+        _kernel.merge_groups(codes[:40] // 5, sums, 40)
+    states = _kernel.group_values(codes, x, 40)
+    _kernel.state_values(states)
+    _kernel.row_values(x.reshape(-1, int(rng.choice([1, 3, 5, 10, 30, 60]))))
+    groups = _kernel.Groups("values")
+    groups.update(codes, x, 40)
+    groups.merge(codes[:40], states, 40)
+    groups.states()
+    for values in (x, np.tile(x, 20)):
+        _kernel.sum_products(np.zeros(values.size, np.int32), values, None, 1)
+
+
+def main() -> None:
+    rng, end, rounds = np.random.default_rng(int(sys.argv[1])), time.monotonic() + float(sys.argv[2]), 0
+    names = [name for name in _kernel.available() if name != "numpy"]
+    with np.errstate(all="ignore"):
+        while time.monotonic() < end:
+            _kernel.select(names[rounds % len(names)])
+            try_records(rng)
+            try_arrays(rng)
+            rounds += 1
+    print(f"{rounds} rounds")
+
+
+if __name__ == "__main__":
+    main()
