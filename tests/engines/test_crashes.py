@@ -88,7 +88,7 @@ def test_crashes_in_a_batch_job_change_no_bit(engines: KafkaOnFlink, tmp_path: P
     table = pa.table({"key": rng.integers(0, 1000, 400_000), "value": rng.normal(0, 50, 400_000)})
     for i in range(4):
         # Small row groups make it last.
-        pq.write_table(table.slice(i * 100_000, 100_000), tmp_path / f"{i}.parquet", row_group_size=100)
+        pq.write_table(table.slice(i * 100_000, 100_000), tmp_path / f"{i}.parquet", row_group_size=40)
     files = [str(path) for path in sorted(tmp_path.glob("*.parquet"))]
     arguments = ["--key=key", "--value=value", "--state", "--quiet", "--input", *files]
     assert parquet.main([*arguments, f"--output={tmp_path / 'undisturbed'}"]) == 0
