@@ -282,6 +282,7 @@ def test_without_keys_only_the_first_shard_has_a_row(bundles: int) -> None:
         assert_that(shards, check)
 
 
+@pytest.mark.engine
 def test_tables_on_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where the workers find this module
     processes = PipelineOptions(direct_running_mode="multi_processing", direct_num_workers=2)

@@ -272,6 +272,7 @@ def test_bytes_depend_on_the_rows_alone(tmp_path: Path, monkeypatch: pytest.Monk
         assert bytes_of(whole) == first
 
 
+@pytest.mark.engine
 def test_worker_processes_give_the_same_bytes(tmp_path: Path) -> None:
     source = split(tmp_path / "in", sample(), 4)
     total(tmp_path / "threads", source, *COMPOUND)
