@@ -55,15 +55,20 @@ def _sum_terms(
     return [sum_runs(multiply_wide(limb, times), starts) for limb in columns]
 
 
+def merged_counts(states: Sums, starts: Ints) -> npt.NDArray[np.uint64]:
+    """The count of each run of states; raises OverflowError beyond 2^63 - 1."""
+    count, overflow = sum_runs(wide(states["count"]), starts)
+    if overflow.any() or (count > np.uint64(2**63 - 1)).any():
+        raise OverflowError("the count of a merged state exceeds 2^63 - 1")
+    return count
+
+
 @tiny
 def reduce_states(states: Sums, starts: Ints, scale: Floats) -> Sums:
     """One state per run of states: the merge."""
     lengths = np.diff(starts, append=states.size)
     merged = empty_sums(starts.size)
-    count, overflow = sum_runs(wide(states["count"]), starts)
-    if overflow.any() or (count > np.uint64(2**63 - 1)).any():
-        raise OverflowError("the count of a merged state exceeds 2^63 - 1")
-    merged["count"] = count
+    merged["count"] = merged_counts(states, starts)
     merged["max"] = one_form(np.maximum.reduceat(states["max"], starts))
     maximum, maxima = np.repeat(merged["max"], lengths), np.ascontiguousarray(states["max"])
     ties = np.ascontiguousarray(states["ties"])

@@ -4,11 +4,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import constants as c
-from ..constants import FAR_BASE, LIMB_BITS, NO_BASE, NO_EXPONENT
+from ..constants import FAR_BASE, NO_BASE, NO_EXPONENT
 from ..double_double import divide, quick_two_sum, two_prod
 from ..sums import NOTHING, WEIGHTED_SUM, Sums, concat_sums
-from .grouped import CHUNK, check_codes, group_scaled, merge_states, sort_runs
-from .state import base_of_exponent, is_near, limbs_on, own_terms
+from .grouped import CHUNK, check_codes, group_scaled, merge_states, merged_counts, sort_runs
+from .state import base_of_exponent, is_near, limbs_on, move_limbs, own_terms, positions
 from .values import (
     logs_of,
     pair_of,
@@ -19,7 +19,7 @@ from .values import (
 from .values import quotients_of as quotients_of_states
 from .values import reciprocals_of as reciprocals_of_states
 from .vector_loops import power_of, tiny
-from .wide import get_limbs, less_terms, magnitude, multiply_wide, put_limbs, sum_runs, wide
+from .wide import get_limbs, less_terms, magnitude, multiply_wide, put_limbs, sum_runs
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -39,10 +39,7 @@ def reduce_weighted(states: Sums, starts: Ints) -> Sums:
     """One sum per run of sums: the merge."""
     lengths = np.diff(starts, append=states.size)
     merged = no_sums(starts.size)
-    count, overflow = sum_runs(wide(states["count"]), starts)
-    if overflow.any() or (count > np.uint64(2**63 - 1)).any():
-        raise OverflowError("the count of a merged state exceeds 2^63 - 1")
-    merged["count"] = count
+    merged["count"] = merged_counts(states, starts)
     maxima = np.maximum.reduceat(states["max"], starts)
     merged["max"] = np.where(np.isnan(maxima), np.nan, maxima)
     # Records with a base are summed, unless the maximum is too far above: then those that tie with it are.
@@ -52,19 +49,13 @@ def reduce_weighted(states: Sums, starts: Ints) -> Sums:
     used = np.where(near, is_near_base(states["base"]), is_max)
     merged["base"] = np.maximum.reduceat(np.where(used, states["base"], NO_BASE), starts)
     base = np.repeat(merged["base"], lengths)
-    down = np.full(states.size, 3)
-    down[used] = np.minimum((base[used] - states["base"][used]) // LIMB_BITS, 3)
-    own = states["limbs"].copy()
-    moved = np.zeros_like(own)
-    for d in range(3):
-        rows = down == d
-        moved[rows, d:] = own[rows, : 3 - d]
+    moved = move_limbs(get_limbs(states), np.where(used, positions(states["base"], base), 3))
     # Of infinities the first limb is the sign, which must be one.
     infinite = np.isinf(maxima)
     signs = np.where(is_max, states["limbs"][:, 0, 0].view(np.int64), 0)
     opposite = infinite & (np.minimum.reduceat(signs, starts) < 0) & (np.maximum.reduceat(signs, starts) > 0)
     merged["max"][opposite] = np.nan
-    put_limbs(merged, [sum_runs((moved[:, i, 0], moved[:, i, 1]), starts) for i in range(3)])
+    put_limbs(merged, [sum_runs(limb, starts) for limb in moved])
     sign = np.sign(np.add.reduceat(signs, starts))
     merged["limbs"][infinite] = 0
     merged["limbs"][infinite, 0] = np.stack([sign, sign >> 1], axis=1).view(np.uint64)[infinite]
