@@ -270,7 +270,7 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
     if is_local(directory):
         directory = os.path.realpath(directory)
         old = f"{staging}.old"
-        shutil.rmtree(os.path.join(staging, UNFINISHED), ignore_errors=True)
+        _delete_hidden(staging)
         if os.path.isdir(directory):
             os.rename(directory, old)
         os.rename(staging, directory)
@@ -280,6 +280,15 @@ def publish(staging: str, directory: str, *, overwrite: bool = False) -> None:
     _move(staging, directory, files.names_below(staging))
     with files.create_file(join(directory, SUCCESS)):
         pass
+
+
+def _delete_hidden(directory: str) -> None:
+    """Deletes what writers, some of which may have been killed, have left of files: it is hidden until it is whole."""
+    for path in [*Path(directory).glob(".*"), *Path(directory).glob("*/.*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def leave_to_job(staging: str) -> None:

@@ -220,6 +220,17 @@ def test_what_was_written_aside_takes_its_place(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == {PART: b"new"}
 
 
+def test_what_killed_writers_have_left_does_not(tmp_path: Path) -> None:
+    staging = Path(stage(str(tmp_path / "out")))
+    for name in (f".{PART}.0123456789abcdef", ".unfinished/1-1-0123456789abcdef", f"totals/.{PART}.0123456789abcdef"):
+        (staging / name).parent.mkdir(exist_ok=True)
+        (staging / name).touch()
+    (staging / "totals" / PART).write_bytes(b"new")
+    publish(str(staging), str(tmp_path / "out"))
+    assert left(tmp_path) == ["out"]
+    assert contents(tmp_path / "out") == {f"totals/{PART}": b"new"}
+
+
 @pytest.mark.parametrize(
     ("names", "missing"),
     [
