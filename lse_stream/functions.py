@@ -17,6 +17,7 @@ from .states.arrays import StateArray
 from .states.results import LogTotals, result_of
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 Axis = int | Sequence[int] | None
 
 # Values of a matrix that are reduced at a time: with codes and states of rows they take some 100 MB at most.
@@ -68,6 +69,14 @@ def _weights(b: object) -> Array:
     return _real(b.astype(np.float64) if isinstance(b, np.ndarray) and b.dtype == np.bool_ else b, "b")
 
 
+def _plain(a: object) -> Floats | None:
+    """A contiguous array of float64, or one of a list of floats; None for all else, which takes a longer way."""
+    array = np.array(a) if type(a) is list and set(map(type, a)) == {float} else a
+    if type(array) is np.ndarray and array.dtype == np.float64 and array.flags.c_contiguous:
+        return array
+    return None
+
+
 def _is_nested(x: object) -> bool:
     return isinstance(x, Sequence | np.ndarray) and not isinstance(x, str | bytes)
 
@@ -102,6 +111,15 @@ def _blocks(rows: Array) -> Iterator[tuple[slice, Array]]:
     step = max(1, _BLOCK // max(rows.shape[1], 1))
     for i in range(0, rows.shape[0], step):
         yield slice(i, i + step), rows[i : i + step]
+
+
+def _cached(rows: Array) -> Iterator[tuple[slice, npt.NDArray[np.int32], Floats]]:
+    """Values of a matrix, so many at a time that they stay in the cache: where they are, their rows, and they."""
+    values = rows.ravel()
+    codes = _codes(*rows.shape) if rows.shape[0] > 1 else np.zeros(_CACHED, np.int32)
+    for i in range(0, values.size, _CACHED):
+        at, some = slice(i, i + _CACHED), to_float64_exact(values[i : i + _CACHED], "x")
+        yield at, codes[at] if rows.shape[0] > 1 else codes[: some.size], some
 
 
 def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateArray:
@@ -188,9 +206,9 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
     array([6.93147181e-01, 1.00069315e+03])
     """
     if axis is None and b is None and not keepdims and not return_sign:
-        values = np.array(a) if type(a) is list and set(map(type, a)) == {float} else a
-        if type(values) is np.ndarray and values.dtype == np.float64 and values.flags.c_contiguous:
-            state = _kernel.State()  # the same bits by a shorter way: of few values it is most of the time
+        values = _plain(a)  # the same bits by a shorter way: of few values it is most of the time
+        if values is not None:
+            state = _kernel.State()
             state._update(values.reshape(-1))
             return np.float64(state.value())
     if return_sign:
@@ -249,19 +267,22 @@ def _softmax(x: object, axis: Axis, log: bool) -> Any:
     out = np.empty(rows.shape, dtype)
     with np.errstate(over="ignore", under="ignore"):
         for block, part in _blocks(rows):
-            states = _states(part, None, with_totals=False)
-            totals = LogTotals(states) if log else None
-            target, values = out[block].reshape(-1), part.ravel()
-            codes = _codes(*part.shape) if part.shape[0] > 1 else np.zeros(_CACHED, np.int32)
-            for i in range(0, values.size, _CACHED):
-                some, into = to_float64_exact(values[i : i + _CACHED], "x"), target[i : i + _CACHED]
-                of_some = codes[i : i + _CACHED] if part.shape[0] > 1 else codes[: some.size]
-                if totals is not None:
-                    into[:] = totals.log_softmax(of_some, some)
-                elif dtype == np.float64:
-                    _kernel.softmax_of(states.sums[0], of_some, some, out=into)
+            if not log and (part.shape[0] > 1 or dtype == part.dtype == np.float64):
+                matrix = to_float64_exact(part.ravel(), "x").reshape(part.shape)
+                if dtype == np.float64:
+                    _kernel.row_softmax(matrix, out[block])
                 else:
-                    into[:] = _kernel.softmax_of(states.sums[0], of_some, some)
+                    out[block] = _kernel.row_softmax(matrix)
+                continue
+            states, target = _states(part, None, with_totals=False), out[block].reshape(-1)
+            if log:
+                totals = LogTotals(states)
+                for at, codes, values in _cached(part):
+                    target[at] = totals.log_softmax(codes, values)
+            else:
+                reciprocals = _kernel.reciprocals_of(states.sums[0])
+                for at, codes, values in _cached(part):
+                    target[at] = _kernel.softmax_by(reciprocals, codes, values)
     kept = [i for i in range(array.ndim) if i not in axes]
     order = [*kept, *axes]
     result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))
@@ -290,6 +311,10 @@ def softmax(x: object, axis: Axis = None) -> Any:
     array([[0.5, 0.5],
            [0. , 1. ]])
     """
+    if axis is None or axis == -1:
+        values = _plain(x)  # as in logsumexp
+        if values is not None and (axis is None or values.ndim == 1):
+            return _kernel.row_softmax(values.reshape(1, -1)).reshape(values.shape)[()]
     return _softmax(x, axis, log=False)
 
 

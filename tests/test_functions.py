@@ -154,8 +154,13 @@ def test_rows_have_the_bits_of_single_states(columns: int) -> None:
         rng = np.random.default_rng(seed)
         n = int(rng.integers(1, 150)) if columns < 100 else 3
         x = random_values(rng, n * columns).reshape(n, columns)
-        expected = np.array([LogSumExpAccumulator(row).value() for row in x])
+        states = [LogSumExpAccumulator(row) for row in x]
+        expected = np.array([state.value() for state in states])
+        of_states = np.array([softmax_from_state(row, state) for row, state in zip(x, states, strict=True)])
         with np.errstate(all="ignore"):
+            assert softmax(x, axis=1).tobytes() == of_states.tobytes()
+            assert softmax(x[:, ::-1], axis=1)[:, ::-1].tobytes() == of_states.tobytes()
+            assert softmax(x[0].tolist()).tobytes() == softmax(x[0], axis=-1).tobytes() == of_states[0].tobytes()
             assert logsumexp(x, axis=1).tobytes() == expected.tobytes()
             assert logsumexp(x.T, axis=0).tobytes() == expected.tobytes()
             assert logsumexp(x[:, ::-1], axis=1).tobytes() == expected.tobytes()

@@ -58,6 +58,16 @@ static PyObject *py_row_values(PyObject *module, PyObject *args) {
     return finished(v, 2, WITHOUT_GIL(fits, (row_values(v[0].buf, n, n ? size / n : 0, v[1].buf), DONE)));
 }
 
+/* (x, out): both of the same rows and columns */
+static PyObject *py_row_softmax(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[2];
+    if (open_buffers(args, ".*", v)) return NULL;
+    int fits = v[0].ndim == 2 && v[0].len == v[1].len;
+    size_t rows = fits ? (size_t)v[0].shape[0] : 0, columns = fits ? (size_t)v[0].shape[1] : 0;
+    return finished(v, 2, WITHOUT_GIL(fits && LENGTH(v[0], double) == rows * columns, row_softmax(v[0].buf, rows, columns, v[1].buf)));
+}
+
 /* (states, counts, scale, out): 5 columns of out */
 static PyObject *py_quotients_of(PyObject *module, PyObject *args) {
     (void)module;

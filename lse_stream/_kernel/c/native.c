@@ -62,6 +62,7 @@ static PyMethodDef methods[] = {
     {"group_terms", py_group_terms, METH_VARARGS,
      "(out, codes, x, weights, scale): writes the state of each code's w e^(c x); no weights: 1."},
     {"row_values", py_row_values, METH_VARARGS, "(x, out): writes the log-sum-exp of each row of x."},
+    {"row_softmax", py_row_softmax, METH_VARARGS, "(x, out): writes e^x over the sum of its row, for rows and columns of x."},
     {"quotients_of", py_quotients_of, METH_VARARGS,
      "(states, counts, scale, out): writes sign, log and value of sum / (count max)."},
     {"reciprocals_of", py_reciprocals_of, METH_VARARGS, "(states, scale, out): writes what softmax_by needs of each sum."},

@@ -203,14 +203,19 @@ static void set_reciprocal(reciprocal *r, const wide limb[3], int64_t base) {
     r->exponent = -exponent - base;
 }
 
+static reciprocal reciprocal_of(const state *s, scale c) {
+    reciprocal r = {NAN, 0.0, s->max, 0, isfinite(s->max) && !is_near(s->max, c)};
+    if (!isfinite(s->max)) return r;
+    int64_t base, own[3];
+    wide total[3];
+    total_of(s, c, &base, own, total);
+    set_reciprocal(&r, total, base);
+    return r;
+}
+
 static void reciprocals_of(const record *records, size_t n, scale c, reciprocal *out) {
     for (size_t i = 0; i < n; i++) {
         state s = load(records + i, c);
-        out[i] = (reciprocal){NAN, 0.0, s.max, 0, isfinite(s.max) && !is_near(s.max, c)};
-        if (!isfinite(s.max)) continue;
-        int64_t base, own[3];
-        wide total[3];
-        total_of(&s, c, &base, own, total);
-        set_reciprocal(out + i, total, base);
+        out[i] = reciprocal_of(&s, c);
     }
 }

@@ -294,39 +294,74 @@ static void weighted_reciprocals_of(const weighted_record *records, size_t n, re
     }
 }
 
+/* What a softmax of up to ROWS rows is made of. */
+typedef struct {
+    products products;
+    factors factors;
+} softmax_batch;
+
+static softmax_batch *new_softmax_batch(void) {
+    softmax_batch *batch = malloc(sizeof *batch);
+    if (batch) memset(&batch->factors, 0, sizeof batch->factors); /* also beyond the last row */
+    return batch;
+}
+
+/* e^(c x) / S of n <= ROWS rows, with S the sum whose reciprocal the code of each names. */
+static void divide_rows(const reciprocal *table, const int32_t *codes, const double *x, size_t n, scale c, softmax_batch *batch,
+                        double *out) {
+    products *p = &batch->products;
+    factors *f = &batch->factors;
+    int any_far = 0;
+    weigh_rows(x, ONES, n, c, p);
+    for (size_t j = 0; j < n; j++) {
+        const reciprocal *r = table + codes[j];
+        f->high[j] = r->high, f->low[j] = r->low, f->exponent[j] = r->exponent;
+        any_far |= r->is_far;
+    }
+    loops->multiply(p, f, n, out);
+    if (!any_far && !p->exceptional) return;
+    for (size_t j = 0; j < n; j++) {
+        const reciprocal *r = table + codes[j];
+        double v = x[j];
+        if (r->high != r->high || v != v)
+            out[j] = NAN;
+        else if (r->is_far && v == r->max)
+            out[j] = ldexp(r->high, (int)r->exponent);
+        else if (r->is_far || !is_near(v, c))
+            out[j] = r->is_far && v < r->max ? 0.0 : v > 0.0 || r->is_far ? copysign(INFINITY, r->high) : 0.0;
+    }
+}
+
 /* e^(c x) / S, with S the sum whose reciprocal the code of each row names. */
 static int softmax_by(const reciprocal *table, size_t groups, const int32_t *codes, const double *x, size_t n, scale c,
                       double *out) {
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
-    products *p = malloc(sizeof *p);
-    factors *f = malloc(sizeof *f);
-    if (!p || !f) {
-        free(p), free(f);
-        return NO_MEMORY;
-    }
-    for (size_t i = 0; i < ROWS; i++) f->high[i] = f->low[i] = 0.0, f->exponent[i] = 0; /* also beyond the last row */
-    for (size_t i = 0; i < n; i += ROWS) {
-        size_t size = n - i < ROWS ? n - i : ROWS;
-        int any_far = 0;
-        weigh_rows(x + i, ONES, size, c, p);
-        for (size_t j = 0; j < size; j++) {
-            const reciprocal *r = table + codes[i + j];
-            f->high[j] = r->high, f->low[j] = r->low, f->exponent[j] = r->exponent;
-            any_far |= r->is_far;
+    softmax_batch *batch = new_softmax_batch();
+    if (!batch) return NO_MEMORY;
+    for (size_t i = 0; i < n; i += ROWS) divide_rows(table, codes + i, x + i, n - i < ROWS ? n - i : ROWS, c, batch, out + i);
+    free(batch);
+    return DONE;
+}
+
+/* e^x / S, with S the sum of each row of x: as many rows together as are no more than ROWS values, or one. */
+static int row_softmax(const double *x, size_t rows, size_t columns, double *out) {
+    reciprocal table[ROWS];
+    int32_t codes[ROWS];
+    if (columns == 0) return DONE;
+    size_t together = columns < ROWS ? ROWS / columns : 1;
+    softmax_batch *batch = new_softmax_batch();
+    if (!batch) return NO_MEMORY;
+    for (size_t j = 0; j < ROWS; j++) codes[j] = columns < ROWS ? (int32_t)(j / columns) : 0;
+    for (size_t i = 0; i < rows; i += together) {
+        size_t some = rows - i < together ? rows - i : together;
+        for (size_t j = 0; j < some; j++) {
+            state s = EMPTY;
+            add_all(&s, x + (i + j) * columns, columns);
+            table[j] = reciprocal_of(&s, NATURAL);
         }
-        loops->multiply(p, f, size, out + i);
-        if (!any_far && !p->exceptional) continue;
-        for (size_t j = 0; j < size; j++) {
-            const reciprocal *r = table + codes[i + j];
-            double v = x[i + j];
-            if (r->high != r->high || v != v)
-                out[i + j] = NAN;
-            else if (r->is_far && v == r->max)
-                out[i + j] = ldexp(r->high, (int)r->exponent);
-            else if (r->is_far || !is_near(v, c))
-                out[i + j] = r->is_far && v < r->max ? 0.0 : v > 0.0 || r->is_far ? copysign(INFINITY, r->high) : 0.0;
-        }
+        for (size_t j = i * columns, end = j + some * columns; j < end; j += ROWS)
+            divide_rows(table, codes, x + j, end - j < ROWS ? end - j : ROWS, NATURAL, batch, out + j);
     }
-    free(p), free(f);
+    free(batch);
     return DONE;
 }

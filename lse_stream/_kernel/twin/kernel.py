@@ -19,7 +19,7 @@ from .grouped import CHUNK, NATURAL, group_values, reduce_states, reduce_values
 from .state import bases_of, is_near, one_form
 from .values import row_values, values_of
 from .vector_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
-from .weighted import group_terms, merge_groups, quotients_of, reciprocals_of, softmax_by
+from .weighted import group_terms, merge_groups, quotients_of, reciprocals_of, row_softmax, softmax_by
 
 __all__ = [
     "State",
@@ -31,6 +31,7 @@ __all__ = [
     "merge_sums",
     "quotients_of",
     "reciprocals_of",
+    "row_softmax",
     "row_values",
     "seal",
     "softmax_by",

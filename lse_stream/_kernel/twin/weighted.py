@@ -6,8 +6,8 @@ import numpy.typing as npt
 from .. import constants as c
 from ..constants import FAR_BASE, NO_BASE, NO_EXPONENT
 from ..double_double import divide, quick_two_sum, two_prod
-from ..sums import NOTHING, WEIGHTED_SUM, Sums, concat_sums
-from .grouped import CHUNK, check_codes, group_scaled, merge_states, merged_counts, sort_runs
+from ..sums import NOTHING, WEIGHTED_SUM, Sums, concat_sums, empty_sums
+from .grouped import CHUNK, NATURAL, check_codes, group_scaled, group_values, merge_states, merged_counts, sort_runs
 from .state import base_of_exponent, is_near, limbs_on, move_limbs, own_terms, positions
 from .values import (
     logs_of,
@@ -225,3 +225,17 @@ def softmax_by(reciprocals: Floats, codes: npt.NDArray[np.int32], x: Floats, sca
         of_ties = np.ldexp(fh, shift[code].clip(-c.MOST_EXPONENT, c.MOST_EXPONENT).astype(np.int32))
         product = np.where(far & (v == maximum), of_ties, product)
         out[i : i + CHUNK] = np.where(np.isnan(fh) | np.isnan(v), np.nan, product)
+
+
+def row_softmax(x: Floats, out: Floats) -> None:
+    """Writes e^x over the sum of its row, for rows and columns of x (n, columns)."""
+    rows, columns = x.shape
+    step = max(1, CHUNK // max(columns, 1))
+    for i in range(0, rows, step):
+        part = np.ascontiguousarray(x[i : i + step])
+        states = empty_sums(part.shape[0])
+        codes = np.repeat(np.arange(part.shape[0], dtype=np.int32), columns)
+        group_values(states, codes, part.ravel())
+        reciprocals = np.empty((states.size, 5))
+        reciprocals_of(states, NATURAL, reciprocals)
+        softmax_by(reciprocals, codes, part.ravel(), NATURAL, out[i : i + step].reshape(-1))
