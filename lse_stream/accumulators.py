@@ -224,10 +224,6 @@ class LogSumExpAccumulator(_kernel.State):
         return self.result("exp_bonus")
 
 
-# Rows that wait to be summed together: when that happens cannot be seen in an exact sum.
-_PENDING = 1024
-
-
 def _bytes(record: bytes | bytearray | memoryview) -> bytes:
     return record if type(record) is bytes else bytes(memoryview(record))
 
@@ -243,14 +239,14 @@ def _decode(record: bytes, expected: Aggregation) -> StateArray:
     return states
 
 
-class _PartsAccumulator:
+class _PartsAccumulator(_kernel.Rows):
     """The accumulators of the other aggregations, with the guarantees of ``LogSumExpAccumulator``.
 
     Attributes:
       AGGREGATION: of the class.
     """
 
-    __slots__ = ("_pending", "_states")
+    __slots__ = ("_states",)
 
     AGGREGATION: ClassVar[Aggregation]
 
@@ -258,7 +254,6 @@ class _PartsAccumulator:
         found = Scale(scale)
         self.AGGREGATION.check_scale(found)
         self._states = StateArray.empty(self.AGGREGATION, found, 1)
-        self._pending: list[tuple[float, ...]] = []
         if columns:
             self.update(*columns)
 
@@ -267,20 +262,21 @@ class _PartsAccumulator:
         """The scale of the values."""
         return self._states.scale
 
-    def _add(self, *row: object) -> None:
-        values = tuple([x if type(x) is float else to_float_exact(x) for x in row])
-        if len(values) > 1 and not 0.0 <= values[1] < np.inf:  # most weights need no closer look
-            self.AGGREGATION.check_inputs([np.array([x]) for x in values], self.AGGREGATION.inputs)
-        self._pending.append(values)
-        if len(self._pending) == _PENDING:
-            self.states()
+    def _to_float_exact(self, x: object) -> float:
+        return to_float_exact(x)  # called for what is not a float
+
+    def _check_row(self, *row: float) -> None:
+        self.AGGREGATION.check_inputs([np.array([x]) for x in row], self.AGGREGATION.inputs)
+
+    def _settle(self) -> None:
+        # When that happens cannot be seen in an exact sum.
+        rows = self._take_rows()
+        if rows:
+            self._add_columns(list(np.frombuffer(rows).reshape(-1, len(self.AGGREGATION.inputs)).T))
 
     def states(self) -> StateArray:
         """The state as an array of one."""
-        if self._pending:
-            columns = np.array(self._pending).T
-            self._pending = []
-            self._add_columns(list(columns))
+        self._settle()
         return self._states
 
     def _add_columns(self, columns: Sequence[npt.NDArray[np.float64]]) -> None:
@@ -312,7 +308,6 @@ class _PartsAccumulator:
             raise TypeError(f"expected {' and '.join(inputs)}, found {len(columns)} columns")
         arrays = columns_to_float64_exact(columns, inputs)
         self.AGGREGATION.check_inputs(arrays, inputs)
-        self.states()
         self._add_columns(arrays)
 
     def merge(self, other: "Accumulator") -> None:
@@ -367,7 +362,7 @@ class _PartsAccumulator:
           StateError: not such a record: truncated, of another version or aggregation, or not canonical.
         """
         accumulator = cls.__new__(cls)
-        accumulator._states, accumulator._pending = _decode(_bytes(record), cls.AGGREGATION), []
+        accumulator._states = _decode(_bytes(record), cls.AGGREGATION)
         return accumulator
 
     def copy(self) -> Self:
@@ -411,7 +406,7 @@ class WeightedLogSumExpAccumulator(_PartsAccumulator):
 
     def add(self, x: float, weight: float = 1.0) -> None:
         """Adds one number with its weight; raises ValueError for a weight that is not finite."""
-        self._add(x, weight)
+        self._add_weighted(x, weight)
 
     def log_abs_sum(self) -> float:
         """``ln abs(sum(w exp(x)))``, whatever the sign of the sum."""
@@ -463,10 +458,6 @@ class LogLikelihoodAccumulator(_PartsAccumulator):
     __slots__ = ()
     AGGREGATION = LOG_LIKELIHOOD
 
-    def add(self, x: float) -> None:
-        """Adds one number."""
-        self._add(x)
-
     def value(self) -> LogLikelihoodSummary:
         """The totals."""
         names = ("log_likelihood", "logsumexp", "max", "mean", "variance")
@@ -493,10 +484,6 @@ class EffectiveSampleSizeAccumulator(_PartsAccumulator):
     __slots__ = ()
     AGGREGATION = EFFECTIVE_SAMPLE_SIZE
 
-    def add(self, x: float) -> None:
-        """Adds one log-weight."""
-        self._add(x)
-
     def largest_weight(self) -> float:
         """The largest weight over the sum of all, ``exp(max - LSE)``."""
         return self.result("largest_weight")
@@ -520,7 +507,7 @@ class CrossEntropyAccumulator(_PartsAccumulator):
 
     def add(self, logit: float, target: float = 0.0) -> None:
         """Adds one class; raises ValueError for a target that is negative or not finite."""
-        self._add(logit, float(target) if isinstance(target, bool | np.bool_) else target)
+        self._add_weighted(logit, float(target) if isinstance(target, bool | np.bool_) else target)
 
 
 # Any of them: what functions, CombineFns and coders take.

@@ -65,7 +65,7 @@ def available() -> tuple[str, ...]:
 
 
 def select(name: str) -> None:
-    """Runs ``name``, one of ``available()``, from now on. ``State`` stays the class of the kernel chosen at import."""
+    """Runs ``name``, one of ``available()``, from now on. The types stay as chosen at import."""
     global _selected
     if name not in available():
         raise ValueError(f"LSE_STREAM_KERNEL: expected one of {', '.join(available())} on this machine, found {name!r}")
@@ -383,6 +383,7 @@ _selected = "numpy"
 select(os.environ.get("LSE_STREAM_KERNEL") or available()[0])
 
 if TYPE_CHECKING:
+    from .twin.kernel import Rows as Rows
     from .twin.kernel import State as State
 else:
-    State = _kernel().State
+    Rows, State = _kernel().Rows, _kernel().State

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _kernel
 from .._kernel.double_double import divide, two_prod, two_sum
 from ..scales import NATURAL
-from .arrays import Codes, Floats, Ints, Ratio, StateArray, require
+from .arrays import Codes, Floats, Ints, Quotients, Ratio, StateArray, require
 
 Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
@@ -34,7 +34,11 @@ def result_of(states: StateArray, name: str) -> Result:
             f"expected a result of {states.aggregation.name} ({', '.join(states.aggregation.results)}), found {name!r}"
         )
     values = RESULTS[name](states)
-    return values if values.dtype == np.int64 else np.where(np.isnan(values), np.nan, values + 0.0)
+    if values.dtype == np.int64:
+        return values
+    out: Floats = np.add(values, 0.0)
+    np.copyto(out, np.nan, where=np.isnan(out))
+    return out
 
 
 def variances(states: StateArray, ddof: int = 1) -> Floats:
@@ -135,15 +139,17 @@ def _pairs(ratios: Iterable[Ratio]) -> tuple[Floats, Floats]:
 
 def _logsumexp(states: StateArray) -> Floats:
     """NaN where the sum is negative, as it has no logarithm."""
-    if not states.aggregation.sums[0].has_weights:
-        return _log_abs_sum(states)
-    return np.where(states.quotients().sign < 0.0, np.nan, _log_abs_sum(states))
-
-
-def _log_abs_sum(states: StateArray) -> Floats:
     if states.aggregation.sums[0].is_plain(states.scale):
         return _kernel.state_values(states.sums[0])
     quotients = states.quotients()
+    return np.where(quotients.sign < 0.0, np.nan, _log_of(states, quotients))
+
+
+def _log_abs_sum(states: StateArray) -> Floats:
+    return _log_of(states, states.quotients())
+
+
+def _log_of(states: StateArray, quotients: Quotients) -> Floats:
     out = _on_scale(states, quotients.log_high, quotients.log_low)
     # What cancels is a sum of 0, however far from 0 the max is.
     return np.where((quotients.sign == 0.0) & (states.counts > 0), _nothing(states), out)

@@ -51,6 +51,7 @@
 #include "key_index.h"
 #include "key_hashes.h"
 #include "growing.h"
+#include "rows_type.h"
 #include "state_type.h"
 #include "functions.h"
 
@@ -97,7 +98,9 @@ PyMODINIT_FUNC PyInit_native(void) {
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;
     StateType = (PyTypeObject *)PyType_FromSpec(&State_spec);
-    if (!StateType || PyModule_AddObjectRef(module, "State", (PyObject *)StateType) || add_growing_types(module)) {
+    RowsType = (PyTypeObject *)PyType_FromSpec(&Rows_spec);
+    if (!StateType || PyModule_AddObjectRef(module, "State", (PyObject *)StateType) || !RowsType ||
+        PyModule_AddObjectRef(module, "Rows", (PyObject *)RowsType) || add_growing_types(module)) {
         Py_DECREF(module);
         return NULL;
     }

@@ -39,11 +39,7 @@ static PyObject *add_value(StateObject *self, double x) {
 
 static PyObject *State_add(PyObject *object, PyObject *x) {
     StateObject *self = (StateObject *)object;
-    if (PyFloat_Check(x)) return add_value(self, PyFloat_AsDouble(x));
-    PyObject *exact = PyObject_CallMethod(object, "_to_float_exact", "(O)", x);
-    if (!exact) return NULL;
-    double value = PyFloat_AsDouble(exact);
-    Py_DECREF(exact);
+    double value = exact_number(object, x);
     if (value == -1.0 && PyErr_Occurred()) return NULL;
     return add_value(self, value);
 }

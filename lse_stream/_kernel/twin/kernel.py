@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 NATURAL_SCALE = (1.0, 0.0, False)
+PENDING_ROWS = 1024  # that wait at most
 BLOCK = 4 * FLUSH  # values of one pass over the cache
 SEALED = np.array([0, 1 + SUM.itemsize // 8])  # the words of a stored record
 
@@ -197,6 +198,48 @@ class State:
     def _set_sum(self, state: bytes) -> None:
         """Becomes the state of a sum that is known to be canonical."""
         self._state, self._pending = np.frombuffer(state, SUM).copy(), []
+
+
+class Rows:
+    """Rows of numbers that wait to be summed together: base of the accumulators of several parts."""
+
+    __slots__ = ("_rows",)
+
+    _rows: list[tuple[float, ...]]
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        self = super().__new__(cls)
+        self._rows = []
+        return self
+
+    def _to_float_exact(self, x: object) -> float:
+        raise TypeError(f"expected a real number, found {type(x).__name__}")
+
+    def _check_row(self, value: float, weight: float) -> None:
+        raise ValueError(f"expected a finite weight of 0 or more beside {value}, found {weight}")
+
+    def _settle(self) -> None:
+        raise NotImplementedError
+
+    def add(self, x: float, /) -> None:
+        """Adds one number."""
+        self._add_row(x)
+
+    def _add_weighted(self, value: object, weight: object) -> None:
+        self._add_row(value, weight)
+
+    def _add_row(self, *row: object) -> None:
+        values = tuple([x if type(x) is float else self._to_float_exact(x) for x in row])
+        if len(values) > 1 and not 0.0 <= values[1] < np.inf:  # most weights need no closer look
+            self._check_row(*values)
+        self._rows.append(values)
+        if len(self._rows) == PENDING_ROWS:
+            self._settle()
+
+    def _take_rows(self) -> bytes:
+        """The rows that wait, as the bytes of their values; none wait then."""
+        rows, self._rows = self._rows, []
+        return np.array(rows, np.float64).tobytes()
 
 
 def signed(value: int) -> int:
