@@ -17,7 +17,16 @@ from conftest import EDGES, any_float, finite_or_minus_inf, random_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lse_stream import LogLikelihoodAccumulator, LogSumExpAccumulator, Scale, StateError, logsumexp
+from lse_stream import (
+    CrossEntropyAccumulator,
+    EffectiveSampleSizeAccumulator,
+    LogLikelihoodAccumulator,
+    LogSumExpAccumulator,
+    Scale,
+    StateError,
+    WeightedLogSumExpAccumulator,
+    logsumexp,
+)
 
 INF, NAN = math.inf, math.nan
 NAN_BYTES = np.float64(NAN).tobytes()
@@ -291,6 +300,26 @@ def test_numbers_one_at_a_time() -> None:
     for x in (1, 2.0, np.float32(3), np.float16(4), np.int8(5), np.float64(6), 2**53):
         state.add(x)
     assert state == accumulate([1, 2, 3, 4, 5, 6, 2**53])
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize(
+    "make",
+    [
+        LogLikelihoodAccumulator,
+        EffectiveSampleSizeAccumulator,
+        WeightedLogSumExpAccumulator,
+        CrossEntropyAccumulator,
+    ],
+)
+def test_rows_one_at_a_time_are_summed_as_arrays_are(make: Any, sign: float) -> None:
+    x, w = random_values(np.random.default_rng(1), 2500), random_values(np.random.default_rng(2), 2500)
+    w = np.abs(np.where(np.isfinite(w), w, 0.0)) * (sign if make is WeightedLogSumExpAccumulator else 1.0)
+    columns = (sign * x, w)[: len(make.AGGREGATION.inputs)]
+    state, whole = make(), make(*columns)
+    for row in zip(*columns, strict=True):
+        state.add(*row)
+    assert state.to_bytes() == whole.to_bytes()
 
 
 @pytest.mark.parametrize("x", [2**53 + 1, -(2**53) - 1, 2**60, 10**30, np.int64(2**60), np.uint64(2**63)])
