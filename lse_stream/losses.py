@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ._kernel import StateError
+from ._kernel import StateError, exact_values
 from .accumulators import LogSumExpAccumulator
 from .buffers import array_of, nulls_of_column, numbers_of
 from .columns import columns_of, decode_dictionary
@@ -108,10 +108,10 @@ def losses_of(keys: list[str], states: StateTable) -> pa.Table:
         loss[rows] = result_of(array.take(rows), "cross_entropy")
     except StateError as error:
         row = int(rows[error.row])
-        [(times, _)] = array.take(rows[[error.row]]).exact_sums(1)
+        [times] = exact_values(array.take(rows[[error.row]]).exact[1])
         raise DataError(
             f"example {describe_key(states.keys, states.keys.column_names, row)}: expected its label among its "
-            f"classes ({array.counts[row]}), once, found it {times} times"
+            f"classes ({array.counts[row]}), once, found it {times:.0f} times"
         ) from error
     none = array.counts == 0
     columns = [*(states.keys.column(name) for name in keys), array_of(loss, null=none if null is None else none | null)]

@@ -1,17 +1,15 @@
 """Arrays of states: grouped from rows, merged, taken and put together, part by part."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _kernel
 from .._kernel import StateError, Sums
-from .._kernel.constants import UNIT
-from .._kernel.stored_sum import decode_sum
 from ..scales import Scale
 from .aggregations import Aggregation, ExactSum, ScaledSum
 
@@ -19,7 +17,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int32]
-Ratio = tuple[Any, int]
 
 
 class Quotients(NamedTuple):
@@ -132,16 +129,6 @@ class StateArray:
         counts = self.counts if per_term else np.ones(len(self), np.int64)
         return Quotients(*_kernel.quotients_of(self.sums[part], counts, self.scale.factor).T)
 
-    def exact_sums(self, part: int) -> Iterator[Ratio]:
-        """An exact sum as (numerator, denominator); beside a denominator of 0 the NaN or infinity that it is.
-
-        One after another, as these integers may take a kilobyte each.
-        """
-        words, at = self.exact[part]
-        found = (decode_sum(words, place) for place in at.tolist())
-        specials = (0.0, np.inf, -np.inf, np.nan)
-        return ((specials[special], 0) if special else _ratio(units, low) for units, low, special in found)
-
 
 def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> Sums:
     x, weights = part.terms(inputs, scale)
@@ -154,11 +141,6 @@ def _group_exact(part: ExactSum, codes: Codes, inputs: Sequence[Floats], groups:
     second = None if part.second is None else inputs[part.second]
     words, begins = _kernel.sum_products(codes, inputs[part.first], second, groups)
     return words, begins[:-1]
-
-
-def _ratio(units: int, low: int) -> Ratio:
-    bits = -UNIT - 64 * low
-    return (units, 1 << bits) if bits >= 0 else (units << -bits, 1)
 
 
 def check_same(expected: StateArray, found: StateArray) -> None:

@@ -3,7 +3,7 @@
 ``RESULTS`` has them by name. Which ones an aggregation has is said in ``aggregations``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _kernel
 from .._kernel.double_double import divide, two_prod, two_sum
 from ..scales import NATURAL
-from .arrays import Codes, Floats, Ints, Quotients, Ratio, StateArray, require
+from .arrays import Codes, Floats, Ints, Quotients, StateArray, require
 
 Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
@@ -43,15 +43,8 @@ def result_of(states: StateArray, name: str) -> Result:
 
 def variances(states: StateArray, ddof: int = 1) -> Floats:
     """The variance of the values, correctly rounded; NaN for ``ddof`` values or fewer, or one that is not finite."""
-    rows = zip(states.counts.tolist(), states.exact_sums(0), states.exact_sums(1), strict=True)
-    # (q / e - s^2 / (n d^2)) / (n - ddof), with denominators that are powers of 2
-    return np.array(
-        [
-            _rounded(q * n * d * d - s * s * e, e * d * d * n * (n - ddof)) if n > ddof and d and e else np.nan
-            for n, (s, d), (q, e) in rows
-        ],
-        np.float64,
-    )
+    sums, squares = states.exact
+    return _kernel.exact_variances(sums, squares, states.counts, states.counts - ddof)
 
 
 # --- softmax by states ------------------------------------------------------------------------------------------------
@@ -110,30 +103,6 @@ def _nothing(states: StateArray) -> float:
     return np.inf if states.scale.descends else -np.inf
 
 
-def _rounded(numerator: float, denominator: int) -> float:
-    """A ratio of integers, rounded once; infinite where it is beyond the floats."""
-    if not denominator:
-        return numerator
-    try:
-        return numerator / denominator
-    except OverflowError:
-        return np.inf if numerator > 0 else -np.inf
-
-
-def _pairs(ratios: Iterable[Ratio]) -> tuple[Floats, Floats]:
-    """Ratios as double-doubles; the low part is 0 where the high one is not finite."""
-    pairs = []
-    for numerator, denominator in ratios:
-        high = _rounded(numerator, denominator)
-        low = 0.0
-        if denominator and abs(high) < np.inf:
-            above, below = high.as_integer_ratio()
-            low = (numerator * below - above * denominator) / (denominator * below)
-        pairs.append((high, low))
-    high_part, low_part = np.array(pairs, np.float64).reshape(-1, 2).T
-    return high_part, low_part
-
-
 # --- the results ------------------------------------------------------------------------------------------------------
 
 
@@ -177,7 +146,7 @@ def _logmeanexp(states: StateArray) -> Floats:
 
 def _weighted_logmeanexp(states: StateArray) -> Floats:
     """ln(S / W) from double-doubles of both: that of W is the logarithm of a state of its two parts at x = 0."""
-    high, low = _pairs(states.exact_sums(0))
+    high, low = _kernel.exact_pairs(states.exact[0]).T
     n = len(states)
     rows = np.tile(np.arange(n, dtype=np.int32), 2)
     finite = np.where(np.isfinite(high), high, 0.0)
@@ -206,12 +175,11 @@ def _exp_bonus(states: StateArray) -> Floats:
 
 
 def _exact_sum(part: int) -> Callable[[StateArray], Floats]:
-    return lambda states: np.array([_rounded(*total) for total in states.exact_sums(part)], np.float64)
+    return lambda states: _kernel.exact_values(states.exact[part])
 
 
 def _mean(states: StateArray) -> Floats:
-    rows = zip(states.counts.tolist(), states.exact_sums(0), strict=True)
-    return np.array([_rounded(s, n * d) if n else np.nan for n, (s, d) in rows], np.float64)
+    return _kernel.exact_values(states.exact[0], states.counts)
 
 
 def _effective_sample_size(states: StateArray) -> Floats:
@@ -243,7 +211,7 @@ def _cross_entropy(states: StateArray) -> Floats:
         np.abs(targets - 1.0) <= TARGET_TOLERANCE,
         lambda i: f"expected targets that sum to 1, such as one label, found {targets[i]}",
     )
-    chosen, rest = _pairs(states.exact_sums(0))
+    chosen, rest = _kernel.exact_pairs(states.exact[0]).T
     quotients = states.quotients()
     maximum = states.sums[0]["max"]
     with np.errstate(invalid="ignore", over="ignore"):

@@ -5,6 +5,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from model import sealed
 
 from lse_stream import StateError, _kernel
+from lse_stream._kernel.constants import MOST_WORDS
 from lse_stream.accumulators import (
     CrossEntropyAccumulator,
     EffectiveSampleSizeAccumulator,
@@ -98,6 +100,28 @@ def try_arrays(rng: np.random.Generator) -> None:
         _kernel.sum_products(np.zeros(values.size, np.int32), values, None, 1)
 
 
+def try_exact_sums(rng: np.random.Generator) -> None:
+    """Sums with heads of which some reach too far, at places of which some are beyond the words."""
+    n, size = 8, int(rng.integers(1, 300))
+    words = np.frombuffer(rng.bytes(8 * size), np.uint64).copy()
+    at = rng.integers(0, size, n)
+    lengths = rng.integers(0, np.minimum(size - at, MOST_WORDS + 1))
+    words[at] = rng.integers(0, MOST_WORDS + 1 - lengths) | lengths << 16
+    if rng.random() < 0.2:
+        words[at[0]] = words[0]
+    if rng.random() < 0.2:
+        at[0] = rng.choice([-1, size, -(2**63), 2**63 - 1])
+    counts, divisors = rng.integers(-1, 2**63 - 1, n), rng.integers(-1, 9, n)
+    with suppress(ValueError):  # sums that cannot be read
+        _kernel.exact_values((words, at), counts)
+    with suppress(ValueError):
+        _kernel.exact_pairs((words, at))
+    with suppress(ValueError):
+        _kernel.exact_variances((words, at), (words, at[::-1]), counts, divisors)
+    with suppress(ValueError):
+        _kernel.merge_sums(np.zeros(n, np.int32), words, at, 1)
+
+
 def main() -> None:
     rng, end, rounds = np.random.default_rng(int(sys.argv[1])), time.monotonic() + float(sys.argv[2]), 0
     names = [name for name in _kernel.available() if name != "numpy"]
@@ -106,6 +130,7 @@ def main() -> None:
             _kernel.select(names[rounds % len(names)])
             try_records(rng)
             try_arrays(rng)
+            try_exact_sums(rng)
             rounds += 1
     print(f"{rounds} rounds")
 

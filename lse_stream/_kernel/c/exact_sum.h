@@ -20,6 +20,18 @@ typedef struct {
     uint32_t special;
 } exact_head;
 
+/* Whether a sum that can be read is stored at each place among so many words. */
+static int are_sums(const uint64_t *words, size_t size, const int64_t *at, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (at[i] < 0 || (uint64_t)at[i] >= size) return 0;
+        exact_head head;
+        memcpy(&head, words + at[i], sizeof head);
+        if (head.low < 0 || head.low + head.words > MOST_WORDS || head.words >= size - (size_t)at[i]) return 0;
+        if (head.special > NOT_A_NUMBER) return 0;
+    }
+    return 1;
+}
+
 static void clear(exact_sum *s) {
     memset(s, 0, sizeof *s);
     s->first = CHUNKS;

@@ -132,8 +132,40 @@ static PyObject *py_merge_sums(PyObject *module, PyObject *args) {
     size_t n = LENGTH(v[0], int32_t), begins = LENGTH(v[3], int64_t);
     int fits = begins && n == LENGTH(v[2], int64_t);
     buffer sums = {NULL, 0, 0};
-    int result = WITHOUT_GIL(fits, sum_groups(v[0].buf, v[2].buf, NULL, v[1].buf, n, begins - 1, v[3].buf, &sums));
+    int result = WITHOUT_GIL(fits, are_sums(v[1].buf, LENGTH(v[1], uint64_t), v[2].buf, n)
+                                       ? sum_groups(v[0].buf, v[2].buf, NULL, v[1].buf, n, begins - 1, v[3].buf, &sums)
+                                       : BAD_SUM);
     return finished_sums(v, result, &sums);
+}
+
+/* (words, at, divisors, out) */
+static PyObject *py_exact_values(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[4];
+    if (open_buffers(args, "...*", v)) return NULL;
+    size_t n = LENGTH(v[1], int64_t), size = LENGTH(v[0], uint64_t);
+    int fits = n == LENGTH(v[2], int64_t) && n == LENGTH(v[3], double);
+    return finished(v, 4, WITHOUT_GIL(fits, exact_values(v[0].buf, size, v[1].buf, v[2].buf, n, v[3].buf)));
+}
+
+/* (words, at, out): 2 columns of out */
+static PyObject *py_exact_pairs(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[3];
+    if (open_buffers(args, "..*", v)) return NULL;
+    size_t n = LENGTH(v[1], int64_t), size = LENGTH(v[0], uint64_t);
+    return finished(v, 3, WITHOUT_GIL(2 * n == LENGTH(v[2], double), exact_pairs(v[0].buf, size, v[1].buf, n, v[2].buf)));
+}
+
+/* (words, at, words of squares, their at, counts, divisors, out) */
+static PyObject *py_exact_variances(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[7];
+    if (open_buffers(args, "......*", v)) return NULL;
+    size_t n = LENGTH(v[1], int64_t), size = LENGTH(v[0], uint64_t), size_q = LENGTH(v[2], uint64_t);
+    int fits = n == LENGTH(v[3], int64_t) && n == LENGTH(v[4], int64_t) && n == LENGTH(v[5], int64_t) && n == LENGTH(v[6], double);
+    return finished(v, 7, WITHOUT_GIL(fits, exact_variances(v[0].buf, size, v[1].buf, v[2].buf, size_q, v[3].buf, v[4].buf,
+                                                            v[5].buf, n, v[6].buf)));
 }
 
 /* (states, scale): (row, fault) of the first that is not canonical, or None */

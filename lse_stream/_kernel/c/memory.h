@@ -1,6 +1,6 @@
 /* Results of functions that may fail, and memory. */
 
-enum { DONE, NO_MEMORY, COUNT_OVERFLOW, BAD_CODE, TOO_MANY, MISMATCH, BUSY };
+enum { DONE, NO_MEMORY, COUNT_OVERFLOW, BAD_CODE, BAD_SUM, TOO_MANY, MISMATCH, BUSY };
 
 #define CACHE_LINE 64
 #define HUGE_PAGE ((size_t)1 << 21) /* of x86-64, and most often of ARM64 */

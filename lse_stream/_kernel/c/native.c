@@ -46,6 +46,7 @@
 #include "weighted.h"
 #include "check.h"
 #include "exact_sum.h"
+#include "exact_ratio.h"
 #include "objects.h"
 #include "buffers.h"
 #include "key_index.h"
@@ -73,6 +74,11 @@ static PyMethodDef methods[] = {
      "(codes, a, b, begins): the exact sums of a b of each code, as words; no b: 1."},
     {"merge_sums", py_merge_sums, METH_VARARGS,
      "(codes, words, at, begins): the exact sums of the stored sums of each code, as words."},
+    {"exact_values", py_exact_values, METH_VARARGS,
+     "(words, at, divisors, out): writes each stored sum over its divisor."},
+    {"exact_pairs", py_exact_pairs, METH_VARARGS, "(words, at, out): writes each stored sum as a double-double."},
+    {"exact_variances", py_exact_variances, METH_VARARGS,
+     "(words, at, words, at, counts, divisors, out): writes the variances of stored sums of values and of squares."},
     {"check", py_check, METH_VARARGS,
      "(states, scale): (row, fault) of the first that is not canonical, or None."},
     {"seal", py_seal, METH_VARARGS, "(words, offsets): writes the checks of records."},

@@ -12,6 +12,15 @@ Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 
+def read_sum(words: Words, at: int) -> tuple[int, int, int]:
+    """What ``decode_sum`` gives; raises ValueError where no sum that can be read is stored."""
+    head = int(words[at]) if 0 <= at < words.size else 0xFFFF
+    n = head >> 16 & 0xFFFF
+    if (head & 0xFFFF) + n > c.MOST_WORDS or head >> 32 > c.NOT_A_NUMBER or at + n >= words.size:
+        raise ValueError("a stored sum that cannot be read")
+    return decode_sum(words, at)
+
+
 def join_sums(sums: list[tuple[int, int]], begins: Ints) -> bytes:
     parts = [encode_sum(*one) for one in sums]
     begins[0] = 0
@@ -46,7 +55,7 @@ def merge_sums(codes: npt.NDArray[np.int32], words: Words, at: Ints, begins: Int
     check_codes(codes, groups)
     sums = [[0, 0] for _ in range(groups)]
     for code, place in zip(codes.tolist(), at.tolist(), strict=True):
-        units, low, special = decode_sum(words, place)
+        units, low, special = read_sum(words, place)
         sums[code][0] += units << 64 * low
         sums[code][1] |= special
     return join_sums([(units, special) for units, special in sums], begins)

@@ -14,6 +14,7 @@ from ..constants import FAR, FLUSH, SPAN, TOO_FAR, VERSION
 from ..sums import SUM, Sums, concat_sums, empty_sums, words_of
 from .check import check
 from .crc import find_damage, seal
+from .exact_ratio import exact_pairs, exact_values, exact_variances
 from .exact_sum import merge_sums, sum_products
 from .grouped import CHUNK, NATURAL, group_values, reduce_states, reduce_values
 from .state import bases_of, is_near, one_form
@@ -24,6 +25,9 @@ from .weighted import group_terms, merge_groups, quotients_of, reciprocals_of, r
 __all__ = [
     "State",
     "check",
+    "exact_pairs",
+    "exact_values",
+    "exact_variances",
     "find_damage",
     "group_terms",
     "group_values",
