@@ -357,6 +357,41 @@ class Groups:
         return int(self._groups.nbytes)
 
 
+class Smallest:
+    """The k smallest values of groups whose number grows from batch to batch, copies counted.
+
+    They are stored as exact sums are: a head, then the values, ascending. Where NaN or +inf was added there are none,
+    and the head says so.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._lists = _growing().Smallest(k)
+        self._size = 0
+
+    def update(self, codes: Codes, values: Floats, n_groups: int) -> None:
+        """Adds values (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on."""
+        self._lists.update((np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values)), n_groups)
+        self._size = max(self._size, n_groups)
+
+    def merge(self, codes: Codes, words: Words, at: Ints, n_groups: int) -> None:
+        """Merges the lists stored at places (n,) of the words into the groups of their codes (n,)."""
+        rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(words), np.ascontiguousarray(at, np.int64))
+        self._lists.merge(rows, n_groups)
+        self._size = max(self._size, n_groups)
+
+    def stored(self, n_groups: int) -> ExactSums:
+        """The words of the lists of at least so many groups, and where each begins (n_groups + 1,)."""
+        if n_groups > self._size:
+            self.update(np.empty(0, np.int32), np.empty(0), n_groups)
+        begins = np.empty(self._size + 1, np.int64)
+        return np.frombuffer(self._lists.export(begins), np.uint64), begins
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes of memory it uses."""
+        return int(self._lists.nbytes)
+
+
 def hash_column(hashes: Words, words: Words, valid: Bytes) -> None:
     """Adds one more key column, as words (n,), to the hashes of rows (n,); ``valid`` (n,) or empty: 0 is null."""
     _growing().hash_column(hashes, np.ascontiguousarray(words), valid)

@@ -82,6 +82,9 @@ PLUS_INFINITY = 1
 MINUS_INFINITY = 2
 NOT_A_NUMBER = 3
 
+# How many of the smallest values a list may keep: its head has 16 bits for that.
+MOST_SMALLEST = 65535
+
 # What a record that is not canonical violates, in the order in which this is looked for.
 FAULT_COUNT = 0
 FAULT_MAX = 1

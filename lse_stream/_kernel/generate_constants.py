@@ -169,6 +169,7 @@ def numbers() -> dict[str, tuple[int | float, str]]:
         "PLUS_INFINITY": (1, "What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or."),
         "MINUS_INFINITY": (2, ""),
         "NOT_A_NUMBER": (3, ""),
+        "MOST_SMALLEST": (65535, "How many of the smallest values a list may keep: its head has 16 bits for that."),
     }
     for i, field in enumerate(FAULT_FIELDS):
         reason = "" if i else "What a record that is not canonical violates, in the order in which this is looked for."

@@ -80,6 +80,9 @@
 #define MINUS_INFINITY (2)
 #define NOT_A_NUMBER (3)
 
+/* How many of the smallest values a list may keep: its head has 16 bits for that. */
+#define MOST_SMALLEST (65535)
+
 /* What a record that is not canonical violates, in the order in which this is looked for. */
 #define FAULT_COUNT (0)
 #define FAULT_MAX (1)

@@ -261,6 +261,89 @@ static PyObject *Groups_nbytes(PyObject *object, void *closure) {
     return PyLong_FromSize_t(((groups *)object)->memory.bytes);
 }
 
+/* (k): how many of the smallest values of each group are kept. */
+static PyObject *Smallest_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    Py_ssize_t k;
+    if (!PyArg_ParseTuple(args, "n", &k)) return NULL;
+    if (k < 1 || k > MOST_SMALLEST) return PyErr_Format(PyExc_ValueError, "expected 1 to %d, found %zd", MOST_SMALLEST, k);
+    smallest *self = (smallest *)allocate_object(type);
+    if (self) self->k = (size_t)k, self->most = (size_t)(k + k / 4 + 16);
+    return (PyObject *)self;
+}
+
+static void Smallest_dealloc(PyObject *object) {
+    smallest *self = (smallest *)object;
+    for (size_t i = 0; i < self->size; i++) free(((value_list *)self->lists.start)[i].value);
+    free(self->limits.memory), free(self->lists.memory);
+    free_object(object);
+}
+
+/* Makes room for the groups of codes; the groups stay as they were where one is out of range. */
+static int smallest_take(smallest *g, const int32_t *codes, size_t n, Py_ssize_t size) {
+    size_t wanted = size > 0 && (size_t)size > g->size ? (size_t)size : g->size;
+    return codes_in_range(codes, n, wanted) ? smallest_grow(g, wanted) : BAD_CODE;
+}
+
+static int smallest_update(smallest *g, const int32_t *codes, const double *x, size_t n, Py_ssize_t size) {
+    int result = smallest_take(g, codes, n, size);
+    return result ? result : add_small(g, codes, x, n);
+}
+
+/* (codes, values, number of groups) */
+static PyObject *Smallest_update(PyObject *object, PyObject *args) {
+    smallest *self = (smallest *)object;
+    PyObject *arrays;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "O!n", &PyTuple_Type, &arrays, &size)) return NULL;
+    Py_buffer v[2];
+    if (open_buffers(arrays, "..", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t);
+    return finished(v, 2, WHILE_USED(&self->base, 1, n == LENGTH(v[1], double), smallest_update(self, v[0].buf, v[1].buf, n, size)));
+}
+
+static int smallest_merge(smallest *g, const int32_t *codes, const uint64_t *words, size_t n_words, const int64_t *at, size_t n,
+                          Py_ssize_t size) {
+    if (!are_lists(words, n_words, at, n, g->k)) return BAD_SUM;
+    int result = smallest_take(g, codes, n, size);
+    return result ? result : merge_small(g, codes, words, at, n);
+}
+
+/* (codes, words, at, number of groups): merges stored lists in. */
+static PyObject *Smallest_merge(PyObject *object, PyObject *args) {
+    smallest *self = (smallest *)object;
+    PyObject *arrays;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "O!n", &PyTuple_Type, &arrays, &size)) return NULL;
+    Py_buffer v[3];
+    if (open_buffers(arrays, "...", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t);
+    return finished(v, 3, WHILE_USED(&self->base, 1, n == LENGTH(v[2], int64_t),
+                                     smallest_merge(self, v[0].buf, v[1].buf, LENGTH(v[1], uint64_t), v[2].buf, n, size)));
+}
+
+/* (begins): the words of the stored lists; writes where each begins. */
+static PyObject *Smallest_export(PyObject *object, PyObject *args) {
+    smallest *self = (smallest *)object;
+    Py_buffer v[1];
+    if (open_buffers(args, "*", v)) return NULL;
+    PyObject *words = NULL;
+    int result = LENGTH(v[0], int64_t) == self->size + 1 ? acquire(&self->base, 1) : MISMATCH;
+    if (result == DONE) {
+        words = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(8 * smallest_words(self)));
+        if (words) WITHOUT_GIL(1, (store_smallest(self, v[0].buf, (uint64_t *)PyBytes_AsString(words)), DONE));
+        release(&self->base, 1);
+    }
+    close_buffers(v, 1);
+    return result == DONE ? words : outcome(result);
+}
+
+static PyObject *Smallest_nbytes(PyObject *object, void *closure) {
+    (void)closure;
+    const smallest *self = (const smallest *)object;
+    return PyLong_FromSize_t(self->limits.bytes + self->lists.bytes + self->bytes);
+}
+
 static PyMethodDef WordIndex_methods[] = {
     {"encode", WordIndex_encode, METH_VARARGS, "(columns, codes, add): writes each key's code, -1 for none; how many there are."},
     {"keys", WordIndex_keys, METH_NOARGS, "The words of all keys, in the order of their codes."},
@@ -278,6 +361,12 @@ static PyMethodDef Groups_methods[] = {
     {"export", Groups_export, METH_VARARGS, "(out): writes the groups' states."},
     {NULL, NULL, 0, NULL},
 };
+static PyMethodDef Smallest_methods[] = {
+    {"update", Smallest_update, METH_VARARGS, "((codes, values), groups): adds values to the groups of their codes."},
+    {"merge", Smallest_merge, METH_VARARGS, "((codes, words, at), groups): merges stored lists into the groups of their codes."},
+    {"export", Smallest_export, METH_VARARGS, "(begins): the words of the lists; writes where each begins."},
+    {NULL, NULL, 0, NULL},
+};
 static PyGetSetDef WordIndex_getset[] = {
     {"nbytes", WordIndex_nbytes, NULL, "Bytes of memory in use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -291,6 +380,10 @@ static PyGetSetDef Groups_getset[] = {
     {"nbytes", Groups_nbytes, NULL, "Bytes of memory in use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
+static PyGetSetDef Smallest_getset[] = {
+    {"nbytes", Smallest_nbytes, NULL, "Bytes of memory in use.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 #define GROWING_TYPE(name, struct_of)                                                                                          \
     static PyType_Slot name##_slots[] = {                                                                                      \
@@ -301,11 +394,12 @@ static PyGetSetDef Groups_getset[] = {
 GROWING_TYPE(WordIndex, word_index)
 GROWING_TYPE(ByteIndex, byte_index)
 GROWING_TYPE(Groups, groups)
+GROWING_TYPE(Smallest, smallest)
 
 static int add_growing_types(PyObject *module) {
-    PyType_Spec *specs[] = {&WordIndex_spec, &ByteIndex_spec, &Groups_spec};
-    const char *names[] = {"WordIndex", "ByteIndex", "Groups"};
-    for (int i = 0; i < 3; i++) {
+    PyType_Spec *specs[] = {&WordIndex_spec, &ByteIndex_spec, &Groups_spec, &Smallest_spec};
+    const char *names[] = {"WordIndex", "ByteIndex", "Groups", "Smallest"};
+    for (int i = 0; i < 4; i++) {
         PyObject *type = PyType_FromSpec(specs[i]);
         int result = type ? PyModule_AddObjectRef(module, names[i], type) : -1;
         Py_XDECREF(type);

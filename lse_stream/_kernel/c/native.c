@@ -51,6 +51,7 @@
 #include "buffers.h"
 #include "key_index.h"
 #include "key_hashes.h"
+#include "smallest.h"
 #include "growing.h"
 #include "rows_type.h"
 #include "state_type.h"

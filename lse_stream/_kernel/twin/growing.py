@@ -1,4 +1,4 @@
-"""What lives from batch to batch, in NumPy: the twin of key_index.h, key_hashes.h and growing.h."""
+"""What lives from batch to batch, in NumPy: the twin of key_index.h, key_hashes.h and smallest.h and growing.h."""
 
 import zlib
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..constants import MOST_SMALLEST, NOT_A_NUMBER
 from ..sums import Sums, concat_sums, empty_sums
 from .grouped import add_parts, check_codes
 from .weighted import add_weighted_parts, group_terms, merge_groups, no_sums
@@ -144,6 +145,73 @@ class Groups:
     @property
     def nbytes(self) -> int:
         return self._states.nbytes
+
+
+class Smallest:
+    """The k smallest values of each group, copies counted; none where NaN or +inf was added."""
+
+    def __init__(self, k: int) -> None:
+        if not 1 <= k <= MOST_SMALLEST:
+            raise ValueError(f"expected 1 to {MOST_SMALLEST}, found {k}")
+        self._k = k
+        self._lists: list[Floats] = []
+        self._special = np.zeros(0, np.bool_)
+
+    def _grow(self, codes: Codes, n_groups: int) -> None:
+        check_codes(codes, max(n_groups, len(self._lists)))
+        more = max(n_groups - len(self._lists), 0)
+        self._lists += [np.empty(0)] * more
+        self._special = np.append(self._special, np.zeros(more, np.bool_))
+
+    def update(self, arrays: tuple[Codes, Floats], n_groups: int) -> None:
+        """Adds values to the groups of their codes."""
+        codes, x = arrays
+        if x.size != codes.size:
+            raise ValueError("arrays of different lengths")
+        self._grow(codes, n_groups)
+        if not codes.size:
+            return
+        self._special[codes[~(x < np.inf)]] = True
+        order = np.argsort(codes, kind="stable")
+        present, starts = np.unique(codes[order], return_index=True)
+        for code, some in zip(present.tolist(), np.split(x[order], starts[1:]), strict=True):
+            both = np.concatenate([self._lists[code], some[some < np.inf] + 0.0])  # 0.0, not -0.0
+            self._lists[code] = np.sort(both)[: self._k]
+
+    def merge(self, arrays: tuple[Codes, Words, Ints], n_groups: int) -> None:
+        """Merges stored lists into the groups of their codes."""
+        codes, words, at = arrays
+        if at.size != codes.size:
+            raise ValueError("arrays of different lengths")
+        parts = [self._read(words, place) for place in at.tolist()]
+        self._grow(codes, n_groups)
+        sizes = [part.size for part in parts]
+        self.update((np.repeat(codes, sizes), np.concatenate([np.empty(0), *parts])), n_groups)
+
+    def _read(self, words: Words, at: int) -> Floats:
+        """The values of a stored list; NaN where it is special."""
+        head = int(words[at]) if 0 <= at < words.size else 0xFFFF << 16
+        n = head >> 16 & 0xFFFF
+        if n > self._k or at + n >= words.size:
+            raise ValueError("a stored sum that cannot be read")
+        return np.array([np.nan]) if head >> 32 else words[at + 1 : at + 1 + n].view(np.float64)
+
+    def export(self, begins: Ints) -> bytes:
+        """The words of the stored lists; writes where each begins."""
+        if begins.size != len(self._lists) + 1:
+            raise ValueError("arrays of different lengths")
+        parts = []
+        for values, special in zip(self._lists, self._special.tolist(), strict=True):
+            some = np.empty(0) if special else values
+            head = np.array([NOT_A_NUMBER << 32 if special else some.size << 16], np.uint64)
+            parts.append(np.concatenate([head, some.view(np.uint64)]))
+        begins[0] = 0
+        np.cumsum([part.size for part in parts], out=begins[1:])
+        return b"".join(part.tobytes() for part in parts)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(values.nbytes for values in self._lists) + self._special.nbytes
 
 
 def checksum_bytes(offsets: Ints, data: Bytes, out: Words) -> None:
