@@ -5,6 +5,8 @@ from ._kernel import StateError as StateError
 from ._kernel import kernel_name as kernel_name
 from .accumulators import CrossEntropyAccumulator as CrossEntropyAccumulator
 from .accumulators import EffectiveSampleSizeAccumulator as EffectiveSampleSizeAccumulator
+from .accumulators import LeaveOneOutAccumulator as LeaveOneOutAccumulator
+from .accumulators import LeaveOneOutSummary as LeaveOneOutSummary
 from .accumulators import LogLikelihoodAccumulator as LogLikelihoodAccumulator
 from .accumulators import LogLikelihoodSummary as LogLikelihoodSummary
 from .accumulators import LogSumExpAccumulator as LogSumExpAccumulator

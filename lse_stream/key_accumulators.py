@@ -17,7 +17,7 @@ from .keys import KeyIndex, key_schema, with_dictionaries, without_dictionaries
 from .reduction import Reduction
 from .scales import Scale
 from .state_table import StatesColumn, StateTable, split_by_shard
-from .states.aggregations import Aggregation, ExactSum
+from .states.aggregations import Aggregation, ExactSum, SmallestValues
 from .states.arrays import StateArray
 
 Codes = npt.NDArray[np.int32]
@@ -85,6 +85,28 @@ class _ExactSums:
         return int(self._words.nbytes + self._at.nbytes + waiting)
 
 
+class _SmallestValues:
+    """The smallest values of groups whose number grows."""
+
+    def __init__(self, part: SmallestValues) -> None:
+        self._lists = _kernel.Smallest(part.k)
+
+    def add(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
+        self._lists.update(codes, inputs[0], groups)
+
+    def merge(self, codes: Codes, words: Words, at: Ints, groups: int) -> None:
+        self._lists.merge(codes, words, at, groups)
+
+    def settle(self, groups: int) -> tuple[Words, Ints]:
+        """The words and the places of all lists."""
+        words, begins = self._lists.stored(groups)
+        return words, begins[:-1]
+
+    @property
+    def nbytes(self) -> int:
+        return self._lists.nbytes
+
+
 class _GrowingStates:
     """The states of groups whose number grows, and which of them are null."""
 
@@ -97,7 +119,10 @@ class _GrowingStates:
             )
             for part in aggregation.sums
         ]
-        self._exact = [_ExactSums(part) for part in aggregation.exact]
+        self._exact = [
+            _SmallestValues(part) if isinstance(part, SmallestValues) else _ExactSums(part)
+            for part in aggregation.exact
+        ]
         self._of_null: list[Codes] = []
 
     def update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:

@@ -1,28 +1,73 @@
-"""Observations that are many rows each, components or posterior draws: their weights, their values, and WAIC."""
+"""Observations of many rows each, components or posterior draws: weights, values, WAIC and leave-one-out."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from .buffers import array_of, numbers_of
+from .buffers import array_of, nulls_of, numbers_of
 from .errors import DataError
 from .float64 import to_float64_exact, valid_numbers
 from .keys import describe_key
-from .state_column import STATE
+from .state_column import STATE, states_to_arrow
 from .state_table import StateTable
+from .states.aggregations import LOG_LIKELIHOOD, Aggregation, leave_one_out
+from .states.leave_one_out import LeaveOneOut, cross_validate, good_k, tail_length, values_to_keep
 from .states.results import variances
 
-# Columns of a table of observations, beside their keys; with WAIC these too (Vehtari, Gelman, Gabry, Statistics and
-# Computing 27, 2017).
+# Columns of a table of observations, beside their keys; with WAIC and with leave-one-out these too (Vehtari, Gelman,
+# Gabry, Statistics and Computing 27, 2017).
 VALUE, COUNT = "value", "count"
 LPPD, P_WAIC, ELPD_WAIC = "lppd", "p_waic", "elpd_waic"
+ELPD_LOO, P_LOO, PARETO_K = "elpd_loo", "p_loo", "pareto_k"
 # Beyond this p_waic of an observation that paper calls WAIC unreliable.
 DOUBTFUL = 0.4
 
-# Columns of totals over observations; with WAIC these too.
+# Columns of totals over observations; with WAIC and with leave-one-out these too. ``looic`` is elpd_loo on the scale of
+# deviances; the last three count observations by their Pareto k.
 RESULTS = ("log_likelihood", COUNT, "max")
-WAIC = (LPPD, P_WAIC, ELPD_WAIC, "se")
+WAIC = (LPPD, P_WAIC, ELPD_WAIC, "se_waic")
+GOOD, BAD, VERY_BAD = "k_good", "k_bad", "k_very_bad"
+LOO = (LPPD, ELPD_LOO, P_LOO, "looic", "se", GOOD, BAD, VERY_BAD)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How predictions of observations are evaluated.
+
+    Attributes:
+      waic: by WAIC, with the ``ddof`` of its variances.
+      loo: by leave-one-out, for ``draws`` in all, with r_eff and rounding of the tail's length.
+    """
+
+    waic: bool = False
+    ddof: int = 1
+    loo: bool = False
+    draws: int = 1
+    r_eff: float = 1.0
+    round_up: bool = False
+
+    def __bool__(self) -> bool:
+        return self.waic or self.loo
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """Of the draws of an observation."""
+        return leave_one_out(values_to_keep(self.draws, self.r_eff)) if self.loo else LOG_LIKELIHOOD
+
+    @property
+    def per_observation(self) -> list[str]:
+        """The columns of observations that are summed to totals."""
+        loo = [ELPD_LOO, P_LOO, GOOD, BAD, VERY_BAD] if self.loo else []
+        return [LPPD, *([P_WAIC, ELPD_WAIC] if self.waic else []), *loo]
+
+    @property
+    def totals(self) -> list[str]:
+        """The columns of totals, behind the count."""
+        return list(dict.fromkeys([*(WAIC if self.waic else ()), *(LOO if self.loo else ())]))
 
 
 def check_weights(weight: str, inner: str, table: pa.Table) -> pa.Table:
@@ -37,30 +82,79 @@ def check_weights(weight: str, inner: str, table: pa.Table) -> pa.Table:
     return table
 
 
-def values_of(inner: str, ddof: int | None, states: StateTable) -> pa.Table:
-    """States of observations to their values; with a ``ddof`` also what WAIC has of each.
+def values_of(inner: str, states: StateTable) -> pa.Table:
+    """States of observations to their values."""
+    results = states.finalize([inner, COUNT])
+    return results.rename_columns([*states.keys.column_names, VALUE, COUNT])
+
+
+def evaluate(evaluation: Evaluation, keep_state: bool, states: StateTable) -> pa.Table:
+    """States of the draws of observations to what the evaluation has of each.
 
     Raises:
-      DataError: an observation of too few draws for a variance, named.
+      DataError: an observation of too few draws, or, for leave-one-out, with one that is NaN or +inf, or with more than
+        the states were made for; named.
     """
-    results = states.finalize([inner, COUNT])
-    results = results.rename_columns([*states.keys.column_names, VALUE, COUNT])
-    if ddof is None:
-        return results
     array, null = states.states[STATE]
-    few = array.counts <= ddof
-    if null is not None:
-        few &= ~null
-    if few.any():
-        row = int(few.argmax())
-        raise DataError(
-            f"observation {describe_key(states.keys, states.keys.column_names, row)}: expected {ddof + 1} draws or "
-            f"more, for a variance, found {array.counts[row]}"
-        )
-    p_waic = variances(array, ddof)
-    elpd = numbers_of(results[VALUE].chunk(0)) - p_waic
-    columns = [*results.columns, results[VALUE], array_of(p_waic, null=null), array_of(elpd, null=null)]
-    return pa.Table.from_arrays(columns, names=[*results.column_names, LPPD, P_WAIC, ELPD_WAIC])
+    is_null = np.zeros(len(array), np.bool_) if null is None else null
+    least = 2 if evaluation.loo else evaluation.ddof + 1
+    _require(states, (array.counts >= least) | is_null, lambda row: f"{least} draws or more, found {array.counts[row]}")
+    left_out = _leave_out(evaluation, states) if evaluation.loo else None
+    lppd = array_of(left_out.lppd, null=null) if left_out else states.results(STATE, ["logmeanexp"], 0)["logmeanexp"]
+    found = {VALUE: lppd, **states.results(STATE, [COUNT], 0), LPPD: lppd}
+    if evaluation.waic:
+        p_waic = variances(array, evaluation.ddof)
+        found[P_WAIC] = array_of(p_waic, null=null)
+        found[ELPD_WAIC] = array_of(numbers_of(lppd) - p_waic, null=null)
+    if left_out:
+        for name, values in ((ELPD_LOO, left_out.elpd), (P_LOO, left_out.p), (PARETO_K, left_out.pareto_k)):
+            found[name] = array_of(values, null=null)
+    if keep_state:
+        found[STATE] = states_to_arrow(array, null)
+    return pa.Table.from_arrays([*states.keys.columns, *found.values()], names=[*states.keys.column_names, *found])
+
+
+def _leave_out(evaluation: Evaluation, states: StateTable) -> LeaveOneOut:
+    array, null = states.states[STATE]
+    is_null = np.zeros(len(array), np.bool_) if null is None else null
+    largest, draws = array.sums[0]["max"], array.counts
+    _require(
+        states,
+        (largest < np.inf) | is_null,
+        lambda row: f"log-likelihoods below inf, found {'NaN' if np.isnan(largest[row]) else 'inf'} among them",
+    )
+    tails = tail_length(draws, evaluation.r_eff, round_up=evaluation.round_up)
+    _require(
+        states,
+        (tails < values_to_keep(evaluation.draws, evaluation.r_eff)) | is_null,
+        lambda row: f"no more than the {evaluation.draws} draws that --draws says, found {draws[row]}",
+    )
+    return cross_validate(array, evaluation.r_eff, round_up=evaluation.round_up)
+
+
+def _require(states: StateTable, fits: npt.NDArray[np.bool_], message: Callable[[int], str]) -> None:
+    if not fits.all():
+        row = int(fits.argmin())
+        key = describe_key(states.keys, states.keys.column_names, row)
+        raise DataError(f"observation {key}: expected {message(row)}")
+
+
+def classify(observations: pa.Table) -> pa.Table:
+    """Observations with columns that count them by their Pareto k: good, bad, or very bad, which is above 1."""
+    for name, chunks in zip((GOOD, BAD, VERY_BAD), _classes(observations), strict=True):
+        observations = observations.append_column(name, pa.chunked_array(chunks, pa.float64()))
+    return observations
+
+
+def _classes(observations: pa.Table) -> list[list[pa.Array]]:
+    classes: list[list[pa.Array]] = [[], [], []]
+    for batch in observations.select([PARETO_K, COUNT]).to_batches():
+        k, draws = (batch.column(name) for name in (PARETO_K, COUNT))
+        shape, null = numbers_of(k), nulls_of(k)
+        good, very_bad = shape <= good_k(numbers_of(draws)), shape > 1.0
+        for chunks, mask in zip(classes, (good, ~(good | very_bad), very_bad), strict=True):
+            chunks.append(array_of(mask.astype(np.float64), null=null))
+    return classes
 
 
 def count_unsure(observations: pa.Table) -> int:
@@ -68,12 +162,20 @@ def count_unsure(observations: pa.Table) -> int:
     return sum(int((numbers_of(chunk.drop_null()) > DOUBTFUL).sum()) for chunk in observations[P_WAIC].chunks)
 
 
-def waic_of(ddof: int, states: StateTable) -> pa.Table:
-    """The states of what WAIC has of the observations, a column of them for each, to totals."""
-    results = states.finalize(RESULTS, state=LPPD)
-    columns, names = results.columns, [*results.column_names, *WAIC]
-    columns += [states.results(name, RESULTS[:1], 0)[RESULTS[0]] for name in (LPPD, P_WAIC, ELPD_WAIC)]
-    array, null = states.states[ELPD_WAIC]
-    with np.errstate(invalid="ignore"):
-        columns.append(array_of(np.sqrt(array.counts * variances(array, ddof)), null=null))
-    return pa.Table.from_arrays(columns, names=names)
+def total(evaluation: Evaluation, states: StateTable) -> pa.Table:
+    """The states of what an evaluation has of the observations, a column of them for each, to totals."""
+    columns = dict(zip(states.keys.column_names, states.keys.columns, strict=True))
+    columns |= states.results(LPPD, RESULTS, 0)
+    for name in evaluation.per_observation:
+        columns[name] = states.results(name, RESULTS[:1], 0)[RESULTS[0]]
+    for elpd, error, ddof in ((ELPD_WAIC, "se_waic", evaluation.ddof), (ELPD_LOO, "se", 1)):
+        if elpd in columns:
+            array, null = states.states[elpd]
+            with np.errstate(invalid="ignore"):
+                columns[error] = array_of(np.sqrt(array.counts * variances(array, ddof)), null=null)
+    if evaluation.loo:
+        columns["looic"] = array_of(0.0 - 2.0 * numbers_of(columns[ELPD_LOO]), null=nulls_of(columns[ELPD_LOO]))
+        for name in (GOOD, BAD, VERY_BAD):
+            columns[name] = columns[name].cast(pa.int64())
+    names = [*states.keys.column_names, *RESULTS, *evaluation.totals]
+    return pa.Table.from_arrays([columns[name] for name in names], names=names)

@@ -13,7 +13,7 @@ from .buffers import array_of, nulls_of_column
 from .columns import column_of, numeric_column
 from .float64 import column_to_float64_exact
 from .scales import Scale
-from .states.aggregations import AGGREGATIONS, Aggregation
+from .states.aggregations import Aggregation, find_aggregation
 
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -40,9 +40,7 @@ class ColumnAggregation:
           ValueError: no such aggregation or scale, a scale that the aggregation does not know, or another number of
             columns than it has inputs.
         """
-        if aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation: expected {', '.join(AGGREGATIONS)}, found {aggregation!r}")
-        found, on_scale = AGGREGATIONS[aggregation], Scale(scale)
+        found, on_scale = find_aggregation(aggregation), Scale(scale)
         found.check_scale(on_scale)
         names, inputs = [value] if isinstance(value, str) else list(value), found.inputs
         if len(names) != len(inputs):

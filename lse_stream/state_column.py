@@ -10,7 +10,7 @@ from ._kernel import StateError
 from ._kernel.constants import VERSION
 from .buffers import Mask, nulls_of, validity
 from .scales import NATURAL, Scale
-from .states.aggregations import AGGREGATIONS, LOGSUMEXP, Aggregation
+from .states.aggregations import LOGSUMEXP, Aggregation, find_aggregation
 from .states.arrays import StateArray
 from .states.codec import decode_states, encode_states
 
@@ -160,18 +160,14 @@ def aggregation_of(data_type: pa.DataType, name: str) -> tuple[Aggregation, Scal
     if not isinstance(data_type, StateType):
         return None
     found = f"version {data_type.version}, aggregation {data_type.aggregation}, scale {data_type.scale}"
-    if data_type.version != VERSION or data_type.aggregation not in AGGREGATIONS:
-        raise StateError(
-            0,
-            f"column {name!r}: expected states of version {VERSION}, of aggregation {' or '.join(AGGREGATIONS)}, "
-            f"found {found}",
-        )
+    if data_type.version != VERSION:
+        raise StateError(0, f"column {name!r}: expected states of version {VERSION}, found {found}")
     try:
-        scale = Scale(data_type.scale)
-        AGGREGATIONS[data_type.aggregation].check_scale(scale)
+        aggregation, scale = find_aggregation(data_type.aggregation), Scale(data_type.scale)
+        aggregation.check_scale(scale)
     except ValueError as error:
-        raise StateError(0, f"column {name!r}: expected states of a known scale, found {found}: {error}") from error
-    return AGGREGATIONS[data_type.aggregation], scale
+        raise StateError(0, f"column {name!r}: expected states of version {VERSION}, found {found}: {error}") from error
+    return aggregation, scale
 
 
 def _records(storage: pa.Array, expected: tuple[Aggregation, Scale] | None, *, trusted: bool) -> StateArray:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -9,18 +10,23 @@ import pyarrow as pa
 from lse_stream.buffers import array_of, nulls_of, numbers_of
 from lse_stream.files import join
 from lse_stream.observations import (
+    BAD,
     COUNT,
     DOUBTFUL,
     ELPD_WAIC,
-    LPPD,
-    P_WAIC,
+    LOO,
+    PARETO_K,
     RESULTS,
     VALUE,
+    VERY_BAD,
     WAIC,
+    Evaluation,
     check_weights,
+    classify,
     count_unsure,
+    evaluate,
+    total,
     values_of,
-    waic_of,
 )
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.parquet.sink import COUNTERS, TERMS
@@ -30,11 +36,12 @@ from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
 from lse_stream.state_table import StateTable
 from lse_stream.states.aggregations import LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP
+from lse_stream.states.leave_one_out import values_to_keep
 
 from .command import UsageError
 from .options import COMMON, Options, Parser, check_columns
 from .output import OBSERVATIONS, OVERALL, TOTALS, make_table_directory
-from .run import build_of, run, run_main
+from .run import build_of, run, run_here, run_main
 from .summary import head, pluralize, preview, read_totals
 
 PROGRAM = "loglik"
@@ -75,6 +82,7 @@ examples:
 INNER = ("none", "logsumexp", "logmeanexp")
 
 UNSURE = "unsure"
+NO_EVALUATION = Evaluation()
 
 
 def describe(
@@ -85,8 +93,7 @@ def describe(
     keys: Sequence[str] = (),
     observation: Sequence[str] = (),
     inner: str = "none",
-    waic: bool = False,
-    ddof: int = 1,
+    evaluation: Evaluation = NO_EVALUATION,
     per_observation: bool = False,
     num_shards: int = 1,
     skip_nulls: bool = True,
@@ -100,23 +107,47 @@ def describe(
     tables = engine.read("Read", dataset, partial(check_weights, weight[0], inner) if weight else None)
     if inner != "none":
         value, names = VALUE, [*keys, *observation]
-        aggregation = LOG_LIKELIHOOD if waic else WEIGHTED_LOGSUMEXP if weight else LOGSUMEXP
+        aggregation = evaluation.aggregation if evaluation else WEIGHTED_LOGSUMEXP if weight else LOGSUMEXP
         reduction = Reduction(
             tuple(names), {STATE: ColumnAggregation(aggregation, NATURAL, dataset.values)}, skip_nulls
         )
         states = engine.reduce("Inner", tables, reduction, num_shards if per_observation else None)
-        tables = engine.finish("Observations", states, partial(values_of, inner, ddof if waic else None))
+        finish = partial(evaluate, evaluation, state) if evaluation else partial(values_of, inner)
+        tables = engine.finish("Observations", states, finish)
         if per_observation:
-            path, counters = make_table_directory(directory, OBSERVATIONS), {UNSURE: count_unsure} if waic else {}
+            counters = {UNSURE: count_unsure} if evaluation.waic else {}
+            path = make_table_directory(directory, OBSERVATIONS)
             engine.write("WriteObservations", tables, names, path, num_shards, counters)
-    columns = {name: name for name in (LPPD, P_WAIC, ELPD_WAIC)} if waic else {STATE: value}
+        if evaluation.loo:
+            tables = engine.map("Classify", tables, classify)
+    columns = {name: name for name in evaluation.per_observation} if evaluation else {STATE: value}
     sums = {name: ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (column,)) for name, column in columns.items()}
     totals = engine.reduce("Sum", tables, Reduction(tuple(keys), sums, skip_nulls), num_shards)
     overall = engine.merge("Merge", totals, [], 1)
-    finish = partial(waic_of, ddof) if waic else partial(StateTable.finalize, results=RESULTS, keep_state=state)
+    finish = (
+        partial(total, evaluation) if evaluation else partial(StateTable.finalize, results=RESULTS, keep_state=state)
+    )
     for name, parts, of, shards in ((TOTALS, totals, keys, num_shards), (OVERALL, overall, [], 1)):
         results = engine.finish(f"Finalize {name}", parts, finish)
         engine.write(f"Write {name}", results, of, make_table_directory(directory, name), shards, COUNTERS)
+
+
+def most_draws(options: Options, dataset: Dataset) -> int:
+    """How many draws the observation has that has most: a pass over the data in this process."""
+    found: list[int] = []
+
+    def note(states: StateTable) -> pa.Table:
+        found.append(int(states.states[STATE].array.counts.max(initial=0)))
+        return states.keys
+
+    def count(engine: Engine, /, *, directory: str) -> None:
+        del directory
+        names = (*options.key, *options.observation)
+        counts = Reduction(names, {STATE: ColumnAggregation(LOGSUMEXP, NATURAL, dataset.values)}, options.skip_nulls)
+        engine.finish("Count", engine.reduce("Draws", engine.read("Read", dataset), counts), note)
+
+    run_here(options, count, options.output, dataset.num_rows)
+    return max(found, default=1) or 1
 
 
 build = build_of(describe)
@@ -135,12 +166,29 @@ def _parse(argv: Sequence[str]) -> Options:
     parser.add_argument("--inner", choices=INNER, default="none", help="what an observation's rows are (default none)")
     parser.add_argument("--weight", metavar="COLUMN", help="column of weights of an observation's rows")
     parser.add_argument(
-        "--waic",
-        action="store_true",
-        help="with --inner logmeanexp, also lppd, p_waic, elpd_waic and its standard error",
+        "--waic", action="store_true", help="with --inner logmeanexp, also p_waic, elpd_waic and its standard error"
     )
     parser.add_argument(
-        "--ddof", type=int, choices=(0, 1), default=1, help="1 for sample variances (default), 0 for those of ArviZ"
+        "--ddof",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="of WAIC's variances: 1 for samples (default), 0 for those of ArviZ",
+    )
+    parser.add_argument(
+        "--loo",
+        action="store_true",
+        help="with --inner logmeanexp, leave-one-out cross-validation by Pareto smoothed importance sampling",
+    )
+    parser.add_argument(
+        "--draws",
+        type=int,
+        metavar="N",
+        help="draws of an observation, in all parts that will ever be merged (without it they are counted first)",
+    )
+    parser.add_argument("--r_eff", type=float, metavar="R", help="effective over actual draws, for --loo (default 1)")
+    parser.add_argument(
+        "--tail", choices=("floor", "r"), help="the tail's length: rounded down (default), or up as R's loo does"
     )
     parser.add_argument("--per_observation", action="store_true", help="also write DIR/observations")
     options = parser.parse(argv)
@@ -150,15 +198,26 @@ def _parse(argv: Sequence[str]) -> Options:
     for word in ("observation", "weight", "per_observation"):
         if getattr(options, word) and not two_levels:
             raise UsageError(f"--{word}: expected --inner logsumexp or logmeanexp with it, found none")
-    if options.waic and options.inner != "logmeanexp":
-        raise UsageError(f"--waic: expected --inner logmeanexp with it, found {options.inner}")
-    for word in ("weight", "state"):
-        if options.waic and getattr(options, word):
-            raise UsageError(f"--waic: expected no --{word} with it, found one")
+    for word in ("waic", "loo"):
+        if not getattr(options, word):
+            continue
+        if options.inner != "logmeanexp":
+            raise UsageError(f"--{word}: expected --inner logmeanexp with it, found {options.inner}")
+        if options.weight:
+            raise UsageError(f"--{word}: expected no --weight with it, found one")
+        if options.state and not options.per_observation:
+            raise UsageError(f"--state: expected --per_observation with it and --{word}, found none")
+    for word in ("draws", "r_eff", "tail"):
+        if getattr(options, word) is not None and not options.loo:
+            raise UsageError(f"--{word}: expected --loo with it, found none")
+    try:
+        values_to_keep(1 if options.draws is None else options.draws, options.r_eff or 1.0)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
     check_columns(
         {"key": options.key, "observation": options.observation},
         {"value": options.value, "weight": options.weight},
-        [*RESULTS, VALUE, *WAIC, STATE],
+        [*RESULTS, VALUE, *WAIC, *LOO, PARETO_K, STATE],
     )
     return options
 
@@ -167,26 +226,37 @@ def _run(argv: Sequence[str]) -> None:
     options = _parse(argv)
     values = [options.value] if options.weight is None else [options.value, options.weight]
     dataset = scan(options.input, [*options.key, *options.observation], values)
-
-    plan = partial(
-        describe,
-        dataset=dataset,
-        keys=options.key,
-        observation=options.observation,
-        inner=options.inner,
+    evaluation = Evaluation(
         waic=options.waic,
         ddof=options.ddof,
-        per_observation=options.per_observation,
-        num_shards=options.num_shards,
-        skip_nulls=options.skip_nulls,
-        state=options.state,
+        loo=options.loo,
+        draws=options.draws or 1,
+        r_eff=1.0 if options.r_eff is None else options.r_eff,
+        round_up=options.tail == "r",
     )
+
+    def plan(engine: Engine, /, *, directory: str) -> None:
+        known = not options.loo or options.draws is not None
+        describe(
+            engine,
+            dataset,
+            directory,
+            keys=options.key,
+            observation=options.observation,
+            inner=options.inner,
+            evaluation=evaluation if known else replace(evaluation, draws=most_draws(options, dataset)),
+            per_observation=options.per_observation,
+            num_shards=options.num_shards,
+            skip_nulls=options.skip_nulls,
+            state=options.state,
+        )
+
     seconds = run(options, plan, dataset.num_rows)
     if not options.quiet:
-        print(summary(dataset, options, seconds), flush=True)
+        print(summary(dataset, options, evaluation, seconds), flush=True)
 
 
-def summary(dataset: Dataset, options: Options, seconds: float) -> str:
+def summary(dataset: Dataset, options: Options, evaluation: Evaluation, seconds: float) -> str:
     """What was done, and the first totals."""
     totals, overall = (join(options.output, name) for name in (TOTALS, OVERALL))
     found = read_totals(totals)
@@ -195,24 +265,43 @@ def summary(dataset: Dataset, options: Options, seconds: float) -> str:
         f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')}: "
         f"{pluralize(found.counts[TERMS], what)} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
-        *preview(_shown(totals, options.key, options.waic), found.rows),
+        *preview(_shown(totals, options.key, evaluation), found.rows),
     ]
     if options.key:
-        lines += ["", "overall", *preview(_shown(overall, [], options.waic), 1)[1:]]
-    if options.waic and options.per_observation:
+        lines += ["", "overall", *preview(_shown(overall, [], evaluation), 1)[1:]]
+    if evaluation.waic and options.per_observation:
         each = read_totals(join(options.output, OBSERVATIONS))
         if unsure := each.counts[UNSURE]:
             lines += [
                 "",
                 f"{unsure:,} of {pluralize(each.rows, 'observation')} with p_waic above {DOUBTFUL}: WAIC is in doubt",
             ]
+    if evaluation.loo:
+        [counts] = head(overall, [COUNT, BAD, VERY_BAD]).to_pylist()
+        lines += ["", _advice(counts[COUNT], counts[BAD] or 0, counts[VERY_BAD] or 0)]
     return "\n".join(lines)
 
 
-def _shown(directory: str, keys: Sequence[str], waic: bool) -> pa.Table:
-    if not waic:
+def _advice(observations: int, bad: int, very_bad: int) -> str:
+    """What the Pareto k mean, as the paper and ArviZ have it."""
+    large = bad + very_bad
+    if not large:
+        return "Pareto k is good for all observations: elpd_loo can be relied on"
+    return (
+        f"{large:,} of {pluralize(observations, 'observation')} with a Pareto k that is too large, {very_bad:,} of "
+        "them above 1: there,\nand in the total, elpd_loo cannot be relied on. The model does not expect these "
+        "observations: refit "
+        "without\neach of them, use K-fold cross-validation, or look for a model with heavier tails. "
+        "--per_observation says which they are"
+    )
+
+
+def _shown(directory: str, keys: Sequence[str], evaluation: Evaluation) -> pa.Table:
+    if not evaluation:
         return head(directory, [*keys, *RESULTS])
-    table = head(directory, [*keys, COUNT, *WAIC])
+    table = head(directory, [*keys, COUNT, *evaluation.totals])
+    if not evaluation.waic:
+        return table
     elpd = table[ELPD_WAIC].combine_chunks()
     return table.append_column("waic", array_of(0.0 - 2.0 * numbers_of(elpd), null=nulls_of(elpd)))
 

@@ -106,7 +106,7 @@ def run(options: Options, plan: Plan, num_rows: int, *, max_broadcast: int | Non
 
             execute_plan(options, lambda engine: plan(engine, directory=directory), num_rows, max_broadcast)
         else:
-            _run_here(options, plan, directory, num_rows)
+            run_here(options, plan, directory, num_rows)
         check_whole(directory, options.output)
     return time.monotonic() - start
 
@@ -127,7 +127,8 @@ def build_of(describe: Callable[..., Any]) -> Callable[..., Any]:
     return build
 
 
-def _run_here(options: Options, plan: Plan, directory: str, num_rows: int) -> None:
+def run_here(options: Options, plan: Plan, directory: str, num_rows: int) -> None:
+    """Carries a plan out in this process. Raises what a step raises, and RunError where memory is out."""
     temp = options.temp or (place_of(options.output)[0] if is_local(options.output) else system_temp())
     watch = Watch()
     engine = LocalEngine(threads=options.threads, memory=options.memory, temp=temp, watch=watch)

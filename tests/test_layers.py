@@ -23,6 +23,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.states.aggregations": set(),
     "lse_stream.states.arrays": set(),
     "lse_stream.states.codec": set(),
+    "lse_stream.states.leave_one_out": set(),
     "lse_stream.states.results": set(),
     "lse_stream.states": set(),
     "lse_stream.accumulators": set(),

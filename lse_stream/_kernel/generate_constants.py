@@ -165,7 +165,12 @@ def numbers() -> dict[str, tuple[int | float, str]]:
             140,
             "Chunks of 32 bits in an exact sum: they reach to 2^2304, for 2^255 of the largest products and a sign.",
         ),
-        "MOST_WORDS": (140 // 2, "CHUNKS in words of 64 bits: as many as a stored exact sum may take."),
+        "MOST_WORDS": (140 // 2, "CHUNKS in words of 64 bits: as many as an exact sum may take."),
+        "MOST_RECORD_WORDS": (
+            67,
+            "As many as one of a record may take: fewer than 2^63 products are below 2^2111. Merges never reach"
+            " MOST_WORDS so.",
+        ),
         "PLUS_INFINITY": (1, "What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or."),
         "MINUS_INFINITY": (2, ""),
         "NOT_A_NUMBER": (3, ""),

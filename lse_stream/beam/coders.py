@@ -13,6 +13,7 @@ from ..accumulators import (
     Accumulator,
     CrossEntropyAccumulator,
     EffectiveSampleSizeAccumulator,
+    LeaveOneOutAccumulator,
     LogLikelihoodAccumulator,
     LogSumExpAccumulator,
     WeightedLogSumExpAccumulator,
@@ -103,6 +104,7 @@ for accumulator in (
     LogSumExpAccumulator,
     WeightedLogSumExpAccumulator,
     LogLikelihoodAccumulator,
+    LeaveOneOutAccumulator,
     EffectiveSampleSizeAccumulator,
     CrossEntropyAccumulator,
 ):

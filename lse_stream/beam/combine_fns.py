@@ -11,6 +11,8 @@ from ..accumulators import (
     Accumulator,
     CrossEntropyAccumulator,
     EffectiveSampleSizeAccumulator,
+    LeaveOneOutAccumulator,
+    LeaveOneOutSummary,
     LogLikelihoodAccumulator,
     LogLikelihoodSummary,
     LogSumExpAccumulator,
@@ -254,6 +256,38 @@ class LogLikelihoodCombineFn(_AccumulatorCombineFn):
 
     def default_type_hints(self) -> IOTypeHints:
         return super().default_type_hints().with_output_types(LogLikelihoodSummary)
+
+
+class LeaveOneOutCombineFn(_AccumulatorCombineFn):
+    """Combines an observation's log-likelihoods under posterior draws to a ``LeaveOneOutSummary``.
+
+    Args:
+      draws: how many there are in all, at most; also over states that will be merged later.
+      r_eff: the effective over the actual number of draws.
+
+    Raises:
+      ValueError: as ``LeaveOneOutAccumulator``.
+
+    >>> with beam.Pipeline("FnApiRunner") as pipeline:
+    ...     draws = pipeline | beam.Create([-1.1 - 0.1 * s for s in range(30)])
+    ...     found = draws | beam.CombineGlobally(LeaveOneOutCombineFn(draws=30))
+    ...     _ = found | beam.Map(lambda found: print(round(found.elpd_loo, 12)))
+    -2.906740437123
+    """
+
+    def __init__(self, draws: int, r_eff: float = 1.0) -> None:
+        super().__init__()
+        self._draws, self._r_eff = draws, r_eff
+        self.create_accumulator()  # which checks them
+
+    def create_accumulator(self) -> LeaveOneOutAccumulator:
+        return LeaveOneOutAccumulator(draws=self._draws, r_eff=self._r_eff)
+
+    def extract_output(self, accumulator: LeaveOneOutAccumulator) -> LeaveOneOutSummary:
+        return accumulator.value(self._r_eff)
+
+    def default_type_hints(self) -> IOTypeHints:
+        return super().default_type_hints().with_output_types(LeaveOneOutSummary)
 
 
 class EffectiveSampleSizeCombineFn(_AccumulatorCombineFn):

@@ -24,11 +24,14 @@ from ..states.aggregations import (
     LOGSUMEXP,
     WEIGHTED_LOGSUMEXP,
     Aggregation,
+    leave_one_out,
 )
+from ..states.leave_one_out import values_to_keep
 from ..table_functions import finalize
 from .combine_fns import (
     CrossEntropyCombineFn,
     EffectiveSampleSizeCombineFn,
+    LeaveOneOutCombineFn,
     LogLikelihoodCombineFn,
     LogMeanExpCombineFn,
     LogSumExpCombineFn,
@@ -106,7 +109,7 @@ class _PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table]
       KeyError, TypeError, ValueError: a fault in the tables, as of ``lse_stream.group_states``, when the pipeline runs.
     """
 
-    AGGREGATION: ClassVar[Aggregation]
+    AGGREGATION: Aggregation
 
     def __init__(
         self,
@@ -135,6 +138,20 @@ class _PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table]
         return tables
 
 
+class _LeaveOneOutFromTables(_PerKeyFromTables):
+    __doc__ = (
+        f"{_PerKeyFromTables.__doc__}\n"
+        "    Options beside these are ``draws``, how many an observation has in all, over states that will be merged\n"
+        "    later too, and ``r_eff``, the effective over their actual number (default 1), as of ``{combine_fn}``\n    "
+    )
+
+    def __init__(
+        self, keys: Sequence[str], value: str | Sequence[str], *, draws: int, r_eff: float = 1.0, **options: Any
+    ) -> None:
+        self.AGGREGATION = leave_one_out(values_to_keep(draws, r_eff))
+        super().__init__(keys, value, **options)
+
+
 class _Family:
     """Transforms of one aggregation. A subclass says in its class statement what they are made from.
 
@@ -142,6 +159,7 @@ class _Family:
       combine_fn: the class whose instances combine elements; its arguments are those of ``Globally`` and ``PerKey``.
       elements: what they are, in the plural.
       aggregation: of tables; None for a family without ``PerKeyFromTables``.
+      from_tables: what that is made from.
     """
 
     Globally: ClassVar[type[_Globally]]
@@ -149,13 +167,18 @@ class _Family:
     PerKeyFromTables: ClassVar[type[_PerKeyFromTables]]
 
     def __init_subclass__(
-        cls, *, combine_fn: type[beam.CombineFn], elements: str, aggregation: Aggregation | None = None
+        cls,
+        *,
+        combine_fn: type[beam.CombineFn],
+        elements: str,
+        aggregation: Aggregation | None = None,
+        from_tables: type[_PerKeyFromTables] = _PerKeyFromTables,
     ) -> None:
         names = {"elements": elements, "combine_fn": combine_fn.__name__}
         cls.Globally = _member(cls, "Globally", _Globally, names, COMBINE_FN=combine_fn)
         cls.PerKey = _member(cls, "PerKey", _PerKey, names, COMBINE_FN=combine_fn)
         if aggregation is not None:
-            cls.PerKeyFromTables = _member(cls, "PerKeyFromTables", _PerKeyFromTables, names, AGGREGATION=aggregation)
+            cls.PerKeyFromTables = _member(cls, "PerKeyFromTables", from_tables, names, AGGREGATION=aggregation)
 
 
 def _member(family: type, name: str, base: Any, names: dict[str, str], **attributes: Any) -> Any:
@@ -309,6 +332,23 @@ class LogLikelihood(_Family, combine_fn=LogLikelihoodCombineFn, elements="number
     ...     totals = pipeline | beam.Create([("a", -1.5), ("a", -0.25)]) | LogLikelihood.PerKey()
     ...     _ = totals | beam.MapTuple(lambda key, found: print(key, found.log_likelihood))
     a -1.75
+    """
+
+
+class LeaveOneOut(
+    _Family,
+    combine_fn=LeaveOneOutCombineFn,
+    elements="log-likelihoods",
+    aggregation=leave_one_out(1),
+    from_tables=_LeaveOneOutFromTables,
+):
+    """Transforms that cross-validate observations (PSIS-LOO), by their log-likelihoods under posterior draws.
+
+    >>> with beam.Pipeline("FnApiRunner") as pipeline:
+    ...     draws = pipeline | beam.Create([("a", -1.1 - 0.1 * s) for s in range(30)])
+    ...     found = draws | LeaveOneOut.PerKey(draws=30)
+    ...     _ = found | beam.MapTuple(lambda key, found: print(key, round(found.pareto_k, 6)))
+    a 0.104649
     """
 
 

@@ -7,10 +7,12 @@ that is new there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from .._kernel.constants import MOST_SMALLEST
 from ..scales import NATURAL, Scale
 
 Floats = npt.NDArray[np.float64]
@@ -22,11 +24,11 @@ class ScaledSum:
 
     Attributes:
       has_weights: w is the second input; otherwise 1.
-      doubled: x is twice the value.
+      times: x is so many times the value: 1, 2 or -1.
     """
 
     has_weights: bool = False
-    doubled: bool = False
+    times: float = 1.0
 
     def is_plain(self, scale: Scale) -> bool:
         """Whether it is a sum of ``exp(x)``, which has a kernel of its own."""
@@ -35,9 +37,9 @@ class ScaledSum:
     def terms(self, inputs: Sequence[Floats], scale: Scale) -> tuple[Floats, Floats | None]:
         """The x and the weights of the kernel's terms."""
         x = inputs[0]
-        if self.doubled:
+        if self.times != 1.0:
             with np.errstate(over="ignore"):
-                x = 2.0 * x
+                x = self.times * x
         return -x if scale.descends else x, inputs[1] if self.has_weights else None
 
 
@@ -55,6 +57,13 @@ class ExactSum:
     second: int | None = None
 
 
+@dataclass(frozen=True)
+class SmallestValues:
+    """A part that is the k smallest of the values, copies counted; nothing where one is NaN or +inf."""
+
+    k: int
+
+
 @dataclass(frozen=True, eq=False)
 class Aggregation:
     """What the states of an aggregation are made of, and which results follow from them.
@@ -64,6 +73,7 @@ class Aggregation:
       code: as records have it.
       inputs: what a row consists of; the first is the value.
       sums, exact: the parts.
+      parameter: a number that records and the name have too; None for most.
       results: names of all results (``lse_stream.states.results``); the first is the aggregation's own.
       columns: the results of a table unless others are asked for.
       has_scales: whether it knows other scales than the natural one.
@@ -73,13 +83,19 @@ class Aggregation:
     code: int
     inputs: tuple[str, ...]
     sums: tuple[ScaledSum, ...]
-    exact: tuple[ExactSum, ...]
+    exact: tuple[ExactSum | SmallestValues, ...]
     results: tuple[str, ...]
     columns: tuple[str, ...]
     has_scales: bool = False
+    parameter: int | None = None
 
-    def __reduce__(self) -> str:
-        return self.name.upper()  # there is one of each, under that name in this module
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return find_aggregation, (self.name,)  # there is one of each
+
+    @property
+    def family(self) -> str:
+        """The name without the parameter."""
+        return self.name.partition(" ")[0]
 
     def check_scale(self, scale: Scale) -> None:
         """Raises ValueError for a scale that this aggregation does not know."""
@@ -131,7 +147,7 @@ EFFECTIVE_SAMPLE_SIZE = Aggregation(
     name="effective_sample_size",
     code=3,
     inputs=("value",),
-    sums=(ScaledSum(), ScaledSum(doubled=True)),
+    sums=(ScaledSum(), ScaledSum(times=2.0)),
     exact=(),
     results=("effective_sample_size", "count", "max", "largest_weight", "logsumexp", "logmeanexp"),
     columns=("effective_sample_size", "count", "max", "largest_weight"),
@@ -149,3 +165,44 @@ AGGREGATIONS = {
     aggregation.name: aggregation
     for aggregation in (LOGSUMEXP, WEIGHTED_LOGSUMEXP, LOG_LIKELIHOOD, EFFECTIVE_SAMPLE_SIZE, CROSS_ENTROPY)
 }
+# The name and the code of all that ``leave_one_out`` gives; the number comes behind the name.
+LEAVE_ONE_OUT, LEAVE_ONE_OUT_CODE = "leave_one_out", 5
+
+
+@lru_cache(maxsize=64)
+def leave_one_out(k: int) -> Aggregation:
+    """Leave-one-out cross-validation of an observation, whose values are its log-likelihoods under posterior draws.
+
+    Args:
+      k: how many of the smallest values a state keeps. For S draws in all, over every part that is ever merged, it
+        needs one more than ``states.leave_one_out.tail_length(S)``.
+
+    Raises:
+      ValueError: a k that is not within 1 to 65,535.
+    """
+    if not 1 <= k <= MOST_SMALLEST:
+        raise ValueError(f"{LEAVE_ONE_OUT}: expected 1 to {MOST_SMALLEST} values to keep, found {k}")
+    return Aggregation(
+        name=f"{LEAVE_ONE_OUT} {k}",
+        code=LEAVE_ONE_OUT_CODE,
+        inputs=("value",),
+        sums=(ScaledSum(), ScaledSum(times=-1.0)),
+        exact=(ExactSum(0), ExactSum(0, 0), SmallestValues(k)),
+        results=("elpd_loo", "count", "max", "p_loo", "pareto_k", "lppd", "log_likelihood", "mean", "variance"),
+        columns=("elpd_loo", "p_loo", "pareto_k", "lppd", "count"),
+        parameter=k,
+    )
+
+
+def find_aggregation(name: str) -> Aggregation:
+    """The aggregation of a name.
+
+    Raises:
+      ValueError: no such aggregation.
+    """
+    family, _, parameter = name.partition(" ")
+    if family == LEAVE_ONE_OUT and parameter.isdecimal() and parameter == str(int(parameter)):
+        return leave_one_out(int(parameter))
+    if name in AGGREGATIONS:
+        return AGGREGATIONS[name]
+    raise ValueError(f"aggregation: expected {', '.join(AGGREGATIONS)} or {LEAVE_ONE_OUT} K, found {name!r}")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import _kernel
 from .._kernel import StateError, Sums
 from ..scales import Scale
-from .aggregations import Aggregation, ExactSum, ScaledSum
+from .aggregations import Aggregation, ExactSum, ScaledSum, SmallestValues
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -43,7 +43,8 @@ class StateArray:
 
     Attributes:
       sums: of each scaled sum, those of the states (n,), as ``_kernel.sums`` describes them.
-      exact: of each exact sum, words, and the place (n,) among them where each state's sum begins.
+      exact: of each exact sum or list of smallest values, words, and the place (n,) among them where each state's
+        begins.
     """
 
     aggregation: Aggregation
@@ -77,8 +78,8 @@ class StateArray:
     def merge(self, codes: Codes, groups: int) -> "StateArray":
         """The merged states (groups,) of the states with each code."""
         sums = tuple(_kernel.merge_groups(codes, states, groups, self.scale.factor) for states in self.sums)
-        merged = (_kernel.merge_sums(codes, words, at, groups) for words, at in self.exact)
-        return self._with(sums, tuple((words, begins[:-1]) for words, begins in merged))
+        parts = zip(self.aggregation.exact, self.exact, strict=True)
+        return self._with(sums, tuple(_merge_exact(part, codes, *stored, groups) for part, stored in parts))
 
     def take(self, rows: Ints) -> "StateArray":
         """The states of ``rows``, in that order."""
@@ -137,10 +138,29 @@ def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[
     return _kernel.group_terms(codes, x, weights, groups, scale.factor)
 
 
-def _group_exact(part: ExactSum, codes: Codes, inputs: Sequence[Floats], groups: int) -> tuple[Words, Ints]:
+def _group_exact(
+    part: ExactSum | SmallestValues, codes: Codes, inputs: Sequence[Floats], groups: int
+) -> tuple[Words, Ints]:
+    if isinstance(part, SmallestValues):
+        lists = _kernel.Smallest(part.k)
+        lists.update(codes, inputs[0], groups)
+        words, begins = lists.stored(groups)
+        return words, begins[:-1]
     second = None if part.second is None else inputs[part.second]
     words, begins = _kernel.sum_products(codes, inputs[part.first], second, groups)
     return words, begins[:-1]
+
+
+def _merge_exact(
+    part: ExactSum | SmallestValues, codes: Codes, words: Words, at: Ints, groups: int
+) -> tuple[Words, Ints]:
+    if isinstance(part, SmallestValues):
+        lists = _kernel.Smallest(part.k)
+        lists.merge(codes, words, at, groups)
+        merged, begins = lists.stored(groups)
+    else:
+        merged, begins = _kernel.merge_sums(codes, words, at, groups)
+    return merged, begins[:-1]
 
 
 def check_same(expected: StateArray, found: StateArray) -> None:

@@ -5,10 +5,13 @@ A record consists of words of 64 bits, all little-endian::
     version (uint8), aggregation (uint8: its code), scale (uint16)
     check (uint32): CRC-32C of all other bytes of the record
     count of terms (int64)
-    parameter of the scale (float64), for a base or a temperature alone
+    parameter of the scale (float64), for a base or a temperature alone; or of the aggregation (int64): how many values
+        a list of smallest ones keeps
     of each sum without weights: max, ties, second, limbs; of one with weights: max, base, limbs: as in ``_kernel.sums``
     of each exact sum: low (uint16), words (uint16), special (uint32; 1 +inf, 2 -inf, 3 NaN);
         then the words of the sum in units of 2^(64 low - 2176), two's complement, no more than are needed
+    of a list of smallest values: 0 (uint16), words (uint16), special (uint32; 3 where there is NaN or +inf among all
+        values, and the list is empty); then the values (float64), ascending
 
 Equal states have equal bytes. A record that is damaged is refused: the check finds every wrong bit, and every burst of
 wrong bits within 32 that lies wholly inside the check or wholly outside; of any other damage one in 2^32 is missed.
@@ -18,11 +21,20 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernel
-from .._kernel import SUM, WEIGHTED_SUM, StateError
-from .._kernel.constants import MOST_WORDS, NOT_A_NUMBER, VERSION
+from .._kernel import SUM, WEIGHTED_SUM, StateError, Sums
+from .._kernel.constants import MOST_RECORD_WORDS, NOT_A_NUMBER, VERSION
 from .._kernel.stored_sum import decode_sum, encode_sum
 from ..scales import NATURAL, Scale
-from .aggregations import AGGREGATIONS, LOGSUMEXP, Aggregation, ScaledSum
+from .aggregations import (
+    AGGREGATIONS,
+    LEAVE_ONE_OUT,
+    LEAVE_ONE_OUT_CODE,
+    LOGSUMEXP,
+    Aggregation,
+    ScaledSum,
+    SmallestValues,
+    leave_one_out,
+)
 from .arrays import StateArray, require
 
 Ints = npt.NDArray[np.int64]
@@ -47,9 +59,10 @@ def encode_states(states: StateArray) -> tuple[Words, Ints]:
     fixed = np.empty((n, _fixed_words(aggregation, scale)), np.uint64)
     fixed[:, 0] = _head(aggregation, scale)
     fixed[:, 1] = states.sums[0]["count"]
-    if scale.parameter is not None:
-        fixed[:, 2] = np.float64(scale.parameter).view(np.uint64)
-    start = 2 + (scale.parameter is not None)
+    start, parameter = 2, _parameter(aggregation, scale)
+    if parameter is not None:
+        fixed[:, 2] = parameter
+        start = 3
     for part, sums in zip(aggregation.sums, states.sums, strict=True):
         end = start + _sum_words(part)
         fixed[:, start:end] = _kernel.words_of(sums)[:, 1:]
@@ -107,9 +120,12 @@ def decode_states(
     # All records without exact sums have one size.
     matrix = words[begin[:, None] + np.arange(fixed)] if aggregation.exact else words[offsets[0] :][: n * fixed]
     matrix, start = matrix.reshape(n, fixed), 2
-    if scale.parameter is not None:
-        found = matrix[:, 2].view(np.float64)
-        require(found == scale.parameter, lambda i: f"expected scale {scale.name}, found parameter {found[i]!r}")
+    parameter = _parameter(aggregation, scale)
+    if parameter is not None:
+        found = matrix[:, 2]
+        of = f"scale {scale.name}" if aggregation.parameter is None else f"aggregation {aggregation.name}"
+        kind = np.float64 if aggregation.parameter is None else np.int64
+        require(found == parameter, lambda i: f"expected {of}, found parameter {found.view(kind)[i].item()!r}")
         start = 3
     sums = []
     for part in aggregation.sums:
@@ -122,12 +138,17 @@ def decode_states(
         sums.append(part_sums)
         start = end
     place, ends, exact = begin + fixed, offsets[1:], []
-    for _ in aggregation.exact:
-        size = _stored_words(words, place) if trusted else _check_exact(words, place, ends)
+    for stored in aggregation.exact:
+        if trusted:
+            size = _stored_words(words, place)
+        elif isinstance(stored, SmallestValues):
+            size = _check_smallest(words, place, ends, stored.k, sums)
+        else:
+            size = _check_exact(words, place, ends)
         exact.append((words, place))
         place = place + size
     require(place == ends, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
-    if len(sums) == 2 and aggregation.sums[1].doubled:
+    if len(sums) == 2 and aggregation.sums[1].times == 2.0:
         with np.errstate(over="ignore"):
             twice = 2.0 * sums[0]["max"]
         same = (twice == sums[1]["max"]) | (np.isnan(twice) & np.isnan(sums[1]["max"]))
@@ -143,14 +164,22 @@ def _head(aggregation: Aggregation, scale: Scale) -> int:
     return VERSION | aggregation.code << 8 | scale.code << 16
 
 
+def _parameter(aggregation: Aggregation, scale: Scale) -> np.uint64 | None:
+    """The word of the parameter; None where there is none."""
+    if aggregation.parameter is not None:
+        return np.uint64(aggregation.parameter)
+    return None if scale.parameter is None else np.float64(scale.parameter).view(np.uint64)
+
+
 def _fixed_words(aggregation: Aggregation, scale: Scale) -> int:
     """How many words a record has ahead of its exact sums."""
-    return 2 + (scale.parameter is not None) + sum(_sum_words(part) for part in aggregation.sums)
+    has_parameter = _parameter(aggregation, scale) is not None
+    return 2 + has_parameter + sum(_sum_words(part) for part in aggregation.sums)
 
 
 def _describe(head: int) -> str:
     version, code, scale = head & 0xFF, head >> 8 & 0xFF, head >> 16 & 0xFFFF
-    name = _BY_CODE[code].name if code in _BY_CODE else "unknown"
+    name = LEAVE_ONE_OUT if code == LEAVE_ONE_OUT_CODE else _BY_CODE[code].name if code in _BY_CODE else "unknown"
     scale_name = Scale.CODES[scale] if scale < len(Scale.CODES) else "unknown"
     return f"version {version}, aggregation {code} ({name}), scale {scale} ({scale_name})"
 
@@ -159,6 +188,11 @@ def _header(words: Words, offsets: Ints) -> tuple[Aggregation, Scale]:
     """Aggregation and scale of the first record."""
     head = int(words[offsets[0]]) & 0xFFFFFFFF
     aggregation, code = _BY_CODE.get(head >> 8 & 0xFF), head >> 16 & 0xFFFF
+    if aggregation is None and head >> 8 & 0xFF == LEAVE_ONE_OUT_CODE and offsets[1] - offsets[0] > 2:
+        try:
+            aggregation = leave_one_out(int(words[offsets[0] + 2]))
+        except ValueError as error:
+            raise StateError(0, f"state 0: {error}") from error
     if head & 0xFF != VERSION or aggregation is None or code >= len(Scale.CODES):
         raise StateError(
             0, f"state 0: expected version {VERSION}, a known aggregation and scale, found {_describe(head)}"
@@ -191,7 +225,7 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
         at, held = int(place[0]), int(end[0] - place[0])
         units, low_word, special_sum = decode_sum(words, at) if held > 0 else (0, 0, NOT_A_NUMBER + 1)
         one = encode_sum(units << 64 * low_word, special_sum) if special_sum <= NOT_A_NUMBER else words[:0]
-        fits_one = 0 < one.size <= min(held, MOST_WORDS + 1 - low_word) and np.array_equal(
+        fits_one = 0 < one.size <= min(held, MOST_RECORD_WORDS + 1 - low_word) and np.array_equal(
             one, words[at : at + one.size]
         )
         require(np.array([fits_one]), lambda _: f"{expected}, found another in {held} words")
@@ -200,7 +234,7 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     head = words[place]
     low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
     special = head >> np.uint64(32)
-    fits = (special <= NOT_A_NUMBER) & (low + n <= MOST_WORDS) & (place + n < end)
+    fits = (special <= NOT_A_NUMBER) & (low + n <= MOST_RECORD_WORDS) & (place + n < end)
     fits &= np.where(n > 0, special == 0, low == 0)
     require(fits, lambda i: f"{expected}, found low {low[i]}, words {n[i]}, special {special[i]} in {(end - place)[i]}")
     some = np.flatnonzero(n > 0)
@@ -210,4 +244,32 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     canonical = np.ones(n.size, np.bool_)
     canonical[some] = (first != 0) & ~idle
     require(canonical, lambda _: f"{expected}, found words that it does not need")
+    return n + 1
+
+
+def _check_smallest(words: Words, place: Ints, end: Ints, k: int, sums: list[Sums]) -> Ints:
+    """How many words each stored list takes, head included; raises StateError for one that is not canonical.
+
+    It has to agree with the sums: of all values, and of all negated ones, whose largest is the smallest of them.
+    """
+    expected = "expected a canonical list of smallest values"
+    require(place < end, lambda _: f"{expected}, found no bytes of it")
+    head = words[place]
+    low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
+    special = (head >> np.uint64(32)).astype(np.int64)
+    largest, count, (least, ties) = sums[0]["max"], sums[0]["count"], (-sums[1]["max"], sums[1]["ties"])
+    is_special = np.isnan(largest) | (largest == np.inf)
+    fits = (low == 0) & (special == np.where(is_special, NOT_A_NUMBER, 0)) & (place + n < end)
+    fits &= (n == np.where(is_special, 0, np.minimum(count, k))) & (sums[1]["count"] == count)
+    require(fits, lambda i: f"{expected}, found {n[i]} of {count[i]}, special {special[i]}")
+    row, first = np.repeat(np.arange(n.size), n), np.cumsum(n) - n
+    bits = words[place[row] + 1 + np.arange(row.size) - first[row]]
+    values = bits.view(np.float64)
+    bad = ~(values < np.inf) | (bits == np.float64(-0.0).view(np.uint64))
+    bad[1:] |= (values[1:] < values[:-1]) & (row[1:] == row[:-1])
+    canonical, some = np.bincount(row[bad], minlength=n.size) == 0, np.flatnonzero(n)
+    canonical[some] &= values[first[some]] == least[some]
+    tied = np.bincount(row[values == least[row]], minlength=n.size)
+    canonical &= is_special | (tied == np.minimum(ties, n))
+    require(canonical, lambda _: f"{expected}, found other values")
     return n + 1

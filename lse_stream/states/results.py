@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from .. import _kernel
 from .._kernel.double_double import divide, two_prod, two_sum
 from ..scales import NATURAL
 from .arrays import Codes, Floats, Ints, Quotients, StateArray, require
+from .leave_one_out import LeaveOneOut, cross_validate
 
 Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
@@ -43,7 +45,7 @@ def result_of(states: StateArray, name: str) -> Result:
 
 def variances(states: StateArray, ddof: int = 1) -> Floats:
     """The variance of the values, correctly rounded; NaN for ``ddof`` values or fewer, or one that is not finite."""
-    sums, squares = states.exact
+    sums, squares = states.exact[:2]
     return _kernel.exact_variances(sums, squares, states.counts, states.counts - ddof)
 
 
@@ -224,6 +226,20 @@ def _cross_entropy(states: StateArray) -> Floats:
         return np.asarray(np.where(exact, out, targets * maximum - chosen))
 
 
+# What was found of states that still exist: a table of results asks for four of them, and they come together.
+_FOUND: WeakKeyDictionary[StateArray, LeaveOneOut] = WeakKeyDictionary()
+
+
+def _left_out(result: Callable[[LeaveOneOut], Floats]) -> Callable[[StateArray], Floats]:
+    def find(states: StateArray) -> Floats:
+        found = _FOUND.get(states)
+        if found is None:
+            found = _FOUND[states] = cross_validate(states)
+        return result(found)
+
+    return find
+
+
 RESULTS: dict[str, Callable[[StateArray], Result]] = {
     "logsumexp": _logsumexp,
     "log_abs_sum": _log_abs_sum,
@@ -241,4 +257,8 @@ RESULTS: dict[str, Callable[[StateArray], Result]] = {
     "effective_sample_size": _effective_sample_size,
     "largest_weight": _largest_weight,
     "cross_entropy": _cross_entropy,
+    "elpd_loo": _left_out(lambda found: found.elpd),
+    "p_loo": _left_out(lambda found: found.p),
+    "pareto_k": _left_out(lambda found: found.pareto_k),
+    "lppd": _left_out(lambda found: found.lppd),
 }

@@ -475,7 +475,7 @@ function readExactSum(view, at, count) {
   const [low, length] = [view.getUint16(at, true), view.getUint16(at + 2, true)];
   const special = view.getUint32(at + 4, true);
   demand(special <= (PLUS | MINUS), "a special that is not known");
-  demand(BigInt(low + length) <= C.MOST_WORDS, "too many words");
+  demand(BigInt(low + length) <= C.MOST_RECORD_WORDS, "too many words");
   if (special !== 0) demand(length === 0, "words of a special");
   if (length === 0) demand(low === 0, "a low without words");
   // The page has no rule for this, but nothing sums to nothing.

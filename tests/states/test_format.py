@@ -41,7 +41,7 @@ INTEGERS = (
     "LEAST_WEIGHT_BASE",
     "MOST_WEIGHT_BASE",
     "UNIT",
-    "MOST_WORDS",
+    "MOST_RECORD_WORDS",
 )
 
 
@@ -131,6 +131,7 @@ def refusals() -> list[dict[str, Any]]:
         "an exact sum with a word too many": sealed(
             likelihood[:88] + bytes([34, 0, 2, 0]) + likelihood[92:104] + bytes(8) + likelihood[104:]
         ),
+        "an exact sum that no values have": sealed(likelihood[:88] + bytes([67, 0, 1, 0]) + likelihood[92:]),
         "an exact sum of another special": edited(likelihood, 88, 4 << 32),
     }
     return [{"reason": reason, "record": record.hex()} for reason, record in found.items()]

@@ -72,8 +72,11 @@
 /* Chunks of 32 bits in an exact sum: they reach to 2^2304, for 2^255 of the largest products and a sign. */
 #define CHUNKS (140)
 
-/* CHUNKS in words of 64 bits: as many as a stored exact sum may take. */
+/* CHUNKS in words of 64 bits: as many as an exact sum may take. */
 #define MOST_WORDS (70)
+
+/* As many as one of a record may take: fewer than 2^63 products are below 2^2111. Merges never reach MOST_WORDS so. */
+#define MOST_RECORD_WORDS (67)
 
 /* What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or. */
 #define PLUS_INFINITY (1)

@@ -1,0 +1,150 @@
+"""Leave-one-out cross-validation by Pareto-smoothed importance sampling (PSIS-LOO), from states that merge exactly.
+
+The states are of ``aggregations.leave_one_out``: of each observation its log-likelihoods under posterior draws. After
+Vehtari, Gelman and Gabry, "Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC",
+Statistics and Computing 27 (2017), with the smoothing of Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed
+importance sampling", Journal of Machine Learning Research 25 (2024).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernel
+from .arrays import StateArray, require
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+# Tails that are shorter are not fitted: the weights stay as they are.
+LEAST_TAIL = 5
+
+
+class LeaveOneOut(NamedTuple):
+    """Of each observation (n,).
+
+    Attributes:
+      elpd: the log predictive density of the observation, left out: elpd_loo. -inf where a log-likelihood is -inf.
+      p: ``lppd - elpd``, the effective number of parameters: p_loo.
+      pareto_k: the shape of the fitted tail; +inf where it was not fitted, which counts as very bad: a tail of fewer
+        than 5 or without spread, or a log-likelihood that is not finite.
+      lppd: the log pointwise predictive density.
+    """
+
+    elpd: Floats
+    p: Floats
+    pareto_k: Floats
+    lppd: Floats
+
+
+def tail_length(draws: Ints, r_eff: float = 1.0, *, round_up: bool = False) -> Ints:
+    """How many of the largest ratios (n,) are smoothed, of so many draws (n,).
+
+    Args:
+      r_eff: the effective over the actual number of draws.
+      round_up: as R's loo does; otherwise down, as arviz-stats and the paper.
+
+    >>> tail_length(np.array([100, 1000, 4000])).tolist()
+    [20, 94, 189]
+    """
+    long: Floats = 3.0 * np.sqrt(draws / r_eff)
+    if round_up:
+        return np.asarray(np.ceil(np.minimum(0.2 * draws, long)), np.int64)
+    return np.asarray(np.where(draws * r_eff > 225.0, np.floor(long), draws // 5), np.int64)
+
+
+def values_to_keep(draws: int, r_eff: float = 1.0) -> int:
+    """The parameter of ``aggregations.leave_one_out`` for so many draws in all, whichever way the tail is rounded.
+
+    Raises:
+      ValueError: no draws, or an ``r_eff`` that is not positive.
+
+    >>> values_to_keep(4000)
+    191
+    """
+    if draws < 1:
+        raise ValueError(f"draws: expected 1 or more, found {draws}")
+    if not 0.0 < r_eff < np.inf:
+        raise ValueError(f"r_eff: expected a positive number, found {r_eff}")
+    return int(tail_length(np.array([draws]), r_eff, round_up=True)[0]) + 1
+
+
+def good_k(draws: Ints) -> Floats:
+    """The shape (n,) up to which so many draws (n,) are enough.
+
+    >>> good_k(np.array([100, 1000, 4000])).round(3).tolist()
+    [0.5, 0.667, 0.7]
+    """
+    # The decadic logarithm by that of the kernel, which is the same on every machine.
+    logarithm = _kernel.log(np.maximum(draws, 2).astype(np.float64)) / _kernel.log(np.array([10.0]))
+    return np.where(draws > 1, np.minimum(1.0 - 1.0 / logarithm, 0.7), 0.7)
+
+
+def cross_validate(states: StateArray, r_eff: float = 1.0, *, round_up: bool = False) -> LeaveOneOut:
+    """What leaving out each observation (n,) gives; NaN where there is no draw, or one that is NaN or +inf.
+
+    Args:
+      states: of an aggregation ``leave_one_out``.
+      r_eff, round_up: as of ``tail_length``.
+
+    Raises:
+      StateError: a state keeps fewer values than the tail of its draws needs.
+    """
+    draws, kept = states.counts, states.aggregation.parameter or 0
+    tails = tail_length(draws, r_eff, round_up=round_up)
+    require(
+        (tails < LEAST_TAIL) | (tails < kept),
+        lambda i: f"expected {tails[i] + 1} smallest values or more, for {draws[i]} draws, found {kept}",
+    )
+    mean = states.quotients(0, per_term=True)
+    maximum, ratio = states.sums[0]["max"], states.sums[1]["max"]
+    with np.errstate(invalid="ignore"):
+        lppd = maximum + (mean.log_high + mean.log_low)
+        inverse = states.quotients(1, per_term=True)
+        elpd = -(ratio + (inverse.log_high + inverse.log_low))
+    pareto_k = np.full(len(states), np.inf)
+    finite = np.isfinite(maximum) & np.isfinite(ratio)
+    rows = np.flatnonzero(finite & (tails >= LEAST_TAIL))
+    if rows.size:
+        pareto_k[rows], smoothed = _smooth(states.take(rows), tails[rows])
+        is_fitted = np.isfinite(pareto_k[rows])
+        elpd[rows[is_fitted]] = smoothed[is_fitted]
+    is_bad = np.isnan(maximum) | (maximum == np.inf) | (draws == 0)
+    elpd, lppd = np.where(is_bad, np.nan, elpd), np.where(is_bad, np.nan, lppd)
+    with np.errstate(invalid="ignore"):
+        return LeaveOneOut(elpd, lppd - elpd, pareto_k, lppd)
+
+
+def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats]:
+    """Shapes (n,), and elpd (n,) with the tails smoothed, which is not defined where the shape is infinite."""
+    n, (words, at) = len(states), states.exact[2]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(tails + 1)])
+    row = np.repeat(np.arange(n, dtype=np.int32), tails + 1)
+    # The values ascend, so that of the ratios, which are their negatives, the cutoff is the last that is needed.
+    within = np.arange(row.size) - offsets[row]
+    ratios = 0.0 - words.view(np.float64)[at[row] + 1 + tails[row] - within]
+    fits = _kernel.smooth_tails(ratios, offsets, states.counts - tails)
+    pareto_k, weight_of_tail, log_raised = fits.T
+    is_tail = within > 0
+    rest = _weight_of_rest(states.sums[1], _kernel.group_values(row[is_tail], ratios[is_tail], n))
+    with np.errstate(invalid="ignore"):
+        weight = np.where(np.isfinite(pareto_k), rest + weight_of_tail, 1.0)
+        return pareto_k, log_raised - _kernel.log(weight) - states.sums[1]["max"]
+
+
+def _weight_of_rest(all_ratios: _kernel.Sums, tail: _kernel.Sums) -> Floats:
+    """The sum of ``e^(r - max r)`` (n,) over the ratios outside the tail, where that has more than one value.
+
+    All of the largest are in the tail then, and both sums are on the grid of the second largest: what is left is a
+    difference of integers. In floats it would cancel.
+    """
+    rest = all_ratios.copy()
+    rest["ties"] = 1
+    low = all_ratios["limbs"][:, :, 0] - tail["limbs"][:, :, 0]
+    borrow = (all_ratios["limbs"][:, :, 0] < tail["limbs"][:, :, 0]).astype(np.uint64)
+    rest["limbs"][:, :, 0] = low
+    rest["limbs"][:, :, 1] = all_ratios["limbs"][:, :, 1] - tail["limbs"][:, :, 1] - borrow
+    one_and_rest = _kernel.quotients_of(rest, np.ones(rest.size, np.int64))
+    return (one_and_rest[:, 3] - 1.0) + one_and_rest[:, 4]
