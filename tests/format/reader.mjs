@@ -150,6 +150,13 @@ const AGGREGATIONS = [
     values: [(x) => x],
     factors: [(x, t) => (t === 0 ? [0, 0] : [x, t]), (x, t) => [t, 1]],
   },
+  {
+    name: "leave_one_out",
+    natural: true,
+    values: [(x) => x, (x) => -x],
+    factors: [(x) => [x, 1], (x) => [x, x]],
+    smallest: true,
+  },
 ];
 
 const isBase = (b) => b > 1 && b <= 1e100;
@@ -492,6 +499,40 @@ function readExactSum(view, at, count) {
   return [{ N, special }, at + 8 + 8 * length];
 }
 
+// ----------------------------------------------------------------------------------------------------- smallest values
+
+const MOST_SMALLEST = 65535n;
+
+/** The k smallest of values, ascending; null where one is NaN or +inf. */
+function smallestOf(k, values) {
+  if (values.some((x) => Number.isNaN(x) || x === Infinity)) return null;
+  return values.map((x) => x + 0).sort((x, y) => (x < y ? -1 : x > y ? 1 : 0)).slice(0, Number(k));
+}
+
+const mergedSmallest = (k, one, two) => (one === null || two === null ? null : smallestOf(k, [...one, ...two]));
+
+function readSmallest(view, at) {
+  const [low, length] = [view.getUint16(at, true), view.getUint16(at + 2, true)];
+  const special = view.getUint32(at + 4, true);
+  demand(low === 0, "a low of a list");
+  demand(special === 0 || (special === (PLUS | MINUS) && length === 0), "a special that no list has");
+  const values = Array.from({ length }, (_, i) => view.getFloat64(at + 8 + 8 * i, true));
+  return [special ? null : values, at + 8 + 8 * length];
+}
+
+function checkSmallest(k, count, [sum, ofNegatives], list) {
+  const special = Number.isNaN(sum.max) || sum.max === Infinity;
+  demand((list === null) === special, "a special that does not fit the max");
+  if (special) return;
+  demand(BigInt(list.length) === (count < k ? count : k), "another number of values");
+  demand(list.every((x) => x < Infinity && !Object.is(x, -0)), "a value that no list has");
+  demand(list.every((x, i) => i === 0 || list[i - 1] <= x), "values that do not ascend");
+  if (list.length === 0) return;
+  demand(-list[0] === ofNegatives.max, "another smallest value");
+  const ties = BigInt(list.filter((x) => x === list[0]).length);
+  demand(ties === (ofNegatives.ties < BigInt(list.length) ? ofNegatives.ties : BigInt(list.length)), "other ties");
+}
+
 // ------------------------------------------------------------------------------------------------------------- records
 
 function demand(holds, reason) {
@@ -535,21 +576,36 @@ function parsed(bytes) {
   const { scale, end } = readScale(view, aggregation);
   const count = view.getBigInt64(8, true);
   demand(count >= 0n, "a negative count");
-  let at = end;
+  const k = readK(view, aggregation);
+  let at = aggregation.smallest ? end + 8 : end;
   const sums = aggregation.values.map(() => {
     const sum = aggregation.weights ? readWeightedSum(view, at) : readSum(view, at);
     (aggregation.weights ? checkWeightedSum : checkSum)(scale, count, sum);
     at += aggregation.weights ? 64 : 72;
     return sum;
   });
-  if (sums.length === 2) demand(Object.is(sums[1].max, 2 * sums[0].max), "a second sum that is not of twice the max");
+  if (aggregation.name === "effective_sample_size")
+    demand(Object.is(sums[1].max, 2 * sums[0].max), "a second sum that is not of twice the max");
   const exactSums = aggregation.factors.map(() => {
     const [sum, next] = readExactSum(view, at, count);
     at = next;
     return sum;
   });
+  let smallest;
+  if (aggregation.smallest) {
+    [smallest, at] = readSmallest(view, at);
+    checkSmallest(k, count, sums, smallest);
+  }
   demand(at === bytes.length, "more bytes than a record");
-  return { code, scale, count, sums, exactSums };
+  return { code, scale, count, k, sums, exactSums, smallest };
+}
+
+/** How many of the smallest values are kept; undefined for aggregations that keep none. */
+function readK(view, aggregation) {
+  if (!aggregation.smallest) return undefined;
+  const k = view.getBigInt64(16, true);
+  demand(k >= 1n && k <= MOST_SMALLEST, "a number of values to keep that is not allowed");
+  return k;
 }
 
 function readScale(view, aggregation) {
@@ -583,12 +639,14 @@ function readLimbs(view, at) {
 }
 
 /** The one record of a state. */
-export function write({ code, scale, count, sums, exactSums }) {
+export function write({ code, scale, count, k, sums, exactSums, smallest }) {
   const { weights } = AGGREGATIONS[code];
   const words = exactSums.map((sum) => wordsOf(sum.N));
   const hasParameter = SCALES[scale.code].allows !== undefined;
   let size = (hasParameter ? 24 : 16) + sums.length * (weights ? 64 : 72);
   for (const [, some] of words) size += 8 + 8 * some.length;
+  const list = smallest ?? [];
+  if (k !== undefined) size += 16 + 8 * list.length;
   const bytes = new Uint8Array(size);
   const view = viewOf(bytes);
   view.setUint8(0, VERSION);
@@ -602,6 +660,7 @@ export function write({ code, scale, count, sums, exactSums }) {
   };
   const putMax = (x) => (Number.isNaN(x) ? put("setBigUint64", NAN_BITS, 8) : put("setFloat64", x, 8));
   if (hasParameter) put("setFloat64", scale.parameter, 8);
+  if (k !== undefined) put("setBigInt64", k, 8);
   for (const sum of sums) {
     putMax(sum.max);
     put("setBigInt64", weights ? sum.base : sum.ties, 8);
@@ -618,12 +677,18 @@ export function write({ code, scale, count, sums, exactSums }) {
     put("setUint32", special, 4);
     for (const word of some) put("setBigUint64", word, 8);
   });
+  if (k !== undefined) {
+    put("setUint16", 0, 2);
+    put("setUint16", list.length, 2);
+    put("setUint32", smallest === null ? PLUS | MINUS : 0, 4);
+    for (const x of list) put("setFloat64", x, 8);
+  }
   view.setUint32(4, checkOf(bytes), true);
   return bytes;
 }
 
-/** The state of rows. */
-export function stateOf(code, scale, rows) {
+/** The state of rows; k is how many of the smallest values it keeps, where it keeps any. */
+export function stateOf(code, scale, rows, k) {
   const { weights, values, factors } = AGGREGATIONS[code];
   if (weights) demand(rows.every(([, w]) => Number.isFinite(w)), "a weight that is not finite");
   const sums = values.map((value) => {
@@ -631,19 +696,22 @@ export function stateOf(code, scale, rows) {
     return weights ? weightedSumOf(scale, scaled.map((x, i) => [x, rows[i][1]])) : sumOf(scale, scaled);
   });
   const exactSums = factors.map((factor) => exactSumOf(rows.map((row) => factor(...row))));
-  return { code, scale, count: BigInt(rows.length), sums, exactSums };
+  const smallest = k === undefined ? undefined : smallestOf(k, rows.map(([x]) => x));
+  return { code, scale, count: BigInt(rows.length), k, sums, exactSums, smallest };
 }
 
 /** The state of the rows of both. */
 export function merge(one, two) {
-  demand(one.code === two.code && one.scale === two.scale, "states of different aggregations or scales");
-  const { code, scale } = one;
+  const alike = one.code === two.code && one.scale === two.scale && one.k === two.k;
+  demand(alike, "states of different aggregations or scales");
+  const { code, scale, k } = one;
   const count = one.count + two.count;
   demand(count <= MOST_COUNT, "a count of 2^63 or more");
   const { weights } = AGGREGATIONS[code];
   const both = (sum, i) => (weights ? mergedWeightedSums(sum, two.sums[i]) : mergedSums(scale, sum, two.sums[i]));
   const exactSums = one.exactSums.map((sum, i) => mergedExactSums(sum, two.exactSums[i]));
-  return { code, scale, count, sums: one.sums.map(both), exactSums };
+  const smallest = k === undefined ? undefined : mergedSmallest(k, one.smallest, two.smallest);
+  return { code, scale, count, k, sums: one.sums.map(both), exactSums, smallest };
 }
 
 /** The log-sum-exp of a state on the natural scale, as the nearest float. */
@@ -709,16 +777,16 @@ function expectBytes(what, expected, bytes) {
 function kindOf(record) {
   const view = viewOf(bytesOf(record));
   const code = view.getUint8(1);
-  return { code, scale: readScale(view, AGGREGATIONS[code]).scale };
+  return { code, scale: readScale(view, AGGREGATIONS[code]).scale, k: readK(view, AGGREGATIONS[code]) };
 }
 
 function checkRows(rows, record) {
-  const { code, scale } = kindOf(record);
+  const { code, scale, k } = kindOf(record);
   const floats = rows.map((row) => row.map(floatOf));
-  expectBytes("the record of the rows", record, write(stateOf(code, scale, floats)));
+  expectBytes("the record of the rows", record, write(stateOf(code, scale, floats, k)));
   expectBytes("parsed and written again", record, write(parse(bytesOf(record))));
-  const one = (row) => stateOf(code, scale, [row]);
-  expectBytes("row after row", record, write(floats.map(one).reduce(merge, stateOf(code, scale, []))));
+  const one = (row) => stateOf(code, scale, [row], k);
+  expectBytes("row after row", record, write(floats.map(one).reduce(merge, stateOf(code, scale, [], k))));
 }
 
 function checkMerge(parts, merged) {

@@ -170,7 +170,7 @@ def test_an_independent_reader_agrees(tmp_path: Path) -> None:
         rows = random_rows(case, rng, 12 * n)
         columns = [np.array(column) for column in zip(*rows, strict=True)]
         fine, coarse = np.repeat(np.arange(2 * n, dtype=np.int32), 6), np.repeat(np.arange(n, dtype=np.int32), 12)
-        aggregation, scale = case.accumulator.AGGREGATION, case.make().scale
+        aggregation, scale = case.make().states().aggregation, case.make().scale
         halves, wholes = (
             states_to_arrow(StateArray.group(aggregation, scale, codes, columns, groups)).to_pylist()
             for codes, groups in ((fine, 2 * n), (coarse, n))

@@ -21,6 +21,7 @@ from lse_stream.accumulators import (
     Accumulator,
     CrossEntropyAccumulator,
     EffectiveSampleSizeAccumulator,
+    LeaveOneOutAccumulator,
     LogLikelihoodAccumulator,
     LogSumExpAccumulator,
     WeightedLogSumExpAccumulator,
@@ -66,6 +67,7 @@ CASES = {
     "log-likelihood": Case(LogLikelihoodAccumulator, LogLikelihoodAccumulator),
     "effective sample size": Case(EffectiveSampleSizeAccumulator, EffectiveSampleSizeAccumulator),
     "cross-entropy": Case(CrossEntropyAccumulator, CrossEntropyAccumulator),
+    "leave-one-out": Case(lambda *columns: LeaveOneOutAccumulator(*columns, draws=20), LeaveOneOutAccumulator),
 }
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
@@ -126,7 +128,11 @@ def test_columns_have_the_bytes_of_single_states_with_every_kernel(case: Case, s
     keys = rng.integers(0, groups, n)
     names = list(case.inputs)
     table = pa.table({"k": keys, **dict(zip(names, np.array(rows).T, strict=True))})
-    arguments: dict[str, Any] = {"value": names, "aggregation": case.accumulator.AGGREGATION.name, "scale": case.scale}
+    arguments: dict[str, Any] = {
+        "value": names,
+        "aggregation": case.make().states().aggregation.name,
+        "scale": case.scale,
+    }
     expected = {int(key): case.of([row for row, k in zip(rows, keys, strict=True) if k == key]) for key in set(keys)}
     states = group_states(table, ["k"], **arguments)
     assert as_bytes(states) == {key: state.to_bytes() for key, state in expected.items()}
