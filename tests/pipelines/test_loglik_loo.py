@@ -1,0 +1,180 @@
+"""``python -m pipelines.loglik --loo`` end to end: against arviz-stats, the same bytes however draws lie, faults."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from loo_references import read
+from programs import ROOT, check_bad, check_bytes, contents, write
+
+from pipelines import rollup
+from pipelines.loglik import main
+
+DRAWS = ROOT / "pipelines" / "samples" / "diabetes_draws.parquet"
+ALWAYS = ["--observation=o", "--value=v", "--inner=logmeanexp", "--loo"]
+
+
+def run(folder: Path, source: object, *arguments: str) -> dict[str, pa.Table]:
+    argv = ["--input", str(source), "--output", str(folder), "--quiet", *arguments]
+    assert main(argv) == 0
+    return {path.name: pq.read_table(path, partitioning=None) for path in sorted(folder.iterdir())}
+
+
+def sample(draws: int = 200, observations: int = 40) -> pa.Table:
+    """Log-likelihoods, some of heavy tails, in disorder."""
+    rng = np.random.default_rng(5)
+    spread = np.linspace(0.1, 3.0, observations)
+    values = -1.0 - spread[:, None] * rng.standard_exponential((observations, draws))
+    rows = {
+        "model": np.repeat(np.where(np.arange(observations) % 3 == 0, "a", "b"), draws),
+        "o": np.repeat(np.arange(observations), draws),
+        "draw": np.tile(np.arange(draws), observations),
+        "v": values.ravel(),
+    }
+    return pa.table(rows).take(rng.permutation(draws * observations))
+
+
+def test_loo_is_that_of_arviz_stats(tmp_path: Path) -> None:
+    always = ["--key=model", "--observation=patient", "--value=log_likelihood", "--inner=logmeanexp"]
+    found = run(tmp_path / "out", DRAWS, *always, "--loo", "--per_observation")
+    assert found["totals"].column_names == [
+        *("model", "log_likelihood", "count", "max", "lppd", "elpd_loo", "p_loo"),
+        *("looic", "se", "k_good", "k_bad", "k_very_bad"),
+    ]
+    observations = found["observations"]
+    for row in found["totals"].to_pylist():
+        [entry] = [entry for entry in read("arviz_stats") if entry["set"] == f"diabetes {row['model']}"]
+        own = observations.filter(pc.equal(observations["model"].cast("string"), row["model"]))
+        for name in ("elpd_loo", "p_loo", "pareto_k"):
+            tolerance = 1e-8 if name == "pareto_k" else 1e-10 * np.maximum(1.0, np.abs(entry["elpd_loo"]))
+            assert (np.abs(own[name].to_numpy() - entry[name]) <= tolerance).all()
+        assert [row["elpd_loo"], row["se"], row["p_loo"]] == pytest.approx(
+            [entry["totals"][name] for name in ("elpd", "se", "p_loo")], rel=1e-12
+        )
+        assert row["looic"] == -2.0 * row["elpd_loo"]
+        bad = sum(k > entry["totals"]["good_k"] for k in entry["pareto_k"])
+        assert (row["k_good"], row["k_bad"] + row["k_very_bad"]) == (442 - bad, bad)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--draws=200"], ["--waic"]], ids=["counted", "given", "with waic"])
+def test_the_same_bytes_however_the_rows_lie(tmp_path: Path, arguments: list[str]) -> None:
+    check_bytes("loglik", main, tmp_path, sample(), [*ALWAYS, "--key=model", "--per_observation", *arguments])
+
+
+def test_waic_and_loo_in_one_pass_are_those_of_two(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.parquet", sample())
+    both = run(tmp_path / "both", source, *ALWAYS, "--waic", "--per_observation")
+    loo = run(tmp_path / "loo", source, *ALWAYS, "--per_observation")
+    waic = run(tmp_path / "waic", source, *ALWAYS[:-1], "--waic", "--per_observation")
+    for table in ("totals", "overall", "observations"):
+        for alone in (loo[table], waic[table]):
+            assert both[table].select(alone.column_names) == alone
+
+
+def test_chains_merged_later_are_all_draws(tmp_path: Path) -> None:
+    table = sample()
+    chains = table["draw"].to_numpy() // 50
+    options = [*ALWAYS, "--draws=200", "--per_observation", "--state"]
+    for chain in range(4):
+        run(
+            tmp_path / f"{chain}",
+            write(tmp_path / f"{chain}.parquet", table.filter(pa.array(chains == chain))),
+            *options,
+        )
+    parts = [str(tmp_path / f"{chain}" / "observations") for chain in range(4)]
+    assert rollup.main(["--input", *parts, "--key", "o", "--output", str(tmp_path / "all"), "--quiet"]) == 0
+    merged = pq.read_table(tmp_path / "all")
+    whole = run(tmp_path / "whole", write(tmp_path / "whole.parquet", table), *ALWAYS, "--per_observation")[
+        "observations"
+    ]
+    for name in ("o", "elpd_loo", "p_loo", "pareto_k", "lppd", "count"):
+        assert merged[name].to_numpy().tobytes() == whole[name].to_numpy().tobytes()
+
+
+def test_observations_may_have_different_numbers_of_draws(tmp_path: Path) -> None:
+    table = sample()
+    kept = table.filter(pa.array(table["draw"].to_numpy() < 100 + 5 * (table["o"].to_numpy() % 7)))
+    found = run(tmp_path / "out", write(tmp_path / "a.parquet", kept), *ALWAYS, "--per_observation")["observations"]
+    assert found["count"].to_pylist() == [100 + 5 * (o % 7) for o in range(40)]
+
+
+def test_the_tail_of_r_and_dependent_draws_change_k(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.parquet", sample(226))
+    shapes = [
+        run(tmp_path / f"{i}", source, *ALWAYS, "--per_observation", *options)["observations"]["pareto_k"].to_pylist()
+        for i, options in enumerate(([], ["--tail=r"], ["--r_eff=0.5"], ["--tail=floor", "--r_eff=1"]))
+    ]
+    assert shapes[0] == shapes[3]
+    assert shapes[0] != shapes[1]
+    assert shapes[0] != shapes[2]
+
+
+def test_the_summary_says_what_large_k_ask_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "a.parquet", sample())
+    assert main(["--input", str(source), "--output", str(tmp_path / "out"), *ALWAYS]) == 0
+    text = capsys.readouterr().out
+    [counts] = pq.read_table(tmp_path / "out" / "overall").to_pylist()
+    large = counts["k_bad"] + counts["k_very_bad"]
+    assert (
+        f"{large} of 40 observations with a Pareto k that is too large, {counts['k_very_bad']} of them above 1" in text
+    )
+    assert "K-fold" in text
+
+
+def test_minus_infinity_is_a_verdict(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.parquet", {"o": [1] * 30 + [2] * 30, "v": [-1.0] * 59 + [-math.inf]})
+    found = run(tmp_path / "out", source, *ALWAYS, "--per_observation")
+    [_, worst] = found["observations"].to_pylist()
+    assert [worst[name] for name in ("elpd_loo", "p_loo", "pareto_k")] == [-math.inf, math.inf, math.inf]
+    assert found["overall"]["elpd_loo"].to_pylist() == [-math.inf]
+
+
+GOOD: dict[str, Any] = {"o": [1, 1, 2, 2], "v": [1.0, 2.0, 3.0, 4.0], "w": [1.0, 0.5, 0.5, 1.0]}
+FILES = {"in/a.parquet": GOOD}
+BASE = "--input in --observation o --value v --output out --loo "
+BAD = {
+    "loo of a mixture": (BASE + "--inner logsumexp", ["--loo", "logmeanexp", "found logsumexp"]),
+    "loo with weights": (BASE + "--inner logmeanexp --weight w", ["--loo", "--weight"]),
+    "states of totals": (BASE + "--inner logmeanexp --state", ["--state", "--per_observation", "--loo"]),
+    "no draws": (BASE + "--inner logmeanexp --draws 0", ["--draws", "expected 1 or more", "found 0"]),
+    "r_eff": (BASE + "--inner logmeanexp --r_eff 0", ["--r_eff", "expected a positive number", "found 0"]),
+    "draws without loo": (BASE.replace("--loo", "--draws 3") + "--inner logmeanexp", ["--draws", "--loo"]),
+    "tail": (BASE + "--inner logmeanexp --tail up", ["--tail", "'up'"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_faults_found_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, fragments = BAD[name]
+    check_bad(main, "loglik", tmp_path, capsys, (FILES, arguments, fragments))
+
+
+BAD_ROWS = {
+    "one draw": (GOOD | {"o": [1, 1, 1, 2]}, "", ["observation o=2", "expected 2 draws or more", "found 1"]),
+    "NaN": (GOOD | {"v": [1.0, 2.0, math.nan, 4.0]}, "", ["observation o=2", "found NaN among them"]),
+    "inf": (GOOD | {"v": [1.0, math.inf, 3.0, 4.0]}, "", ["observation o=1", "found inf among them"]),
+    "more draws than said": (
+        {"o": [1] * 300, "v": [float(i) for i in range(300)]},
+        "--draws 100",
+        ["observation o=1", "the 100 draws that --draws says", "found 300"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_faults_found_in_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    rows, arguments, fragments = BAD_ROWS[name]
+    monkeypatch.chdir(tmp_path)
+    files = {"in/a.parquet": rows}
+    check_bad(main, "loglik", tmp_path, capsys, (files, f"{BASE} --inner logmeanexp {arguments}", fragments), status=1)
+    assert not contents(tmp_path / "out")
