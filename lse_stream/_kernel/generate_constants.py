@@ -171,6 +171,23 @@ def numbers() -> dict[str, tuple[int | float, str]]:
             "As many as one of a record may take: fewer than 2^63 products are below 2^2111. Merges never reach"
             " MOST_WORDS so.",
         ),
+        "LEAST_TAIL": (5, "Values of the shortest tail that a distribution is fitted to."),
+        "GRID_POINTS": (30, "Points of the grid of a fit, beside the root of the number of values."),
+        "LEAST_SHARE": (
+            10 * 2.0**-52,
+            "What a point of the grid must have of the likelihood of all to be averaged.",
+        ),
+        "PRIOR_VALUES": (10, "Values whose k is 1/2: how much the prior of k weighs."),
+        "LIFT": (
+            512,
+            "Weights of tails are times 2^512, and so normal numbers wherever they matter: the largest is 1, and the"
+            " least quartile that is fitted about e^-709, which is 2^-1023.",
+        ),
+        "LEAST_LOG_WEIGHT": (
+            -1000.0,
+            "What a log-ratio counts as at least in a weight, which is 2^-420 of the least quartile then.",
+        ),
+        "FACTORS_TOGETHER": (512, "Factors within 1 and 2 whose product neither overflows nor does so when split."),
         "PLUS_INFINITY": (1, "What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or."),
         "MINUS_INFINITY": (2, ""),
         "NOT_A_NUMBER": (3, ""),

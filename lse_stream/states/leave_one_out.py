@@ -12,14 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernel
+from .._kernel.constants import LEAST_TAIL
 from .arrays import StateArray, require
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-# Tails that are shorter are not fitted: the weights stay as they are.
-LEAST_TAIL = 5
 
 
 class LeaveOneOut(NamedTuple):

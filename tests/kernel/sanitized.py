@@ -122,6 +122,21 @@ def try_exact_sums(rng: np.random.Generator) -> None:
         _kernel.merge_sums(np.zeros(n, np.int32), words, at, 1)
 
 
+def try_tails(rng: np.random.Generator) -> None:
+    """Tails of any doubles, at places of which some are beyond them."""
+    x = np.frombuffer(rng.bytes(8 * int(rng.integers(1, 2000))), np.float64).copy()
+    if rng.random() < 0.8:
+        x = np.sort(rng.standard_cauchy(x.size) * 10 ** rng.uniform(-9, 3))
+    if rng.random() < 0.2:
+        x[rng.integers(x.size)] = rng.choice([np.inf, -np.inf, np.nan, 1.7e308, -1.7e308])
+    _kernel.log(x), _kernel.exp(x)
+    offsets = np.unique(rng.integers(0, x.size + 1, int(rng.integers(1, 9))))
+    if rng.random() < 0.2:
+        offsets[rng.integers(offsets.size)] = rng.choice([-1, x.size + 1, -(2**63), 2**63 - 1])
+    with suppress(ValueError):  # offsets that do not fit
+        _kernel.smooth_tails(x, offsets, rng.integers(-1, 2**63 - 1, offsets.size - 1))
+
+
 def main() -> None:
     rng, end, rounds = np.random.default_rng(int(sys.argv[1])), time.monotonic() + float(sys.argv[2]), 0
     names = [name for name in _kernel.available() if name != "numpy"]
@@ -131,6 +146,7 @@ def main() -> None:
             try_records(rng)
             try_arrays(rng)
             try_exact_sums(rng)
+            try_tails(rng)
             rounds += 1
     print(f"{rounds} rounds")
 

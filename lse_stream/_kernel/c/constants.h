@@ -78,6 +78,28 @@
 /* As many as one of a record may take: fewer than 2^63 products are below 2^2111. Merges never reach MOST_WORDS so. */
 #define MOST_RECORD_WORDS (67)
 
+/* Values of the shortest tail that a distribution is fitted to. */
+#define LEAST_TAIL (5)
+
+/* Points of the grid of a fit, beside the root of the number of values. */
+#define GRID_POINTS (30)
+
+/* What a point of the grid must have of the likelihood of all to be averaged. */
+#define LEAST_SHARE (0x1.4p-49)
+
+/* Values whose k is 1/2: how much the prior of k weighs. */
+#define PRIOR_VALUES (10)
+
+/* Weights of tails are times 2^512, and so normal numbers wherever they matter: the largest is 1, and the least
+   quartile that is fitted about e^-709, which is 2^-1023. */
+#define LIFT (512)
+
+/* What a log-ratio counts as at least in a weight, which is 2^-420 of the least quartile then. */
+#define LEAST_LOG_WEIGHT (-1000.0)
+
+/* Factors within 1 and 2 whose product neither overflows nor does so when split. */
+#define FACTORS_TOGETHER (512)
+
 /* What an exact sum is that is not finite. Infinities of both signs make NaN: bitwise or. */
 #define PLUS_INFINITY (1)
 #define MINUS_INFINITY (2)

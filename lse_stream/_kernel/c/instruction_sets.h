@@ -77,6 +77,8 @@ typedef struct {
     void (*sum_products)(const products *p, size_t n, int64_t base, int64_t out[3]);
     void (*multiply)(const products *p, const factors *f, size_t n, double *out);
     void (*rows)(const double *x, size_t n, size_t columns, double *out);
+    void (*logs)(const double *high, const double *low, int64_t power, size_t n, double *log_high, double *log_low);
+    void (*sum_logs)(const double *slope, size_t points, const double *x, size_t n, double *out);
 } instruction_set;
 
 #define STRING_(s) #s

@@ -15,6 +15,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -41,9 +42,11 @@
 #include "crc.h"
 #include "state.h"
 #include "values.h"
+#include "elementary.h"
 #include "codes.h"
 #include "grouped.h"
 #include "weighted.h"
+#include "pareto_tail.h"
 #include "check.h"
 #include "exact_sum.h"
 #include "exact_ratio.h"
@@ -80,6 +83,10 @@ static PyMethodDef methods[] = {
     {"exact_pairs", py_exact_pairs, METH_VARARGS, "(words, at, out): writes each stored sum as a double-double."},
     {"exact_variances", py_exact_variances, METH_VARARGS,
      "(words, at, words, at, counts, divisors, out): writes the variances of stored sums of values and of squares."},
+    {"log", py_log, METH_VARARGS, "(x, out): writes each logarithm."},
+    {"exp", py_exp, METH_VARARGS, "(x, out): writes each exponential."},
+    {"smooth_tails", py_smooth_tails, METH_VARARGS,
+     "(tails, offsets, others, out): writes k, the smoothed weights' sum and the log of the ratios' of each tail."},
     {"check", py_check, METH_VARARGS,
      "(states, scale): (row, fault) of the first that is not canonical, or None."},
     {"seal", py_seal, METH_VARARGS, "(words, offsets): writes the checks of records."},

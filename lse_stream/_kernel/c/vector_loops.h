@@ -531,6 +531,68 @@ TARGET static void NAME(multiply)(const products *p, const factors *f, size_t n,
     }
 }
 
+/* A normal number > 0 as one in [1, 2) and a power of 2: the inverse of that, which is 0 for 2^1023, and its exponent. */
+TARGET INLINE VU NAME(take_apart)(VD *v, VD *inverse) {
+    VU exponent = BITS(*v) >> 52;
+    *inverse = FLOAT((2046 - exponent) << 52);
+    *v = FLOAT((BITS(*v) & 0xfffffffffffffULL) | 0x3ff0000000000000ULL);
+    return exponent - 1023;
+}
+
+/* ln((high + low) 2^power); NaN unless |low| < high < inf. Near 1 nothing cancels. */
+TARGET INLINE void NAME(log_of)(VD high, VD low, VU power, VD *log_high, VD *log_low) {
+    VU known = MASK(ABS(low) < high) & MASK(high < INFINITY), tiny = MASK(high < 0x1p-1022) & known, raised;
+    VD inverse, h, l, e, error;
+    high = SELECT(known, high, SPLAT(1.0)), low = FLOAT(BITS(low) & known);
+    high = SELECT(tiny, high * 0x1p54, high), low = SELECT(tiny, low * 0x1p54, low);
+    power += NAME(take_apart)(&high, &inverse) - (tiny & 54);
+    low = low * inverse;
+    raised = MASK(high >= 1.5);
+    high = SELECT(raised, high * 0.5, high), low = SELECT(raised, low * 0.5, low);
+    e = FLOAT(power + (raised & 1) + ROUND_BITS) - ROUND;
+    NAME(quick_two_sum)(high - 1.0, low, &high, &low);
+    NAME(log1p_pair)(high, low, &h, &l);
+    NAME(two_sum)(e * LN2_HIGH, h, &h, &error);
+    NAME(quick_two_sum)(h, l + (error + e * LN2_LOW), &h, &l);
+    *log_high = SELECT(known, h, FLOAT((VU){0} + 0x7ff8000000000000ULL));
+    *log_low = FLOAT(BITS(l) & known);
+}
+
+/* Writes ln((high + low) 2^power) of n pairs, a multiple of 8, as pairs. */
+TARGET static void NAME(logs)(const double *high, const double *low, int64_t power, size_t n, double *log_high,
+                              double *log_low) {
+    for (size_t i = 0; i < n; i += LANES) {
+        VD h, l;
+        NAME(log_of)(LOADD(high + i), LOADD(low + i), (VU){0} + (uint64_t)power, &h, &l);
+        STORED(log_high + i, h);
+        STORED(log_low + i, l);
+    }
+}
+
+/* Writes the sum of ln(1 + slope x) over n values, for each of so many slopes, a multiple of 8. It is the logarithm of a
+   product that is known to about n 2^-104, so that a sum near 0 is right to an ULP too. */
+TARGET static void NAME(sum_logs)(const double *slope, size_t points, const double *x, size_t n, double *out) {
+    for (size_t j = 0; j < points; j += LANES) {
+        VD m = LOADD(slope + j), high = SPLAT(1.0), low = SPLAT(0.0), factor, error, inverse, product;
+        VU power = (VU){0};
+        for (size_t from = 0; from < n; from += FACTORS_TOGETHER) {
+            size_t to = n - from < FACTORS_TOGETHER ? n : from + FACTORS_TOGETHER;
+            for (size_t i = from; i < to; i++) {
+                NAME(two_sum)(SPLAT(1.0), m * x[i], &factor, &error);
+                power += NAME(take_apart)(&factor, &inverse);
+                low = low * factor + high * (error * inverse);
+                PRODUCT(high, factor, &product, &error);
+                high = product, low = low + error;
+            }
+            NAME(quick_two_sum)(high, low, &high, &low);
+            power += NAME(take_apart)(&high, &inverse);
+            low = low * inverse;
+        }
+        NAME(log_of)(high, low, power, &high, &low);
+        STORED(out + j, high);
+    }
+}
+
 /* The maximum, or NaN if there is one. 32 independent lanes, or this costs more than the exponential. */
 TARGET static double NAME(block_max)(const double *x, size_t n) {
     double lane[32], bad[32];
@@ -561,6 +623,7 @@ TARGET static void NAME(widen)(const float *restrict x, size_t n, double *restri
 static const instruction_set NAME(set) = {
     STRING(SET), NAME(block_max), NAME(max_below), NAME(sum_near), NAME(sum_far), NAME(cut_each), NAME(finish), NAME(widen),
     NAME(weigh_near), NAME(weigh_any), NAME(sum_products), NAME(multiply), NAME(rows),
+    NAME(logs), NAME(sum_logs),
 };
 
 #undef VD

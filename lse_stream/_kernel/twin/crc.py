@@ -32,10 +32,15 @@ def _step(crc: Words, words: Words, size: int) -> Words:
     return out
 
 
+def check_places(offsets: Ints, words: int) -> None:
+    """Raises ValueError unless each record has a word at least, and all are within so many words."""
+    if not (offsets[0] >= 0 and offsets[-1] <= words and (offsets[1:] > offsets[:-1]).all()):
+        raise ValueError("arrays of different lengths")
+
+
 def checks_of(words: Words, offsets: Ints) -> Words:
     """The check of each record: of all its bytes but the upper half of the first word."""
-    if not (offsets[0] >= 0 and offsets[-1] <= words.size and (offsets[1:] > offsets[:-1]).all()):
-        raise ValueError("arrays of different lengths")
+    check_places(offsets, words.size)
     begin, sizes = offsets[:-1], np.diff(offsets)
     crc = _step(np.full(begin.size, ALL), words[begin] & ALL, 4)
     for i in range(1, int(sizes.max(initial=0))):

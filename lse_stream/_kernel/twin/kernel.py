@@ -14,9 +14,11 @@ from ..constants import FAR, FLUSH, SPAN, TOO_FAR, VERSION
 from ..sums import SUM, Sums, concat_sums, empty_sums, words_of
 from .check import check
 from .crc import find_damage, seal
+from .elementary import exp, log
 from .exact_ratio import exact_pairs, exact_values, exact_variances
 from .exact_sum import merge_sums, sum_products
 from .grouped import CHUNK, NATURAL, group_values, reduce_states, reduce_values
+from .pareto_tail import smooth_tails
 from .state import bases_of, is_near, one_form
 from .values import row_values, values_of
 from .vector_loops import LIMB_PATTERN, Workspace, limbs, scale_by, terms, tiny
@@ -28,9 +30,11 @@ __all__ = [
     "exact_pairs",
     "exact_values",
     "exact_variances",
+    "exp",
     "find_damage",
     "group_terms",
     "group_values",
+    "log",
     "merge_groups",
     "merge_sums",
     "quotients_of",
@@ -38,6 +42,7 @@ __all__ = [
     "row_softmax",
     "row_values",
     "seal",
+    "smooth_tails",
     "softmax_by",
     "sum_products",
     "values_of",

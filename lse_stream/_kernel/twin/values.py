@@ -9,6 +9,7 @@ from .. import constants as c
 from ..constants import LIMB_BITS, NO_BASE
 from ..double_double import divide, quick_two_sum, two_prod, two_sum
 from ..sums import Sums, empty_sums
+from .elementary import scaled_log
 from .grouped import CHUNK, NATURAL, group_values
 from .state import bases_of, is_near, own_terms, totals_of
 from .vector_loops import log1p_pair, power_of, tiny
@@ -144,10 +145,7 @@ def logs_of(
     fraction, exponent = np.frexp(qh)
     yh = np.where(of_itself, fraction * 2.0 - 1.0, yh)
     yl = np.where(of_itself, np.ldexp(ql, 1 - exponent), yl)
-    power = np.where(of_itself, exponent - 1 + apart, 0).astype(np.float64)
-    high, low = log1p_pair(*quick_two_sum(yh, yl))
-    high, error = two_sum(power * c.LN2_HIGH, high)
-    return quick_two_sum(high, low + (error + power * c.LN2_LOW))
+    return scaled_log(yh, yl, np.where(of_itself, exponent - 1 + apart, 0))
 
 
 def reciprocals_from(sums: Sequence[Wide], base: Ints, known: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Ints]:
