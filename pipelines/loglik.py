@@ -211,7 +211,7 @@ def _parse(argv: Sequence[str]) -> Options:
         if getattr(options, word) is not None and not options.loo:
             raise UsageError(f"--{word}: expected --loo with it, found none")
     try:
-        values_to_keep(1 if options.draws is None else options.draws, options.r_eff or 1.0)
+        values_to_keep(1 if options.draws is None else options.draws, 1.0 if options.r_eff is None else options.r_eff)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
     check_columns(

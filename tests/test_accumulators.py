@@ -295,6 +295,12 @@ def test_dtypes_that_widen_exactly(dtype: str) -> None:
         assert LogSumExpAccumulator(values) == expected
 
 
+@pytest.mark.parametrize("values", [[0.0, 2.0**52, 2.0**59], [0.0, 100.0, 2.0**30], [-1e30, -(2.0**40), 3.0]])
+def test_float32_far_apart_is_summed_as_float64(values: list[float]) -> None:
+    narrow = np.array(values, np.float32)
+    assert LogSumExpAccumulator(narrow).to_bytes() == LogSumExpAccumulator(narrow.astype(np.float64)).to_bytes()
+
+
 def test_numbers_one_at_a_time() -> None:
     state = LogSumExpAccumulator()
     for x in (1, 2.0, np.float32(3), np.float16(4), np.int8(5), np.float64(6), 2**53):

@@ -44,8 +44,9 @@ class BeamEngine:
         tables: PCollection[pa.Table] = self._pipeline | label >> ReadTables(dataset, convert)
         return tables
 
-    def map(self, label: str, tables: PCollection[pa.Table], function: OnTable) -> PCollection[pa.Table]:
-        mapped: PCollection[pa.Table] = tables | label >> beam.Map(function).with_output_types(pa.Table)
+    def map(self, label: str, tables: Any, function: OnTable) -> PCollection[pa.Table]:
+        mapping = beam.Map(function).with_output_types(pa.Table)
+        mapped: PCollection[pa.Table] = _tables(label, tables) | label >> mapping
         return mapped
 
     def look_up(

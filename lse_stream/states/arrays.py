@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .. import _kernel
 from .._kernel import StateError, Sums
+from .._kernel.double_double import two_sum
 from ..scales import Scale
 from .aggregations import Aggregation, ExactSum, ScaledSum, SmallestValues
 
@@ -129,6 +130,13 @@ class StateArray:
         """Of a scaled sum over the term of its max; with ``per_term``, of the mean term over it."""
         counts = self.counts if per_term else np.ones(len(self), np.int64)
         return Quotients(*_kernel.quotients_of(self.sums[part], counts, self.scale.factor).T)
+
+
+def sum_once(maximum: Floats, high: Floats, low: Floats) -> Floats:
+    """``maximum + high + low`` (n,) of logarithms as double-doubles, rounded once; infinite where a part is."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        total, error = two_sum(maximum, high)
+        return np.where(np.isfinite(maximum) & np.isfinite(high), total + (error + low), maximum + high)
 
 
 def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> Sums:

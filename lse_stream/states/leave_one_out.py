@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .. import _kernel
 from .._kernel.constants import LEAST_TAIL
-from .arrays import StateArray, require
+from .arrays import StateArray, require, sum_once
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -98,10 +98,9 @@ def cross_validate(states: StateArray, r_eff: float = 1.0, *, round_up: bool = F
     )
     mean = states.quotients(0, per_term=True)
     maximum, ratio = states.sums[0]["max"], states.sums[1]["max"]
-    with np.errstate(invalid="ignore"):
-        lppd = maximum + (mean.log_high + mean.log_low)
-        inverse = states.quotients(1, per_term=True)
-        elpd = -(ratio + (inverse.log_high + inverse.log_low))
+    inverse = states.quotients(1, per_term=True)
+    lppd = sum_once(maximum, mean.log_high, mean.log_low)
+    elpd = 0.0 - sum_once(ratio, inverse.log_high, inverse.log_low)
     pareto_k = np.full(len(states), np.inf)
     finite = np.isfinite(maximum) & np.isfinite(ratio)
     rows = np.flatnonzero(finite & (tails >= LEAST_TAIL))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .. import _kernel
 from .._kernel.double_double import divide, two_prod, two_sum
 from ..scales import NATURAL
-from .arrays import Codes, Floats, Ints, Quotients, StateArray, require
+from .arrays import Codes, Floats, Ints, Quotients, StateArray, require, sum_once
 from .leave_one_out import LeaveOneOut, cross_validate
 
 Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
@@ -95,9 +95,8 @@ def _on_scale(states: StateArray, high: Floats, low: Floats, *, with_max: bool =
             unit, rest = states.scale.unit
             product, error = two_prod(high, np.full_like(high, unit))
             high, low = product, np.where(np.isfinite(high), error + (high * rest + low * unit), 0.0)
-        total, error = two_sum(maximum, high)
-        out = np.where(np.isfinite(maximum) & np.isfinite(high), total + (error + low), maximum + high)
-    return np.asarray(-out if states.scale.descends else out)
+    out = sum_once(maximum, high, low)
+    return -out if states.scale.descends else out
 
 
 def _nothing(states: StateArray) -> float:

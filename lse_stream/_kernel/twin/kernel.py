@@ -134,7 +134,7 @@ class State:
         work = Workspace(min(BLOCK, values.size))
         for i in range(0, values.size, BLOCK):
             block = values[i : i + BLOCK]
-            x = np.maximum(block, second - SPAN, out=work.values[: block.size])
+            x = np.maximum(block, second - SPAN, out=work.values[: block.size], dtype=np.float64)
             x[block == maximum] = second - SPAN
             high, low, steps, turns = terms(x, work, far=abs(second) >= FAR - SPAN)
             scale_by(high, low, steps, turns, np.array([base]))
