@@ -185,6 +185,13 @@ def test_a_point_of_the_grid_may_be_0() -> None:
         check(tail)
 
 
+def test_a_product_of_thousands_of_factors_does_not_overflow() -> None:
+    tail = np.sort(np.random.default_rng(2).standard_exponential(3001))
+    check(tail)
+    found = with_every_kernel(lambda: smooth([tail]).tobytes())
+    assert set(found) == {found[0]}
+
+
 @pytest.mark.usefixtures("kernel")
 def test_a_constant_that_is_added_exactly_changes_nothing() -> None:
     rng = np.random.default_rng(5)

@@ -69,14 +69,14 @@ static void set_kappas(tail_space *s, size_t points, size_t size) {
     for (size_t j = 0; j < points; j++) s->kappa[j] = s->kappa[j] / (double)size;
 }
 
-/* Writes kappa and sigma of the distribution of ascending exceedances; 0 for sigma where there is none. */
+/* Writes kappa and sigma of the distribution of ascending exceedances; 0 for sigma, or NaN for kappa, where there is none.
+   NaN it is of a quartile so small that a factor overflows: the profile has a NaN then, and no point a share. */
 static int fit_exceedances(tail_space *s, size_t size, double *kappa, double *sigma) {
     const double *x = s->x;
     double quartile = x[(size + 2) / 4 - 1], largest = x[size - 1], mean = 0.0, sum = 0.0, slope = 0.0;
     size_t points = grid_points(size);
     *kappa = *sigma = 0.0;
-    /* The second: where the first point would be infinite if the largest weight were 1. */
-    if (!(quartile > x[0]) || !((sqrt(2.0 * (double)points) - 1.0) / (3.0 * quartile) < LARGEST_WEIGHT)) return DONE;
+    if (!(quartile > x[0])) return DONE;
     for (size_t i = 0; i < size; i++) mean = mean + x[i];
     mean = mean / (double)size;
     for (size_t j = 0; j < points; j++)

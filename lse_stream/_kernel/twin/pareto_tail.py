@@ -83,10 +83,9 @@ def _kappas(slope: Floats, x: Floats) -> Floats:
 
 
 def _fit(x: Floats) -> tuple[Floats, Floats]:
-    """kappa and sigma of the distributions of ascending exceedances (m, n); 0 for sigma where there is none."""
+    """kappa and sigma of distributions of exceedances (m, n); 0 for sigma, or NaN for kappa, where there is none."""
     size, n = x.shape
     quartile, points = x[(size + 2) // 4 - 1], c.GRID_POINTS + math.isqrt(size)
-    fits = (quartile > x[0]) & ((np.sqrt(2.0 * points) - 1.0) / (3.0 * quartile) < LARGEST_WEIGHT)
     mean = _total(x) / size
     roots = np.sqrt(points / (np.arange(points)[:, None] + 0.5)) - 1.0
     slopes = roots / (3.0 * quartile) - 1.0 / x[-1]
@@ -98,7 +97,7 @@ def _fit(x: Floats) -> tuple[Floats, Floats]:
     kept = np.where(share >= c.LEAST_SHARE, share, 0.0).T
     slope = _total(kept * slopes) / _total(kept)
     kappa = _kappas(slope[None], x)[0]
-    return kappa, np.where(fits, np.where(slope != 0.0, kappa / slope, mean), 0.0)
+    return kappa, np.where(quartile > x[0], np.where(slope != 0.0, kappa / slope, mean), 0.0)
 
 
 def _smooth(r: Floats, others: Ints) -> Floats:
