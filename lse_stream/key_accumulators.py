@@ -25,14 +25,14 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
-# Rows of an exact sum that wait at least: adding them up costs a pass over all groups.
-LEAST_WAITING = 1 << 16
+# Rows of an exact sum that wait at least, and per group: adding them up costs a pass over all groups.
+LEAST_WAITING, WAITING_PER_GROUP = 1 << 16, 8
 # What such a row takes at most: a code and two numbers, with what aligns them.
 ROW_BYTES = 24
 
 
 class _ExactSums:
-    """The exact sums of groups whose number grows; what is added waits until it is as much as there are groups."""
+    """The exact sums of groups whose number grows; what is added waits until there are several rows per group."""
 
     def __init__(self, part: ExactSum) -> None:
         self._part = part
@@ -52,7 +52,7 @@ class _ExactSums:
 
     def _wait(self, rows: int, groups: int) -> None:
         self._waiting += rows
-        if self._waiting >= max(groups, LEAST_WAITING):
+        if self._waiting >= max(WAITING_PER_GROUP * groups, LEAST_WAITING):
             self.settle(groups)
 
     def settle(self, groups: int) -> tuple[Words, Ints]:
@@ -63,7 +63,9 @@ class _ExactSums:
         if self._rows:
             a = np.concatenate([first for _, first, _ in self._rows])
             factors = [second for _, _, second in self._rows if second is not None]
-            b = np.concatenate(factors) if factors else None
+            # A square's factors are one array, which the kernel sorts once.
+            same = self._part.second == self._part.first
+            b = None if not factors else a if same else np.concatenate(factors)
             words, begins = _kernel.sum_products(np.concatenate([code for code, _, _ in self._rows]), a, b, groups)
             parts = [*parts, (np.arange(groups, dtype=np.int32), words, begins[:-1])]
         self._rows, self._stored, self._waiting = [], [], 0

@@ -195,11 +195,11 @@ static void sort_by_code(const int32_t *codes, const void *items, size_t n, int6
 static int sum_groups(const int32_t *codes, const void *a, const double *b, const uint64_t *words, size_t n, size_t groups,
                       int64_t *begins, buffer *out) {
     if (!codes_in_range(codes, n, groups)) return BAD_CODE;
-    int result = NO_MEMORY, is_sorted = codes_ascend(codes, n);
+    int result = NO_MEMORY, is_sorted = codes_ascend(codes, n), has_other = b && (const void *)b != a;
     size_t size = (groups + 1) * sizeof(int64_t);
     int64_t *ends = allocate(size), *places = allocate(size);
-    void *sorted_a = is_sorted ? NULL : allocate(n * 8), *sorted_b = is_sorted || !b ? NULL : allocate(n * 8);
-    if (ends && places && (is_sorted || (sorted_a && (sorted_b || !b)))) {
+    void *sorted_a = is_sorted ? NULL : allocate(n * 8), *sorted_b = is_sorted || !has_other ? NULL : allocate(n * 8);
+    if (ends && places && (is_sorted || (sorted_a && (sorted_b || !has_other)))) {
         memset(ends, 0, size);
         for (size_t i = 0; i < n; i++) ends[codes[i] + 1]++;
         for (size_t g = 0; g < groups; g++) ends[g + 1] += ends[g];
@@ -207,8 +207,8 @@ static int sum_groups(const int32_t *codes, const void *a, const double *b, cons
             memcpy(places, ends, size);
             sort_by_code(codes, a, n, places, sorted_a);
             memcpy(places, ends, size);
-            if (b) sort_by_code(codes, b, n, places, sorted_b);
-            a = sorted_a, b = sorted_b;
+            if (has_other) sort_by_code(codes, b, n, places, sorted_b);
+            a = sorted_a, b = !b ? NULL : has_other ? sorted_b : sorted_a;
         }
         exact_sum s;
         clear(&s);
