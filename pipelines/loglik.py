@@ -55,7 +55,9 @@ observation may be many rows.
   logsumexp    components of a mixture: sum over observations of
                ln(sum(exp(value))), or of ln(sum(weight * exp(value)))
   logmeanexp   posterior draws: sum over observations of
-               ln(mean(exp(value))), the log pointwise predictive density
+               ln(mean(exp(value))), the log pointwise predictive density;
+               with --loo also how well each observation is predicted by
+               the others (PSIS-LOO), with --waic an approximation of that
 
 An observation's rows may lie in different files. It writes DIR/totals, one
 row per key, DIR/overall, one row in all, and with --per_observation
@@ -68,7 +70,7 @@ examples:
   # two models of the progress of diabetes: which predicts better?
   PROGRAM --input pipelines/samples/diabetes_draws.parquet \\
       --key model --observation patient --value log_likelihood \\
-      --inner logmeanexp --waic --output out/waic
+      --inner logmeanexp --loo --per_observation --output out/loo
 
   # evidence of a mixture, per fold: rows are (fold, observation, component)
   PROGRAM --input data/ --key fold --observation id \\
