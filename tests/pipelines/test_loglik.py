@@ -197,15 +197,18 @@ def test_waic_is_the_true_value(tmp_path: Path) -> None:
 CASES = {
     "none": ["--state", "--num_shards=3"],
     "mixture": ["--observation=id", "--weight=w", "--inner=logsumexp", "--per_observation"],
-    "waic": ["--observation=id", "--inner=logmeanexp", "--waic", "--num_shards=2"],
+    "waic and loo": ["--observation=fold", "--inner=logmeanexp", "--waic", "--loo", "--num_shards=2"],
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_bytes_depend_on_the_rows_alone(tmp_path: Path, case: str) -> None:
-    arguments = ["--key=fold", "--value=value", *CASES[case]]
-    found = check_bytes("loglik", main, tmp_path, sample(1200), arguments, processes=case == "waic")
-    shards = {"none": 3, "mixture": 1, "waic": 2}[case]
+    key = "digit" if case == "waic and loo" else "fold"
+    table = sample(1200)
+    table = table.append_column("digit", pc.utf8_slice_codeunits(table["id"], -1))
+    arguments = [f"--key={key}", "--value=value", *CASES[case]]
+    found = check_bytes("loglik", main, tmp_path, table, arguments, processes=case == "waic and loo")
+    shards = {"none": 3, "mixture": 1, "waic and loo": 2}[case]
     totals = [f"totals/part-0000{i}-of-0000{shards}.parquet" for i in range(shards)]
     observations = ["observations/part-00000-of-00001.parquet"] if case == "mixture" else []
     assert list(found) == [*observations, "overall/part-00000-of-00001.parquet", *totals]
