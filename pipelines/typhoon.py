@@ -2,23 +2,21 @@
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lse_stream.files import whole_file
 from lse_stream.scales import NATURAL, Scale
 from lse_stream.states.aggregations import LOGSUMEXP
 from lse_stream.states.arrays import StateArray
 from lse_stream.states.results import result_of
 
 from .command import ArgumentParser, UsageError
+from .picture import add_picture_option, check_picture, save_picture
 from .summary import aligned
 
 PROGRAM = "typhoon"
@@ -50,7 +48,6 @@ examples:
 DOMINATED_BY = 10
 # How far the picture lets the strongest pull ahead: there log-sum-exp and max are one line.
 LEAD = 6
-PICTURES = (".svg", ".png")
 
 Floats = npt.NDArray[np.float64]
 
@@ -181,11 +178,7 @@ def draw(categories: Sequence[float], scale: Scale, base: float, path: str) -> N
     axes.margins(y=0.1)
     axes.legend(loc="upper left", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    kind = os.path.splitext(path)[1].lower().removeprefix(".")
-    # What changes from run to run is left out, so that the picture is the same each time.
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with whole_file(path) as sink, matplotlib.rc_context({"svg.hashsalt": PROGRAM, "svg.fonttype": "none"}):
-        figure.savefig(sink, format=kind, dpi=144, metadata=metadata)
+    save_picture(figure, path, PROGRAM)
 
 
 def _number(value: float) -> str:
@@ -222,18 +215,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "category", nargs="*", type=_category, default=[1.0, 2.0, 3.0, 4.0, 5.0], help="of each storm (default 1 to 5)"
     )
     parser.add_argument("--base", type=_base, default=math.e, help="factor of damage per category (default e)")
-    parser.add_argument("--picture", metavar="FILE", help="draw it to a file .svg or .png; needs matplotlib")
+    add_picture_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     options = parser.parse_args(argv)
-    path = options.picture
-    if path is None:
-        return options
-    if os.path.splitext(path)[1].lower() not in PICTURES:
-        raise UsageError(f"--picture {path}: expected a name that ends in {' or '.join(PICTURES)}")
-    if os.path.exists(path) and not options.overwrite:
-        raise UsageError(f"--picture {path}: expected nothing there yet (or --overwrite), found a file")
-    if find_spec("matplotlib") is None:
-        raise UsageError("--picture: expected matplotlib, found none: pip install 'lse-stream[picture]'")
+    if options.picture is not None:
+        check_picture(options.picture, overwrite=options.overwrite)
     return options
 
 
@@ -243,7 +229,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parse(argv)
         scale = NATURAL if options.base == math.e else Scale.base(options.base)
         if options.picture is not None:
-            os.makedirs(os.path.dirname(options.picture) or ".", exist_ok=True)
             draw(options.category, scale, options.base, options.picture)
     except UsageError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)

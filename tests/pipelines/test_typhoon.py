@@ -15,7 +15,7 @@ import pytest
 from programs import ROOT
 
 from lse_stream.scales import NATURAL, Scale
-from pipelines import typhoon
+from pipelines import picture
 from pipelines.typhoon import main, mixes_of, readings, shares_of, steps, sums_of
 
 CASES = {
@@ -153,7 +153,7 @@ def test_faults(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 def test_without_matplotlib_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(typhoon, "find_spec", lambda name: importlib.util.find_spec(f"no_{name}"))
+    monkeypatch.setattr(picture, "find_spec", lambda name: importlib.util.find_spec(f"no_{name}"))
     plain = builtins.__import__
     monkeypatch.setattr(
         builtins, "__import__", lambda name, *rest: plain(f"no_{name}" if "matplotlib" in name else name, *rest)
