@@ -19,6 +19,10 @@ from .functions import logmeanexp as logmeanexp
 from .functions import logsumexp as logsumexp
 from .functions import softmax as softmax
 from .functions import softmax_from_state as softmax_from_state
+from .model_comparison import compare_models as compare_models
+from .model_comparison import pseudo_bma_plus_weights as pseudo_bma_plus_weights
+from .model_comparison import pseudo_bma_weights as pseudo_bma_weights
+from .model_comparison import stacking_weights as stacking_weights
 from .scales import Scale as Scale
 from .state_column import StateType as StateType
 from .table_functions import finalize as finalize
