@@ -37,7 +37,7 @@ _ROUNDING = 2.0**-51
 _CURVATURE_BITS = 40
 
 # Below these the normal approximation of p_worse is not to be trusted (Sivula, Magnusson, Matamoros and Vehtari,
-# Bayesian Analysis 2025).
+# arXiv 2008.10296).
 FEW_OBSERVATIONS, SMALL_DIFFERENCE = 100, 4.0
 # Above this no number of draws makes a leave-one-out reliable (Vehtari, Simpson, Gelman, Yao and Gabry, JMLR 25, 2024).
 LARGEST_GOOD_K = 0.7
@@ -128,7 +128,7 @@ def compare_models(
 ) -> pa.Table:
     """Models by their expected log predictive density (elpd), best first, and how sure each is the worse one.
 
-    The columns, null where there is no such number:
+    The columns, null where there is nothing to say:
 
     * ``model``, and ``count``, the observations
     * ``elpd``, the total, and ``se``, ``sqrt(n V)`` of the variance V between observations, of divisor n - 1
@@ -138,7 +138,7 @@ def compare_models(
       series, to 1e-14; null for the best, and for models that differ in nothing
     * ``weight``
     * ``bad_k``, how many k are not below ``min(1 - 1 / log10(draws), 0.7)``: of these the elpd is not reliable
-    * ``diagnostic``, "N < 100" or "|elpd_diff| < 4" where ``se_diff`` and ``p_worse`` are not, else ""
+    * ``diagnostic``, "N < 100" or "|elpd_diff| < 4" where ``se_diff`` and ``p_worse`` are not
 
     Args:
       elpd: of each model, by its name, that of the observations (n,), in the same order.
@@ -433,12 +433,12 @@ def _bad_k(pareto_k: Mapping[str, object], draws: Mapping[str, object] | None, n
     return int((~(k <= good)).sum())
 
 
-def _diagnostic(n: int, elpd_diff: float) -> str:
+def _diagnostic(n: int, elpd_diff: float) -> str | None:
     if elpd_diff == 0.0:
-        return ""
+        return None
     if n < FEW_OBSERVATIONS:
         return f"N < {FEW_OBSERVATIONS}"
-    return f"|elpd_diff| < {SMALL_DIFFERENCE:g}" if abs(elpd_diff) < SMALL_DIFFERENCE else ""
+    return f"|elpd_diff| < {SMALL_DIFFERENCE:g}" if abs(elpd_diff) < SMALL_DIFFERENCE else None
 
 
 def _nullable(values: Sequence[float | None]) -> pa.Array:

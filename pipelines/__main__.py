@@ -9,6 +9,7 @@ from .command import COMMAND
 PROGRAMS = {
     "parquet": "log-sum-exp per key over Parquet files",
     "loglik": "log-likelihood totals per key, of mixtures and of posterior draws (LOO, WAIC)",
+    "compare": "models by their elpd: differences, how sure they are, weights, a picture",
     "softmax": "each row's share of its key, as columns beside the others",
     "cross_entropy": "loss and perplexity of logits and labels, also of classes in shards",
     "rollup": "stored states merged to coarser keys: hours to days, folds to models",

@@ -102,6 +102,12 @@ class Options:
         raise AttributeError(f"option {name!r}: expected to be left as it was parsed, found {value!r}")
 
 
+def add_words(parser: ArgumentParser, words: Sequence[str]) -> None:
+    """Adds options that mean the same in every program that has them."""
+    for word in words:
+        parser.add_argument(f"--{word}", **_WORDS[word])
+
+
 class Parser(ArgumentParser):
     """Parses the options of a program: those of ``words``, which programs share, and what ``add_argument`` adds.
 
@@ -127,8 +133,7 @@ class Parser(ArgumentParser):
         )
         super().__init__(program, description, f"{examples}\n{ends}", f"{usage} [OPTION ...]")
         self._words = words
-        for word in words:
-            self.add_argument(f"--{word}", **_WORDS[word])
+        add_words(self, words)
 
     def parse(self, argv: Sequence[str], beam_defaults: BeamDefaults | None = None) -> Options:
         """Our options, and as "beam" those for Beam: None where this process does the work.
