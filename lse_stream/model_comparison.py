@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from . import _kernel
 from ._kernel import Codes, Floats
-from .buffers import array_of
+from .buffers import array_of, repeated
 from .float64 import to_float64_exact
 from .scales import NATURAL
 from .states.aggregations import LOG_LIKELIHOOD
@@ -195,13 +195,13 @@ def compare_models(
     }
     bad_k = [None if pareto_k is None else _bad_k(pareto_k, draws, name, n) for name in names]
     rows = {
-        "model": pa.array([names[m] for m in order], pa.string()),
-        "count": pa.array([n] * len(names), pa.int64()),
+        "model": _array([names[m] for m in order], pa.string()),
+        "count": _array([n] * len(names), pa.int64()),
         **{name: _nullable([values[m] for m in order]) for name, values in found.items()},
-        "bad_k": pa.array([bad_k[m] for m in order], pa.int64()),
-        "diagnostic": pa.array([_diagnostic(n, elpd_diff[m]) for m in order], pa.string()),
+        "bad_k": _array([bad_k[m] for m in order], pa.int64()),
+        "diagnostic": _array([_diagnostic(n, elpd_diff[m]) for m in order], pa.string()),
     }
-    return pa.table(rows)
+    return pa.Table.from_arrays(list(rows.values()), names=list(rows))
 
 
 # --- what is given ----------------------------------------------------------------------------------------------------
@@ -439,6 +439,10 @@ def _diagnostic(n: int, elpd_diff: float) -> str | None:
     if n < FEW_OBSERVATIONS:
         return f"N < {FEW_OBSERVATIONS}"
     return f"|elpd_diff| < {SMALL_DIFFERENCE:g}" if abs(elpd_diff) < SMALL_DIFFERENCE else None
+
+
+def _array(values: Sequence[int | str | None], data_type: pa.DataType) -> pa.Array:
+    return pa.concat_arrays([repeated(value, data_type, 1) for value in values])
 
 
 def _nullable(values: Sequence[float | None]) -> pa.Array:
