@@ -180,7 +180,7 @@ def compare_models(
     _check(matrix, describe, [f"model {name!r}" for name in names])
     totals = _totals(matrix)
     elpd_of, variance = result_of(totals, "log_likelihood"), variances(totals)
-    order = sorted(range(len(names)), key=lambda m: (-elpd_of[m], names[m]))
+    order = sorted(range(len(names)), key=lambda m: -elpd_of[m])
     with np.errstate(invalid="ignore"):
         differences = _totals(matrix - matrix[:, order[:1]])
     elpd_diff, se_diff = result_of(differences, "log_likelihood"), np.sqrt(n * variances(differences, ddof))

@@ -204,7 +204,7 @@ def _read(dataset: Dataset) -> pa.Table:
         tables = [table for _, groups in files for table in reader.tables(list(groups))]
     finally:
         reader.close()
-    return pa.concat_tables(tables).unify_dictionaries()
+    return pa.concat_tables(tables)
 
 
 def compare(tables: Mapping[str, pa.Table], columns: Columns, **options: Any) -> pa.Table:

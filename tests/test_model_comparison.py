@@ -1,6 +1,7 @@
 """Models compared and weighed: against arviz-stats and optima in mpmath, and by the laws that must hold."""
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -115,7 +116,9 @@ def test_the_bootstrap_draws_as_its_documentation_says() -> None:
     seed, weights = 2**64 - 3, np.zeros(2)
     for draw in range(1000):
         words = [word for block in (1, 2) for word in philox([block, draw, 0, 0], [seed, 0])][:5]
-        x = -np.log((np.array([word >> 12 for word in words]) + 0.5) / 2.0**52)
+        u = (np.array([word >> 12 for word in words]) + 0.5) / 2.0**52
+        assert (model_comparison._uniform(seed, draw, 5) == u).all()
+        x = -np.log(u)
         totals = 5 * (x / x.sum()) @ elpd
         weights += np.exp(totals) / np.exp(totals).sum() / 1000
     np.testing.assert_allclose(pseudo_bma_plus_weights(elpd, seed), weights, rtol=1e-13)
@@ -200,6 +203,21 @@ def test_stacking_takes_few_steps(seed: int, monkeypatch: pytest.MonkeyPatch) ->
     assert excess(elpd, weights).max() <= 1e-11
 
 
+def test_no_function_of_a_c_library_has_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor of NumPy: their last bits differ from machine to machine."""
+
+    def fail(*_: Any) -> Any:
+        raise AssertionError("not the kernel's")
+
+    for module, name in itertools.product([np, math], ["exp", "log", "log1p", "expm1", "log10", "erf", "erfc"]):
+        monkeypatch.setattr(module, name, fail, raising=False)
+    monkeypatch.setattr(np, "matmul", fail)
+    elpd = dict(zip("abc", matrix_of(ENTRIES["X"])[:5].T, strict=True))
+    k = {name: np.full(5, 0.6) for name in elpd}
+    for weights in model_comparison.WEIGHTS:
+        compare_models(elpd, pareto_k=k, draws={name: np.full(5, 100) for name in elpd}, weights=weights)
+
+
 def test_every_kernel_gives_the_same_bits() -> None:
     """Of X, with an observation that one model rules out, and of far densities."""
     elpd = matrix_of(ENTRIES["X, one ruled out once"])[:40]
@@ -251,7 +269,7 @@ def test_parameters_and_k_are_those_of_the_models() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 99, 100])
 def test_diagnostics(n: int) -> None:
-    elpd = {"best": np.zeros(n), "near": np.full(n, -1 / n), "far": np.full(n, -8 / n), "same": np.zeros(n)}
+    elpd = {"same": np.zeros(n), "near": np.full(n, -1 / n), "far": np.full(n, -8 / n), "best": np.zeros(n)}
     rows = {row["model"]: row for row in compare_models(elpd).to_pylist()}
     few = "N < 100" if n < 100 else None
     assert [rows[name]["diagnostic"] for name in elpd] == [None, few or "|elpd_diff| < 4", few, None]

@@ -270,6 +270,11 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         TWO,
         ["observation id=2: expected in every model, found none in model 'b'"],
     ),
+    "an observation that one misses, and then the other": (
+        two(id=[1, 4, 3]),
+        "--input b.parquet a.parquet --output out",
+        ["observation id=2: expected in every model, found none in model 'b'"],
+    ),
     "an observation more": (
         {"a.parquet": GOOD, "b.parquet": {"id": [9, 3, 2, 1, 4], "elpd_loo": [0.0] * 5}},
         TWO,
