@@ -26,11 +26,10 @@ from .states.results import result_of, variances
 BOOTSTRAP_DRAWS = 1000
 _BLOCK = 1 << 18
 
-# Stacking ends when no model's density is more than this above the mixture's, on average. Steps are few, some ten;
-# should rounding ever keep them from the first, the second is what is promised.
+# Stacking ends when no model's density is more than the first of these above the mixture's, on average. That takes some
+# ten steps; should rounding ever be in the way, what is promised will do after the first of those.
 _TOLERANCE, _PROMISED = 1e-12, 1e-9
-_STEPS = 1000
-_HALVINGS = 30
+_FEW_STEPS, _STEPS = 50, 1000
 # What the quotient of two mixtures may err by.
 _ROUNDING = 2.0**-51
 # Bits of a second derivative that steps go by: beside the exact first one it shapes the way alone, not where it ends.
@@ -259,8 +258,7 @@ def _stacking_weights(matrix: Floats) -> Floats:
     """Sequential quadratic programming (Kim, Carbonetto, Stephens and Anitescu, J. Comput. Graph. Stat. 29, 2020).
 
     A step goes towards the maximum of the quadratic that has the first and second derivatives of the objective, over
-    all weights of 0 or more. It is cut until the objective does not fall; a step of expectation-maximization, by which
-    it never does, takes its place if need be.
+    all weights of 0 or more: uphill. It is halved until the objective does not fall, but for rounding.
     """
     # Densities up to a factor of each observation, which makes no difference.
     densities = _kernel.row_softmax(matrix)
@@ -268,23 +266,17 @@ def _stacking_weights(matrix: Floats) -> Floats:
     columns = np.tile(np.arange(models, dtype=np.int32), n)
     weights = np.full(models, 1.0 / models)
     mixture = _mixture(densities, weights)
-    for _ in range(_STEPS):
+    for taken in range(_STEPS):
         ratios = densities / mixture[:, None]
         means = _exact(columns, ratios.ravel(), None, models) / n
         excess = means.max() - 1.0
-        if excess <= _TOLERANCE:
+        if excess <= (_TOLERANCE if taken < _FEW_STEPS else _PROMISED):
             return weights
-        target = _maximum_of_quadratic(_second_moments(ratios), means, weights)
-        for halvings in range(_HALVINGS):
-            found = weights + 2.0**-halvings * (target - weights) if halvings else target
-            mixed = _mixture(densities, found)
-            if mixed.min() > 0.0 and _total(_log(mixed / mixture)) >= -n * _ROUNDING:
-                break
-        else:
-            if excess <= _PROMISED:
-                return weights
-            found = weights * means
-            found /= _total(found)
+        target = found = _maximum_of_quadratic(_second_moments(ratios), means, weights)
+        mixed, part = _mixture(densities, found), 1.0
+        while mixed.min() <= 0.0 or _total(_log(mixed / mixture)) < -n * _ROUNDING:
+            part /= 2.0
+            found = weights + part * (target - weights)
             mixed = _mixture(densities, found)
         weights, mixture = found, mixed
     raise ArithmeticError(f"stacking: expected to end within {_STEPS} steps, found an excess of {excess}")

@@ -203,6 +203,23 @@ def test_stacking_takes_few_steps(seed: int, monkeypatch: pytest.MonkeyPatch) ->
     assert excess(elpd, weights).max() <= 1e-11
 
 
+@pytest.mark.parametrize("seed", [4, 22, 24, 39, 47])
+def test_no_step_lowers_the_objective(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of densities so far apart that whole steps would go astray for hundreds of steps, or for ever."""
+    elpd = np.random.default_rng(seed).standard_cauchy((20, 6)) * 80.0
+    densities, objectives = _kernel.row_softmax(elpd), []
+    plain = model_comparison._maximum_of_quadratic
+
+    def step(moments: Floats, means: Floats, weights: Floats) -> Floats:
+        objectives.append(np.log(densities @ weights).sum())
+        return plain(moments, means, weights)
+
+    monkeypatch.setattr(model_comparison, "_maximum_of_quadratic", step)
+    assert excess(elpd, stacking_weights(elpd)).max() <= 1e-11
+    assert len(objectives) <= 20
+    assert all(after >= before - 1e-13 for before, after in itertools.pairwise(objectives))
+
+
 def test_no_function_of_a_c_library_has_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor of NumPy: their last bits differ from machine to machine."""
 
