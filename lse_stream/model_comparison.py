@@ -20,6 +20,7 @@ from .float64 import to_float64_exact
 from .scales import NATURAL
 from .states.aggregations import LOG_LIKELIHOOD
 from .states.arrays import StateArray
+from .states.leave_one_out import LARGEST_GOOD_K, good_k
 from .states.results import result_of, variances
 
 # Draws of the Bayesian bootstrap, and how many of its numbers are made at a time: with states they take some 30 MB.
@@ -38,8 +39,6 @@ _CURVATURE_BITS = 40
 # Below these the normal approximation of p_worse is not to be trusted (Sivula, Magnusson, Matamoros and Vehtari,
 # arXiv 2008.10296).
 FEW_OBSERVATIONS, SMALL_DIFFERENCE = 100, 4.0
-# Above this no number of draws makes a leave-one-out reliable (Vehtari, Simpson, Gelman, Yao and Gabry, JMLR 25, 2024).
-LARGEST_GOOD_K = 0.7
 # Beyond this the normal distribution function rounds to 1.
 _CERTAIN = 9.0
 
@@ -274,7 +273,7 @@ def _stacking_weights(matrix: Floats) -> Floats:
             return weights
         target = found = _maximum_of_quadratic(_second_moments(ratios), means, weights)
         mixed, part = _mixture(densities, found), 1.0
-        while mixed.min() <= 0.0 or _total(_log(mixed / mixture)) < -n * _ROUNDING:
+        while mixed.min() <= 0.0 or _total(_kernel.log(mixed / mixture)) < -n * _ROUNDING:
             part /= 2.0
             found = weights + part * (target - weights)
             mixed = _mixture(densities, found)
@@ -370,7 +369,7 @@ def _pseudo_bma_plus_weights(matrix: Floats, seed: int) -> Floats:
     step = max(1, _BLOCK // n)
     for first in range(0, BOOTSTRAP_DRAWS, step):
         draws = range(first, min(first + step, BOOTSTRAP_DRAWS))
-        shares = -_log(np.concatenate([_uniform(seed, draw, n) for draw in draws]))
+        shares = -_kernel.log(np.concatenate([_uniform(seed, draw, n) for draw in draws]))
         rows = np.repeat(np.arange(len(draws), dtype=np.int32), n)
         totals = _exact(rows, shares, None, len(draws))
         sums = [_exact(rows, shares, np.tile(matrix[:, m], len(draws)), len(draws)) for m in range(models)]
@@ -409,19 +408,14 @@ def _p_worse(elpd_diff: float, se_diff: float) -> float:
         divisor += 2.0
         term *= x * x / divisor
         total += term
-    zero = _kernel.group_values(np.zeros(1, np.int32), np.zeros(1), 1)
-    [density] = _kernel.softmax_of(zero, np.zeros(1, np.int32), np.array([-0.5 * x * x])) / math.sqrt(2.0 * math.pi)
+    [density] = _kernel.exp(np.array([-0.5 * x * x])) / math.sqrt(2.0 * math.pi)
     return min(0.5 + float(density) * total, 1.0)
 
 
 def _bad_k(pareto_k: Mapping[str, object], draws: Mapping[str, object] | None, name: str, n: int) -> int:
     """How many k are not good; one that is NaN is none."""
     k = _of_model(pareto_k, name, n, "pareto_k")
-    good = np.full(n, LARGEST_GOOD_K)
-    if draws is not None:
-        size = _of_model(draws, name, n, "draws")
-        several = size > 1.0
-        good[several] = np.minimum(1.0 - _log(np.full(several.sum(), 10.0)) / _log(size[several]), LARGEST_GOOD_K)
+    good = LARGEST_GOOD_K if draws is None else good_k(_of_model(draws, name, n, "draws"))
     return int((~(k <= good)).sum())
 
 
@@ -460,10 +454,3 @@ def _exact(codes: Codes, a: Floats, b: Floats | None, groups: int) -> Floats:
 
 def _total(x: Floats) -> float:
     return float(_exact(np.zeros(x.size, np.int32), x, None, 1)[0])
-
-
-def _log(x: Floats) -> Floats:
-    """Logarithms of positive numbers by the kernel, as those of sums of one term."""
-    terms = _kernel.group_terms(np.arange(x.size, dtype=np.int32), np.zeros(x.size), x, x.size)
-    quotients = _kernel.quotients_of(terms, np.ones(x.size, np.int64))
-    return np.asarray(quotients[:, 1] + quotients[:, 2])

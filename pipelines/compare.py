@@ -22,7 +22,7 @@ from lse_stream.float64 import column_to_float64_exact
 from lse_stream.keys import describe_key, encode_keys
 from lse_stream.look_up import LookUp
 from lse_stream.model_comparison import FEW_OBSERVATIONS, SMALL_DIFFERENCE, WEIGHTS, compare_models
-from lse_stream.observations import COUNT, ELPD_WAIC, LPPD, P_WAIC, VALUE
+from lse_stream.observations import COUNT, ELPD_LOO, ELPD_WAIC, LPPD, P_LOO, P_WAIC, PARETO_K, VALUE
 from lse_stream.parquet.scan import Dataset, find_files, scan
 from lse_stream.parquet.sink import write_shard
 from lse_stream.parquet.source import RowGroupReader
@@ -58,8 +58,8 @@ examples:
   # two models of the progress of diabetes: which predicts better?
   COMMAND loglik --input pipelines/samples/diabetes_draws.parquet \\
       --key model --observation patient --value log_likelihood \\
-      --inner logmeanexp --waic --per_observation --output out/waic
-  PROGRAM --input out/waic --model model \\
+      --inner logmeanexp --loo --per_observation --output out/loo
+  PROGRAM --input out/loo --model model \\
       --output out/compared
 
   # models that loglik was run for one by one, with a picture
@@ -67,7 +67,6 @@ examples:
       --weights pseudo-bma+ --picture out/models.svg --output out/models
 """
 
-ELPD_LOO, P_LOO, PARETO_K = "elpd_loo", "p_loo", "pareto_k"
 # By an elpd: the columns of p, k, and how many draws they come from.
 BESIDE = {ELPD_LOO: {"p": P_LOO, "pareto_k": PARETO_K, "draws": COUNT}, ELPD_WAIC: {"p": P_WAIC}}
 # With one of these the results begin in a table that loglik wrote.

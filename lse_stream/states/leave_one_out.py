@@ -20,6 +20,10 @@ Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
+# Above this shape no number of draws is enough.
+LARGEST_GOOD_K = 0.7
+
+
 class LeaveOneOut(NamedTuple):
     """Of each observation (n,).
 
@@ -69,7 +73,7 @@ def values_to_keep(draws: int, r_eff: float = 1.0) -> int:
     return int(tail_length(np.array([draws]), r_eff, round_up=True)[0]) + 1
 
 
-def good_k(draws: Ints) -> Floats:
+def good_k(draws: Ints | Floats) -> Floats:
     """The shape (n,) up to which so many draws (n,) are enough.
 
     >>> good_k(np.array([100, 1000, 4000])).round(3).tolist()
@@ -77,7 +81,7 @@ def good_k(draws: Ints) -> Floats:
     """
     # The decadic logarithm by that of the kernel, which is the same on every machine.
     logarithm = _kernel.log(np.maximum(draws, 2).astype(np.float64)) / _kernel.log(np.array([10.0]))
-    return np.where(draws > 1, np.minimum(1.0 - 1.0 / logarithm, 0.7), 0.7)
+    return np.where(draws > 1, np.minimum(1.0 - 1.0 / logarithm, LARGEST_GOOD_K), LARGEST_GOOD_K)
 
 
 def cross_validate(states: StateArray, r_eff: float = 1.0, *, round_up: bool = False) -> LeaveOneOut:
