@@ -171,13 +171,13 @@ class Parser(ArgumentParser):
                 raise UsageError(f"--{word}: expected {_LEAST[word]} or more, found {found}")
             if word in _MOST and found is not None and found > _MOST[word]:
                 raise UsageError(f"--{word}: expected {_MOST[word]:,} or fewer, found {found}")
-        # With a runner too: what has to be known before its job is found in this process.
-        temp, memory = options["temp"], options["memory"]
-        options["threads"] = options["threads"] or len(os.sched_getaffinity(0))
-        free = max(free_memory() // 2, LEAST_MEMORY)
-        options["memory"] = free if memory is None else parse_size("memory", memory)
-        if temp is not None and not os.path.isdir(temp):
-            raise UsageError(f"--temp {temp}: expected a directory, found none")
+        if "memory" in self._words:  # with a runner too: what has to be known before its job is found in this process
+            temp, memory = options["temp"], options["memory"]
+            options["threads"] = options["threads"] or len(os.sched_getaffinity(0))
+            free = max(free_memory() // 2, LEAST_MEMORY)
+            options["memory"] = free if memory is None else parse_size("memory", memory)
+            if temp is not None and not os.path.isdir(temp):
+                raise UsageError(f"--temp {temp}: expected a directory, found none")
         return Options(**options)
 
     def _names(self) -> list[str]:

@@ -121,7 +121,7 @@ def test_from_draws_to_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for row in pq.read_table(tmp_path / "out").to_pylist():
         of_loglik = totals[row["model"]]
         found = [row[name] for name in ("count", "elpd", "se", "p")]
-        assert found == [of_loglik[name] for name in ("count", "elpd_waic", "se", "p_waic")]
+        assert found == [of_loglik[name] for name in ("count", "elpd_waic", "se_waic", "p_waic")]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("2 models, 442 observations: elpd_waic, weights by stacking, ")
     assert lines[1:4] == [f"results in {tmp_path}/out", f"picture in {picture}", ""]
