@@ -38,6 +38,14 @@ static void clear(exact_sum *s) {
     s->last = -1;
 }
 
+/* Clears a sum whose carries were propagated, or that has none: no chunk but these is not 0. */
+static void clear_used(exact_sum *s) {
+    if (s->last >= s->first) memset(s->chunk + s->first, 0, (size_t)(s->last - s->first + 1) * sizeof s->chunk[0]);
+    s->first = CHUNKS;
+    s->last = -1;
+    s->additions = s->special = 0;
+}
+
 static void propagate(exact_sum *s) {
     int64_t carry = 0;
     int i = s->first;
@@ -46,10 +54,11 @@ static void propagate(exact_sum *s) {
         s->chunk[i] = total & 0xffffffff;
         carry = total >> 32;
     }
-    if (carry) { /* the sign: the top chunk alone is negative */
+    if (carry) /* the sign: the top chunk alone is negative */
         s->chunk[i] += carry;
-        s->last = i;
-    }
+    else
+        i--;
+    s->last = i > s->last ? i : s->last;
     s->additions = 0;
 }
 
@@ -163,7 +172,7 @@ static size_t store_exact(exact_sum *s, uint64_t out[1 + WORDS]) {
         head.words = (uint16_t)(n - skip);
         head.low = (int16_t)(head.words ? low + skip : 0);
     }
-    clear(s);
+    clear_used(s);
     memcpy(out, &head, sizeof head);
     return 1 + head.words;
 }
