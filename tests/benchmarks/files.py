@@ -193,6 +193,30 @@ def loglik(settings: Settings) -> Iterator[Result]:
         yield Result(title, figures, [ratio(figures, 0.9)])
 
 
+def posterior(rng: np.random.Generator, start: int, rows: int, *, observations: int) -> pa.Table:
+    """Rows of draws in disorder: the tails of some observations are heavy."""
+    observation = np.arange(start, start + rows) % observations
+    x = rng.normal(-2, 0.7, rows) - 0.3 * (observation % 5) * rng.standard_exponential(rows)
+    order = rng.permutation(rows)
+    return pa.table({"o": observation[order], "x": x[order]})
+
+
+def leave_one_out(settings: Settings) -> Iterator[Result]:
+    """leave-one-out of 4,000 draws in disorder, beside totals by the same key, whole processes, two cores"""
+    observations, draws, files = settings.size(2e4), 4000, 40
+    n = observations * draws
+    folder = settings.data / f"posterior_{n}"
+    make_files(folder, n, partial(posterior, observations=observations), rows=n // files)
+    arguments = ["--inner=logmeanexp", "--loo", f"--draws={draws}", "--observation=o", "--value=x"]
+    commands = {
+        "lse_stream": program(settings, "loglik", folder, settings.data / "left_out", *arguments),
+        "lse_stream parquet": program(settings, "parquet", folder, settings.data / "ours", "--key=o", "--value=x"),
+    }
+    figures = processes_in_turn(commands, settings.rounds)
+    checks = [ratio(figures, 2.5), Check("peak memory, MB", figures[0].peak, 1024)]
+    yield Result(f"leave-one-out, {observations:,} observations of {draws:,} draws, two cores", figures, checks)
+
+
 def shares(settings: Settings) -> Iterator[Result]:
     """softmax as columns beside all others, whole processes, two cores"""
     n = settings.size(1e7)
@@ -251,6 +275,7 @@ WORK: dict[str, Callable[[Settings], Iterator[Result]]] = {
     "files": many_files,
     "spilled": spilled,
     "loglik": loglik,
+    "loo": leave_one_out,
     "shares": shares,
     "rollup": rollup,
 }
