@@ -49,6 +49,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
+def misaligned(x: np.ndarray) -> np.ndarray:
+    """The same items, each between two words."""
+    return np.frombuffer(b"\0" + x.tobytes(), x.dtype, offset=1).reshape(x.shape)
+
+
 def random_values(rng: np.random.Generator, n: int) -> np.ndarray:
     """n values of one of many shapes: spreads, edges, ties, sorted, around far centres."""
     match rng.integers(8):

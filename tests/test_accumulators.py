@@ -13,7 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import EDGES, any_float, finite_or_minus_inf, random_values
+from conftest import EDGES, any_float, finite_or_minus_inf, misaligned, random_values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -265,12 +265,14 @@ X = np.random.default_rng(7).normal(size=1000) * 3
         np.repeat(X, 3)[::3],
         X.astype(">f8"),
         np.asfortranarray(np.stack([X, X]))[0],
+        misaligned(X),
         X.tolist(),
         tuple(X),
         array.array("d", X),
         memoryview(array.array("d", X)),
         pa.array(X),
         pa.array([None, *X, None])[1:],
+        pa.Array.from_buffers(pa.float64(), 1000, [None, pa.py_buffer(misaligned(X))]),
         pa.chunked_array([X[:1], [], X[1:]]),
         pa.array(X).dictionary_encode(),
         pl.Series(X),

@@ -73,8 +73,9 @@ def try_records(rng: np.random.Generator) -> None:
 
 
 def try_arrays(rng: np.random.Generator) -> None:
-    x, weights = (np.frombuffer(rng.bytes(2400), np.float64).copy() for _ in range(2))
-    codes = rng.integers(0, 40, 300).astype(np.int32)
+    at = int(rng.choice([0, 1, 4]))  # items that lie between two words, too
+    x, weights = (np.frombuffer(rng.bytes(2400 + at), np.float64, offset=at) for _ in range(2))
+    codes = np.frombuffer(bytes(at) + rng.integers(0, 40, 300).astype(np.int32).tobytes(), np.int32, offset=at)
     for sums in (_kernel.group_values(codes, x, 40), _kernel.group_terms(codes, x, np.nan_to_num(weights), 40)):
         _kernel.check_sums(sums)
         _kernel.quotients_of(sums, np.ascontiguousarray(sums["count"]))

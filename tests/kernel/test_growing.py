@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import random_values
+from conftest import misaligned, random_values
 
 from lse_stream import _kernel
 from lse_stream._kernel import ByteIndex, Groups, WordIndex, checksum_bytes
@@ -173,6 +173,15 @@ def test_words_from_memory_that_is_read_only() -> None:
     assert WordIndex(1).encode([column]).tolist() == [0, 1, 0]
     # One column twice is two columns.
     assert WordIndex(2).encode([column, column]).tolist() == [0, 1, 0]
+
+
+@EVERY_KERNEL
+def test_words_and_strings_from_memory_between_two_words() -> None:
+    assert WordIndex(1).encode([misaligned(np.array([5, 6, 5]))]).tolist() == [0, 1, 0]
+    for offset_type in (INT32, LONG):
+        offsets, data, valid = laid_out([b"a", b"bc", b"a"], offset_type)
+        assert ByteIndex().encode(misaligned(offsets), data, valid).tolist() == [0, 1, 0]
+        assert checksum_bytes(misaligned(offsets), data).tolist() == checksum_bytes(offsets, data).tolist()
 
 
 @EVERY_KERNEL

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import any_float, random_values
+from conftest import any_float, misaligned, random_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,6 +125,33 @@ def test_groups_without_rows_are_empty_states() -> None:
         assert_equal_states(states[[0, 1, 3, 5]], _kernel.empty_sums(4))
     assert_equal_states(_kernel.group_values(np.zeros(0, np.int32), np.zeros(0), 2), _kernel.empty_sums(2))
     assert_equal_states(_kernel.merge_groups(np.zeros(0, np.int32), _kernel.empty_sums(0), 2), _kernel.empty_sums(2))
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_arrays_between_two_words_are_those_at_words(dtype: type) -> None:
+    x: np.ndarray = np.random.default_rng(5).normal(size=3000).astype(dtype)
+    assert not misaligned(x).flags.aligned
+    assert_equal_states(states_of([misaligned(x)]), states_of([x]))
+    codes, w = (np.arange(3000) % 7).astype(np.int32), np.ones(3000)
+    states = _kernel.group_values(codes, x, 7)
+    assert_equal_states(_kernel.group_values(misaligned(codes), misaligned(x), 7), states)
+    weighted = _kernel.group_terms(misaligned(codes), misaligned(x), misaligned(w), 7)
+    assert_equal_states(weighted, _kernel.group_terms(codes, x, w, 7))
+    rows = x.reshape(-1, 5)
+    assert _kernel.row_values(misaligned(rows)).tobytes() == _kernel.row_values(rows).tobytes()
+    assert _kernel.row_softmax(misaligned(rows)).tobytes() == _kernel.row_softmax(rows).tobytes()
+    words, begins = _kernel.sum_products(codes, x, None, 7)
+    assert _kernel.sum_products(misaligned(codes), misaligned(x), None, 7)[0].tobytes() == words.tobytes()
+    found = _kernel.exact_values((misaligned(words), misaligned(begins[:-1])))
+    assert found.tobytes() == _kernel.exact_values((words, begins[:-1])).tobytes()
+
+
+@pytest.mark.skipif(_kernel.native is None, reason="the twin writes wherever NumPy does")
+def test_nothing_is_written_between_two_words() -> None:
+    native: Any = _kernel.native
+    with pytest.raises(ValueError, match="expected an aligned array to write to"):
+        native.values_of(_kernel.empty_sums(3), np.frombuffer(bytearray(25), np.float64, offset=1))
 
 
 # --- weights, scales, exact sums --------------------------------------------------------------------------------------

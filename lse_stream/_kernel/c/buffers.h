@@ -1,10 +1,30 @@
 /* Buffers of Python objects: opening and closing them, and the error or None that a call ends with. */
 
+static int is_aligned(const Py_buffer *view) {
+    uintptr_t at = (uintptr_t)view->buf;
+    return at % sizeof(uint64_t) == 0 || (view->itemsize && at % (uintptr_t)view->itemsize == 0);
+}
+
+/* Opens a contiguous buffer whose items lie where C may read them: where an array's do not, that of its copy. */
+static int open_buffer(PyObject *array, Py_buffer *view, int flags) {
+    if (PyObject_GetBuffer(array, view, flags)) return -1;
+    if (is_aligned(view)) return 0;
+    PyBuffer_Release(view);
+    if (flags & PyBUF_WRITABLE) {
+        PyErr_SetString(PyExc_ValueError, "expected an aligned array to write to");
+        return -1;
+    }
+    PyObject *copy = PyObject_CallMethod(array, "copy", NULL);
+    int result = copy ? PyObject_GetBuffer(copy, view, flags) : -1;
+    Py_XDECREF(copy); /* the view has it now */
+    return result;
+}
+
 /* Opens n contiguous buffers, to read or, where the mode is '*', to write. All or none are open after it. */
 static int open_each(PyObject *arrays, Py_ssize_t n, const char *modes, Py_buffer *views) {
     for (Py_ssize_t i = 0; i < n; i++) {
         int flags = modes && modes[i] == '*' ? PyBUF_CONTIG : PyBUF_CONTIG_RO;
-        if (PyObject_GetBuffer(PyTuple_GetItem(arrays, i), views + i, flags)) {
+        if (open_buffer(PyTuple_GetItem(arrays, i), views + i, flags)) {
             while (i--) PyBuffer_Release(views + i);
             return -1;
         }

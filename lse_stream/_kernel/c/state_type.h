@@ -67,7 +67,7 @@ static void add_array(state *s, const void *values, int is_float, size_t n, cons
 static PyObject *State_update(PyObject *object, PyObject *values) {
     StateObject *self = (StateObject *)object;
     Py_buffer view;
-    if (PyObject_GetBuffer(values, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)) return NULL;
+    if (open_buffer(values, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)) return NULL;
     int is_float = strcmp(view.format, "f") == 0;
     if (!is_float && strcmp(view.format, "d") != 0) {
         PyBuffer_Release(&view);
