@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -74,7 +75,7 @@ class LogSumExpAccumulator(_kernel.State):
     its rounding. On others it is at most 1 ULP of the larger of its magnitude and one unit of the scale, for abs(x) up
     to 1e6. Where a magnitude reaches 2^60 (in units of the natural scale), only ties with the maximum count.
 
-    Not for simultaneous use from several threads, except that ``update`` releases the GIL while it sums.
+    Several threads may add, update, merge and read at once: nothing is lost. ``update`` releases the GIL while it sums.
 
     Args:
       values: as for ``update``.
@@ -248,7 +249,7 @@ class _PartsAccumulator(_kernel.Rows):
       AGGREGATION: of the class; of one that has a parameter, with the least.
     """
 
-    __slots__ = ("_states",)
+    __slots__ = ("_lock", "_states")
 
     AGGREGATION: ClassVar[Aggregation]
 
@@ -257,9 +258,12 @@ class _PartsAccumulator(_kernel.Rows):
 
     def _begin(self, aggregation: Aggregation, scale: Scale, columns: Sequence[object]) -> None:
         aggregation.check_scale(scale)
-        self._states = StateArray.empty(aggregation, scale, 1)
+        self._become(StateArray.empty(aggregation, scale, 1))
         if columns:
             self.update(*columns)
+
+    def _become(self, states: StateArray) -> None:
+        self._states, self._lock = states, Lock()
 
     @property
     def scale(self) -> Scale:
@@ -274,26 +278,36 @@ class _PartsAccumulator(_kernel.Rows):
 
     def _settle(self) -> None:
         # When that happens cannot be seen in an exact sum.
-        rows = self._take_rows()
-        if rows:
-            self._add_columns(list(np.frombuffer(rows).reshape(-1, len(self.AGGREGATION.inputs)).T))
+        with self._lock:
+            rows = self._waiting_rows()
+            if rows:
+                columns = np.frombuffer(rows).reshape(-1, len(self.AGGREGATION.inputs)).T
+                self._states = self._merged(self._summed(list(columns)))
+                self._drop_rows(rows)  # at once: no signal comes between the two
 
     def states(self) -> StateArray:
         """The state as an array of one."""
         self._settle()
         return self._states
 
-    def _add_columns(self, columns: Sequence[npt.NDArray[np.float64]]) -> None:
-        for i in range(0, columns[0].size, BLOCK):
+    def _summed(self, columns: Sequence[npt.NDArray[np.float64]]) -> StateArray:
+        """The state of rows."""
+        parts = []
+        for i in range(0, max(columns[0].size, 1), BLOCK):
             part = [column[i : i + BLOCK] for column in columns]
             codes = np.zeros(part[0].size, np.int32)
-            self._merge_states(StateArray.group(self._states.aggregation, self.scale, codes, part, 1))
+            parts.append(StateArray.group(self._states.aggregation, self.scale, codes, part, 1))
+        return parts[0] if len(parts) == 1 else StateArray.concat(parts).merge(np.zeros(len(parts), np.int32), 1)
+
+    def _merged(self, states: StateArray) -> StateArray:
+        """This state and another; to be called, and become this one's, under the lock."""
+        if self._states is StateArray.empty(self._states.aggregation, self.scale, 1):
+            return states
+        return StateArray.concat([self._states, states]).merge(np.zeros(2, np.int32), 1)
 
     def _merge_states(self, states: StateArray) -> None:
-        if self._states is StateArray.empty(self._states.aggregation, self.scale, 1):
-            self._states = states
-            return
-        self._states = StateArray.concat([self._states, states]).merge(np.zeros(2, np.int32), 1)
+        with self._lock:
+            self._states = self._merged(states)
 
     def update(self, *columns: object) -> None:
         """Adds rows, but for those with a null or masked value.
@@ -312,7 +326,7 @@ class _PartsAccumulator(_kernel.Rows):
             raise TypeError(f"expected {' and '.join(inputs)}, found {len(columns)} columns")
         arrays = columns_to_float64_exact(columns, inputs)
         self.AGGREGATION.check_inputs(arrays, inputs)
-        self._add_columns(arrays)
+        self._merge_states(self._summed(arrays))
 
     def merge(self, other: "Accumulator") -> None:
         """Adds all that another state holds; the other is left as it is.
@@ -324,7 +338,7 @@ class _PartsAccumulator(_kernel.Rows):
         if not isinstance(other, Accumulator):
             raise TypeError(f"expected a state to merge, found {type(other).__name__}")
         added = other.states()
-        check_same(self.states(), added)
+        check_same(self._states, added)
         self._merge_states(added)
 
     def value(self) -> Any:
@@ -366,7 +380,7 @@ class _PartsAccumulator(_kernel.Rows):
           StateError: not such a record: truncated, of another version or aggregation, or not canonical.
         """
         accumulator = cls.__new__(cls)
-        accumulator._states = _decode(_bytes(record), cls.AGGREGATION)
+        accumulator._become(_decode(_bytes(record), cls.AGGREGATION))
         return accumulator
 
     def copy(self) -> Self:

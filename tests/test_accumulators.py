@@ -4,7 +4,9 @@ import array
 import json
 import math
 import pickle
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,67 @@ def test_updates_from_two_threads_lose_nothing() -> None:
     for thread in threads:
         thread.join()
     assert states[0] == states[1] == accumulate(np.concatenate([x, x, x]))
+
+
+PARTS = [
+    LogLikelihoodAccumulator,
+    EffectiveSampleSizeAccumulator,
+    WeightedLogSumExpAccumulator,
+    CrossEntropyAccumulator,
+]
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns far more often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
+@pytest.mark.parametrize("make", [LogSumExpAccumulator, *PARTS])
+def test_threads_that_share_a_state_lose_nothing_and_read_all_that_they_added(make: Any) -> None:
+    columns = np.random.default_rng(3).random((len(make.AGGREGATION.inputs), 20))
+    state, other, missed = make(), make(*columns), []
+
+    def work() -> None:
+        added = 0
+        for i in range(60):
+            for row in columns.T.tolist():
+                state.add(*row)
+            (state.update(*columns) if i % 3 else state.merge(other))
+            added += 40
+            missed.append(max(added - state.count, 0))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert missed == [0] * 180
+    assert state == make(*np.tile(columns, 3 * 60 * 2))
+
+
+@pytest.mark.parametrize("make", PARTS)
+def test_rows_beyond_the_largest_count_are_refused_and_not_lost(make: Any) -> None:
+    row = (-INF, 1.0)[: len(make.AGGREGATION.inputs)]
+    full = make()
+    for _ in range(63):
+        full.merge(full)
+        full.add(*row)
+    assert full.count == 2**63 - 1
+    record = full.to_bytes()
+    columns = [np.full(200_000, x) for x in row]
+    for grow, by in ((full.update, columns), (full.merge, [make(*columns)])):
+        with pytest.raises(OverflowError, match="count"):
+            grow(*by)
+        assert full.to_bytes() == record
+    full.add(*row)
+    for _ in range(2):
+        with pytest.raises(OverflowError, match="count"):
+            full.to_bytes()
 
 
 # --- special values ---------------------------------------------------------------------------------------------------
@@ -311,15 +374,7 @@ def test_numbers_one_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize(
-    "make",
-    [
-        LogLikelihoodAccumulator,
-        EffectiveSampleSizeAccumulator,
-        WeightedLogSumExpAccumulator,
-        CrossEntropyAccumulator,
-    ],
-)
+@pytest.mark.parametrize("make", PARTS)
 def test_rows_one_at_a_time_are_summed_as_arrays_are(make: Any, sign: float) -> None:
     x, w = random_values(np.random.default_rng(1), 2500), random_values(np.random.default_rng(2), 2500)
     w = np.abs(np.where(np.isfinite(w), w, 0.0)) * (sign if make is WeightedLogSumExpAccumulator else 1.0)

@@ -57,21 +57,33 @@ static PyObject *Rows_add_weighted(PyObject *object, PyObject *const *row, Py_ss
     return add_row(object, row, 2);
 }
 
-/* The rows that wait, as the bytes of their values; none wait then. */
-static PyObject *Rows_take(PyObject *object, PyObject *ignored) {
+/* The rows that wait, as the bytes of their values; they wait until they are dropped. */
+static PyObject *Rows_waiting(PyObject *object, PyObject *ignored) {
     (void)ignored;
+    const RowsObject *self = (const RowsObject *)object;
+    return PyBytes_FromStringAndSize((const char *)self->values, self->size * (Py_ssize_t)sizeof(double));
+}
+
+/* Drops the first rows: those that were given as these bytes. */
+static PyObject *Rows_drop(PyObject *object, PyObject *bytes) {
     RowsObject *self = (RowsObject *)object;
-    PyObject *bytes = PyBytes_FromStringAndSize((const char *)self->values, self->size * (Py_ssize_t)sizeof(double));
-    if (!bytes) return NULL;
-    free(self->values);
-    self->values = NULL, self->size = self->room = 0;
-    return bytes;
+    Py_ssize_t n = PyBytes_Size(bytes) / (Py_ssize_t)sizeof(double);
+    if (n < 0 || n > self->size) return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "expected rows that wait");
+    self->size -= (int)n;
+    if (self->size) {
+        memmove(self->values, self->values + n, (size_t)self->size * sizeof *self->values);
+    } else {
+        free(self->values);
+        self->values = NULL, self->room = 0;
+    }
+    Py_RETURN_NONE;
 }
 
 static PyMethodDef Rows_methods[] = {
     {"add", Rows_add, METH_O, "Adds one number."},
     {"_add_weighted", (PyCFunction)(void (*)(void))Rows_add_weighted, METH_FASTCALL, NULL},
-    {"_take_rows", Rows_take, METH_NOARGS, NULL},
+    {"_waiting_rows", Rows_waiting, METH_NOARGS, NULL},
+    {"_drop_rows", Rows_drop, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -5,6 +5,7 @@ modules beside this one are named after the parts of the C kernel; here they are
 state.
 """
 
+import threading
 from typing import Self
 
 import numpy as np
@@ -57,19 +58,22 @@ SEALED = np.array([0, 1 + SUM.itemsize // 8])  # the words of a stored record
 class State:
     """One state; see ``LogSumExpAccumulator``."""
 
-    __slots__ = ("_pending", "_scale", "_state")
+    __slots__ = ("_lock", "_pending", "_scale", "_state")
 
     # Terms are e^(c x): c as a double-double, and whether x is negated first.
     _scale: tuple[float, float, bool]
     _state: Sums
     # Values that wait to be summed together: when that happens cannot be seen in an exact sum.
     _pending: list[float]
+    # Of threads that sum: in C they have the GIL.
+    _lock: threading.RLock
 
     def __new__(cls, *_: object, **__: object) -> Self:
         self = super().__new__(cls)
         self._scale = NATURAL_SCALE
         self._state = empty_sums(1)
         self._pending = []
+        self._lock = threading.RLock()
         return self
 
     def _use_scale(self, high: float, low: float, descends: bool) -> None:
@@ -84,14 +88,16 @@ class State:
     def add(self, x: object) -> None:
         """Adds one number."""
         self._pending.append(x if type(x) is float else float(x) if isinstance(x, float) else self._to_float_exact(x))
-        if len(self._pending) == FLUSH:
+        if len(self._pending) >= FLUSH:
             self._settled()
 
     def _settled(self) -> Sums:
-        if self._pending:
-            pending, self._pending = self._pending, []
-            self._update(np.array(pending))
-        return self._state
+        with self._lock:
+            if self._pending:
+                pending = self._pending[:]
+                del self._pending[: len(pending)]
+                self._update(np.array(pending))
+            return self._state
 
     @tiny
     def _update(self, values: npt.NDArray[np.float64] | npt.NDArray[np.float32]) -> None:
@@ -144,8 +150,9 @@ class State:
                     sums[limb] += signed(int(np.add.reduce(bits)) - bits.size * LIMB_PATTERN[limb])
 
     def _merge_state(self, state: Sums) -> None:
-        both = concat_sums([self._state, state])
-        self._state = reduce_states(both, np.zeros(1, np.int64), np.array(self._scale[:2]))
+        with self._lock:
+            both = concat_sums([self._state, state])
+            self._state = reduce_states(both, np.zeros(1, np.int64), np.array(self._scale[:2]))
 
     def _refuse_merge(self, other: object) -> None:
         raise TypeError(f"expected a state on the same scale to merge, found {type(other)}")
@@ -242,13 +249,16 @@ class Rows:
         if len(values) > 1 and not 0.0 <= values[1] < np.inf:  # most weights need no closer look
             self._check_row(*values)
         self._rows.append(values)
-        if len(self._rows) == PENDING_ROWS:
+        if len(self._rows) >= PENDING_ROWS:
             self._settle()
 
-    def _take_rows(self) -> bytes:
-        """The rows that wait, as the bytes of their values; none wait then."""
-        rows, self._rows = self._rows, []
-        return np.array(rows, np.float64).tobytes()
+    def _waiting_rows(self) -> bytes:
+        """The rows that wait, as the bytes of their values; they wait until they are dropped."""
+        return np.array(self._rows, np.float64).tobytes()
+
+    def _drop_rows(self, rows: bytes) -> None:
+        """Drops the first rows: those that were given as these bytes."""
+        del self._rows[: len(rows) // (8 * len(self._rows[0]))]
 
 
 def signed(value: int) -> int:
