@@ -272,30 +272,35 @@ typedef struct {
     size_t size;
     int64_t rows; /* added since the slots were last looked through */
     state *apart;
-    int32_t *apart_code;
-    size_t n_apart, room_apart;
+    uint32_t *place; /* of the first slots, one more than that of their state apart; 0 where there is none */
+    size_t n_apart, room_apart, places;
 } slots;
 
 /* Merges a state into those apart. */
 static int put_apart(slots *g, int32_t code, const state *s) {
-    size_t i = 0;
-    while (i < g->n_apart && g->apart_code[i] != code) i++;
-    if (i < g->n_apart) return merge(g->apart + i, *s, NATURAL);
-    if (i == g->room_apart) {
-        size_t room = 2 * i + 8;
-        state *states = realloc(g->apart, room * sizeof *states);
-        if (states) g->apart = states;
-        int32_t *codes = realloc(g->apart_code, room * sizeof *codes);
-        if (codes) g->apart_code = codes;
-        if (!states || !codes) return NO_MEMORY;
-        g->room_apart = room;
+    if ((size_t)code >= g->places) {
+        size_t places = g->size + g->size / 2;
+        uint32_t *place = realloc(g->place, places * sizeof *place);
+        if (!place) return NO_MEMORY;
+        memset(place + g->places, 0, (places - g->places) * sizeof *place);
+        g->place = place, g->places = places;
     }
-    g->apart[i] = *s, g->apart_code[i] = code;
-    g->n_apart++;
+    if (g->place[code]) return merge(g->apart + g->place[code] - 1, *s, NATURAL);
+    if (g->n_apart == g->room_apart) {
+        size_t room = 2 * g->n_apart + 8;
+        state *apart = realloc(g->apart, room * sizeof *apart);
+        if (!apart) return NO_MEMORY;
+        g->apart = apart, g->room_apart = room;
+    }
+    g->apart[g->n_apart++] = *s;
+    g->place[code] = (uint32_t)g->n_apart;
     return DONE;
 }
 
-static void free_slots(slots *g) { free(g->apart), free(g->apart_code); }
+/* What is apart of a group, or NULL. */
+static const state *apart_of(const slots *g, size_t i) { return i < g->places && g->place[i] ? g->apart + g->place[i] - 1 : NULL; }
+
+static void free_slots(slots *g) { free(g->apart), free(g->place); }
 
 /* Makes sure that no counter overflows by n more rows. */
 static int relieve_slots(slots *g, size_t n) {
@@ -326,12 +331,11 @@ static int add_values(slots *g, const int32_t *codes, const double *x, size_t n)
 }
 
 static int store_slots(record *records, const slots *g) {
-    for (size_t i = 0; i < g->size; i++) store_slot(records + i, g->slot + i);
-    for (size_t i = 0; i < g->n_apart; i++) {
-        record *r = records + g->apart_code[i];
-        state s = load(r, NATURAL);
-        if (merge(&s, g->apart[i], NATURAL)) return COUNT_OVERFLOW;
-        store(r, &s);
+    for (size_t i = 0; i < g->size; i++) {
+        state s = state_from_slot(g->slot + i);
+        const state *apart = apart_of(g, i);
+        if (apart && merge(&s, *apart, NATURAL)) return COUNT_OVERFLOW;
+        store(records + i, &s);
     }
     return DONE;
 }
@@ -343,7 +347,7 @@ static int group_values(record *records, size_t groups, const int32_t *codes, co
         group_ascending(records, groups, codes, x, n, &batch);
         return DONE;
     }
-    slots g = {allocate(groups * sizeof(group_slot)), groups, 0, NULL, NULL, 0, 0};
+    slots g = {.slot = allocate(groups * sizeof(group_slot)), .size = groups};
     if (!g.slot) return NO_MEMORY;
     for (size_t i = 0; i < groups; i++) g.slot[i] = EMPTY_SLOT;
     int result = add_values(&g, codes, x, n);
