@@ -361,8 +361,8 @@ class Groups:
 
     def update(self, codes: Codes, values: Floats, n_groups: int, weights: Floats = NONE) -> None:
         """Adds values (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on."""
-        arrays = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values), np.ascontiguousarray(weights))
-        self._groups.update(arrays, n_groups)
+        arrays = (np.ascontiguousarray(array, np.float64) for array in (values, weights))
+        self._groups.update((np.ascontiguousarray(codes, np.int32), *arrays), n_groups)
         self._size = max(self._size, n_groups)
 
     def merge(self, codes: Codes, states: Sums, n_groups: int) -> None:
@@ -404,7 +404,8 @@ class Smallest:
 
     def update(self, codes: Codes, values: Floats, n_groups: int) -> None:
         """Adds values (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on."""
-        self._lists.update((np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values)), n_groups)
+        rows = (np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(values, np.float64))
+        self._lists.update(rows, n_groups)
         self._size = max(self._size, n_groups)
 
     def merge(self, codes: Codes, words: Words, at: Ints, n_groups: int) -> None:

@@ -548,6 +548,20 @@ def test_states_of_any_count_are_merged_and_go_on(kind: str) -> None:
         add_twice()
 
 
+@EVERY_KERNEL
+def test_values_of_float32_are_added_as_float64() -> None:
+    codes, narrow = np.array([0, 1, 0], np.int32), np.array([1.0, 2.0, 0.1], np.float32)
+    inputs: list[Any] = [narrow, narrow.astype(np.float64)]
+    found = []
+    for values in inputs:
+        grown, weighted, smallest = Groups("values"), Groups("weighted"), _kernel.Smallest(2)
+        grown.update(codes, values, 2)
+        weighted.update(codes, values, 2, values)
+        smallest.update(codes, values, 2)
+        found.append((grown.states().tobytes(), weighted.states().tobytes(), smallest.stored(2)[0].tobytes()))
+    assert found[0] == found[1]
+
+
 @pytest.mark.fuzz
 def test_more_rows_than_a_cache_line_counts() -> None:
     """2^33 rows of two groups."""
