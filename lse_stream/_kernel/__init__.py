@@ -360,7 +360,11 @@ class Groups:
         self._size = 0
 
     def update(self, codes: Codes, values: Floats, n_groups: int, weights: Floats = NONE) -> None:
-        """Adds values (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on."""
+        """Adds values (n,) to the groups of their codes (n,), of which there are ``n_groups`` from now on.
+
+        Raises:
+          OverflowError: the count of a group would exceed 2^63 - 1. All groups are as before then.
+        """
         arrays = (np.ascontiguousarray(array, np.float64) for array in (values, weights))
         self._groups.update((np.ascontiguousarray(codes, np.int32), *arrays), n_groups)
         self._size = max(self._size, n_groups)
@@ -369,7 +373,7 @@ class Groups:
         """Merges states (n,) into the groups of their codes (n,).
 
         Raises:
-          OverflowError: the count of a group exceeds 2^63 - 1.
+          OverflowError: the count of a group would exceed 2^63 - 1. All groups are as before then.
         """
         self._groups.merge((np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(states)), n_groups)
         self._size = max(self._size, n_groups)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -546,6 +547,52 @@ def test_states_of_any_count_are_merged_and_go_on(kind: str) -> None:
 
     with pytest.raises(OverflowError, match="count"):
         add_twice()
+
+
+def full_states(kind: str, n: int, count: int) -> np.ndarray:
+    """States of so many values of -inf."""
+    codes, x = np.arange(n, dtype=np.int32), np.full(n, -np.inf)
+    states = _kernel.group_terms(codes, x, np.ones(n) if kind == "weighted" else None, n)
+    states["count"] = count
+    if kind != "weighted":
+        states["ties"] = count
+    return states
+
+
+@EVERY_KERNEL
+@pytest.mark.parametrize("kind", ["values", "terms", "weighted"])
+def test_counts_too_large_are_refused_and_nothing_is_added(kind: str) -> None:
+    grown = Groups(kind)
+    grown.merge(np.array([1], np.int32), full_states(kind, 1, 2**63 - 3), 2)
+    for _ in range(2):
+        update(grown, kind, [0, 1], 2)
+    before = grown.states().tobytes()
+    with pytest.raises(OverflowError, match="count"):
+        update(grown, kind, [0, 1, 2], 3)
+    with pytest.raises(OverflowError, match="count"):
+        update(grown, kind, [1] * 1000, 2)
+    for count in (1, 2**63 - 1):
+        with pytest.raises(OverflowError, match="count"):
+            grown.merge(np.array([0, 1, 2], np.int32), full_states(kind, 3, count), 3)
+    assert grown.states().tobytes() == before
+    update(grown, kind, [0, 2] * 1000, 3)
+    with pytest.raises(OverflowError, match="count"):
+        grown.merge(np.array([0, 0, 2], np.int32), full_states(kind, 3, 2**62), 3)
+    grown.merge(np.array([0, 2], np.int32), full_states(kind, 2, 2**62), 3)
+    assert grown.states()["count"].tolist() == [2**62 + 1002, 2**63 - 1, 2**62 + 1000]
+
+
+@EVERY_KERNEL
+def test_many_groups_of_large_counts_take_no_longer_than_small_ones() -> None:
+    n = 40_000
+    took = []
+    for count in (1, 2**30):
+        states, grown, start = full_states("values", n, count), Groups("values"), time.process_time()
+        for batch in (slice(0, n // 2), slice(n // 2, n)):
+            grown.merge(np.arange(n, dtype=np.int32)[batch], states[batch], n)
+        took.append(time.process_time() - start)
+        assert grown.states().tobytes() == states.tobytes()
+    assert took[1] < 15 * took[0]
 
 
 @EVERY_KERNEL

@@ -9,6 +9,7 @@ typedef struct {
     scale c;
     slots slots; /* the number of groups in any layout, and what the slots have besides */
     block memory;
+    int64_t most; /* that no count exceeds, though all may be smaller */
 } groups;
 
 static const size_t SIZE_OF[] = {sizeof(group_slot), sizeof(state), sizeof(weighted)};
@@ -34,6 +35,44 @@ static int groups_export(const groups *g, void *out) {
         if (g->layout == STATES) store((record *)out + i, (const state *)g->memory.start + i);
         if (g->layout == WEIGHTED) store_weighted((weighted_record *)out + i, (const weighted *)g->memory.start + i);
     }
+    return DONE;
+}
+
+static int64_t count_of(const groups *g, size_t i) {
+    if (g->layout == STATES) return ((const state *)g->memory.start)[i].count;
+    if (g->layout == WEIGHTED) return ((const weighted *)g->memory.start)[i].count;
+    const group_slot *slot = g->slots.slot + i;
+    const state *apart = apart_of(&g->slots, i);
+    return (int64_t)slot->ties + slot->others + (apart ? apart->count : 0);
+}
+
+/* How many terms item i has, which is a state, or a row where there are no states. */
+static int64_t terms_of(const groups *g, const void *states, size_t i) {
+    if (!states) return 1;
+    return g->layout == WEIGHTED ? ((const weighted_record *)states)[i].count : ((const record *)states)[i].count;
+}
+
+/* Whether n items can be added to the groups of their codes, of which there are size from then on; else COUNT_OVERFLOW. The
+   groups are looked at only where more than what all items have in all might be too many for one. */
+static int take_counts(groups *g, const int32_t *codes, const void *states, size_t n, size_t size) {
+    int64_t most = g->most;
+    int overflows = 0;
+    if (states)
+        for (size_t i = 0; i < n; i++) overflows |= __builtin_add_overflow(most, terms_of(g, states, i), &most);
+    else
+        overflows = __builtin_add_overflow(most, (int64_t)n, &most);
+    if (overflows) {
+        int64_t *counts = calloc(size, sizeof *counts);
+        if (!counts) return NO_MEMORY;
+        for (size_t i = 0; i < g->slots.size; i++) counts[i] = count_of(g, i);
+        overflows = 0;
+        for (size_t i = 0; i < n; i++) overflows |= __builtin_add_overflow(counts[codes[i]], terms_of(g, states, i), counts + codes[i]);
+        most = 0;
+        for (size_t i = 0; i < size; i++) most = counts[i] > most ? counts[i] : most;
+        free(counts);
+    }
+    if (overflows) return COUNT_OVERFLOW;
+    g->most = most;
     return DONE;
 }
 
@@ -191,15 +230,17 @@ static void Groups_dealloc(PyObject *object) {
     free_object(object);
 }
 
-/* Makes room for the groups of codes; the groups stay as they were where one is out of range. */
-static int groups_take(groups *g, const int32_t *codes, size_t n, Py_ssize_t size) {
+/* Makes room for the groups of codes; the groups stay as they were where a code is out of range, or a count would be. */
+static int groups_take(groups *g, const int32_t *codes, const void *states, size_t n, Py_ssize_t size) {
     size_t wanted = size > 0 && (size_t)size > g->slots.size ? (size_t)size : g->slots.size;
-    return codes_in_range(codes, n, wanted) ? groups_grow(g, wanted) : BAD_CODE;
+    if (!codes_in_range(codes, n, wanted)) return BAD_CODE;
+    int result = take_counts(g, codes, states, n, wanted);
+    return result ? result : groups_grow(g, wanted);
 }
 
 /* Adds values to the groups of their codes. */
 static int groups_update(groups *g, const int32_t *codes, const double *x, const double *weights, size_t n, Py_ssize_t size) {
-    int result = groups_take(g, codes, n, size);
+    int result = groups_take(g, codes, NULL, n, size);
     if (result) return result;
     if (g->layout == STATES) return add_scaled((state *)g->memory.start, codes, x, n, g->c);
     if (g->layout == WEIGHTED) return add_weighted((weighted *)g->memory.start, codes, x, weights, n, g->c);
@@ -221,7 +262,7 @@ static PyObject *Groups_update(PyObject *object, PyObject *args) {
 
 /* Merges states into the groups of their codes. */
 static int groups_merge(groups *g, const int32_t *codes, const void *states, size_t n, Py_ssize_t size) {
-    int result = groups_take(g, codes, n, size);
+    int result = groups_take(g, codes, states, n, size);
     if (result) return result;
     if (g->layout == SLOTS) return add_records_to_slots(&g->slots, codes, states, n);
     for (size_t i = 0; i < n && result == DONE; i++) {
@@ -258,7 +299,9 @@ static PyObject *Groups_export(PyObject *object, PyObject *args) {
 
 static PyObject *Groups_nbytes(PyObject *object, void *closure) {
     (void)closure;
-    return PyLong_FromSize_t(((groups *)object)->memory.bytes);
+    const groups *self = (const groups *)object;
+    const slots *g = &self->slots;
+    return PyLong_FromSize_t(self->memory.bytes + g->room_apart * sizeof *g->apart + g->places * sizeof *g->place);
 }
 
 /* (k): how many of the smallest values of each group are kept. */

@@ -105,38 +105,36 @@ class Groups:
         self._weighted, self._scale = items == "weighted", np.array([high, low])
         self._states = no_sums(0) if self._weighted else empty_sums(0)
 
-    def _grow(self, codes: Codes, n_groups: int) -> None:
-        check_codes(codes, max(n_groups, self._states.size))
+    def _add(self, present: Codes, part: Sums, n_groups: int) -> None:
         more = max(n_groups - self._states.size, 0)
-        self._states = concat_sums([self._states, no_sums(more) if self._weighted else empty_sums(more)])
-
-    def _add(self, present: Codes, part: Sums) -> None:
+        states = concat_sums([self._states, no_sums(more) if self._weighted else empty_sums(more)])
         if self._weighted:
-            add_weighted_parts(self._states, present, part)
+            add_weighted_parts(states, present, part)
         else:
-            add_parts(self._states, present, part, self._scale)
+            add_parts(states, present, part, self._scale)
+        self._states = states  # unless a count overflowed
 
     def update(self, arrays: tuple[Codes, Floats, Floats], n_groups: int) -> None:
         """Adds values to the groups of their codes."""
         codes, x, weights = arrays
         if x.size != codes.size or weights.size != (codes.size if self._weighted else 0):
             raise ValueError("arrays of different lengths")
-        self._grow(codes, n_groups)
+        check_codes(codes, max(n_groups, self._states.size))
         present, number = np.unique(codes, return_inverse=True)
         part = np.empty(present.size, self._states.dtype)
         group_terms(part, number.astype(np.int32), x, weights, self._scale)
-        self._add(present, part)
+        self._add(present, part, n_groups)
 
     def merge(self, arrays: tuple[Codes, Sums], n_groups: int) -> None:
         """Merges states into the groups of their codes."""
         codes, states = arrays
         if states.size != codes.size or states.dtype != self._states.dtype:
             raise ValueError("arrays of different lengths")
-        self._grow(codes, n_groups)
+        check_codes(codes, max(n_groups, self._states.size))
         present, number = np.unique(codes, return_inverse=True)
         part = np.empty(present.size, self._states.dtype)
         merge_groups(part, number.astype(np.int32), states, self._scale)
-        self._add(present, part)
+        self._add(present, part, n_groups)
 
     def export(self, out: Sums) -> None:
         """Writes the groups' states."""
