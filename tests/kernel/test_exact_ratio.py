@@ -98,6 +98,27 @@ def test_pairs_are_a_rounded_sum_and_its_rounded_rest(sums: list[int]) -> None:
     assert_same(_kernel.exact_pairs(stored(sums)), expected)
 
 
+near_the_top = st.builds(
+    lambda sign, aside: sign * ((1 << LARGEST) - aside), st.sampled_from([-1, 1]), st.integers(1, 1 << LARGEST)
+)
+
+
+@given(
+    st.lists(st.one_of(st.just(-1 << LARGEST), st.just((1 << LARGEST) - 1), near_the_top), min_size=1),
+    st.integers(1, 40),
+)
+def test_sums_near_the_top_are_merged_exactly(sums: list[int], times: int) -> None:
+    words, at = stored(sums * times)
+    merged, begins = _kernel.merge_sums(np.zeros(at.size, np.int32), words, at, 1)
+    total = times * sum(sums)
+    assert merged.tobytes() == encode_sum(total, 0).tobytes()
+    if not -1 << LARGEST <= total < 1 << LARGEST:
+        with pytest.raises(ValueError, match="a stored sum that cannot be read"):
+            _kernel.exact_values((merged, begins[:-1]))
+    else:
+        assert_same(_kernel.exact_values((merged, begins[:-1])), [rounded(Fraction(total, ONE))])
+
+
 def variance(s: int, q: int, n: int, m: int) -> float:
     return rounded((Fraction(q, ONE) - Fraction(s, ONE) ** 2 / n) / m)
 

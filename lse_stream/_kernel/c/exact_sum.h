@@ -3,7 +3,7 @@
 /* A sum of products of doubles as an integer in units of 2^UNIT: chunk i counts 2^(32 i) of them. After R. M. Neal, "Fast
    exact summation using small and large superaccumulators" (2015). The number alone decides its digits: they are the
    canonical form. */
-#define WORDS (MOST_WORDS + 2) /* of the sign at most two more */
+#define WORDS (MOST_WORDS + 2) /* of the sign, and of stored sums that are merged, at most two more */
 #define ADDITIONS 256          /* before carries are propagated: each adds less than 2^54 to a chunk, which holds 2^63 */
 
 typedef struct {
@@ -49,7 +49,7 @@ static void clear_used(exact_sum *s) {
 static void propagate(exact_sum *s) {
     int64_t carry = 0;
     int i = s->first;
-    for (; i < CHUNKS - 1 && (i <= s->last || (carry != 0 && carry != -1)); i++) {
+    for (; i < 2 * WORDS - 3 && (i <= s->last || (carry != 0 && carry != -1)); i++) {
         int64_t total = s->chunk[i] + carry;
         s->chunk[i] = total & 0xffffffff;
         carry = total >> 32;
@@ -149,7 +149,7 @@ static void add_stored(exact_sum *s, const uint64_t *stored) {
     }
     if (head.words) {
         s->first = 2 * head.low < s->first ? 2 * head.low : s->first;
-        s->last = 2 * (head.low + head.words) > s->last ? 2 * (head.low + head.words) : s->last;
+        s->last = 2 * (head.low + head.words) - 1 > s->last ? 2 * (head.low + head.words) - 1 : s->last;
     }
     if (++s->additions == ADDITIONS) propagate(s);
 }
