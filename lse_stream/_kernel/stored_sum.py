@@ -12,7 +12,7 @@ Words = npt.NDArray[np.uint64]
 def encode_sum(units: int, special: int) -> Words:
     """A sum as it is stored: a head, then its words, lowest first.
 
-    The head has the place of the lowest word (int16), the number of words (uint16) and special (uint32).
+    The head has the place of the lowest word (uint16), the number of words (uint16) and special (uint32).
     """
     if special or not units:
         return np.array([special << 32], np.uint64)

@@ -15,7 +15,7 @@ typedef struct {
 
 /* As it is stored: this head, then words of 64 bits in two's complement, the lowest first; no more than are needed. */
 typedef struct {
-    int16_t low; /* place of the first word */
+    uint16_t low; /* place of the first word */
     uint16_t words;
     uint32_t special;
 } exact_head;
@@ -26,7 +26,7 @@ static int are_sums(const uint64_t *words, size_t size, const int64_t *at, size_
         if (at[i] < 0 || (uint64_t)at[i] >= size) return 0;
         exact_head head;
         memcpy(&head, words + at[i], sizeof head);
-        if (head.low < 0 || head.low + head.words > MOST_WORDS || head.words >= size - (size_t)at[i]) return 0;
+        if (head.low + head.words > MOST_WORDS || head.words >= size - (size_t)at[i]) return 0;
         if (head.special > NOT_A_NUMBER) return 0;
     }
     return 1;
@@ -170,7 +170,7 @@ static size_t store_exact(exact_sum *s, uint64_t out[1 + WORDS]) {
         while (skip < n && out[1 + skip] == 0) skip++;
         memmove(out + 1, out + 1 + skip, (size_t)(n - skip) * 8);
         head.words = (uint16_t)(n - skip);
-        head.low = (int16_t)(head.words ? low + skip : 0);
+        head.low = (uint16_t)(head.words ? low + skip : 0);
     }
     clear_used(s);
     memcpy(out, &head, sizeof head);
