@@ -4,6 +4,7 @@
 """
 
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -101,6 +102,24 @@ def try_arrays(rng: np.random.Generator) -> None:
         _kernel.sum_products(np.zeros(values.size, np.int32), values, None, 1)
 
 
+def try_values_that_change(rng: np.random.Generator) -> None:
+    """Another thread writes values while they are summed: the sums are of anything, but have no more terms than rows."""
+    x, runs = rng.normal(size=60_000), rng.integers(0, 300, 5000).astype(np.int32)
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            x[:] = x[::-1].copy()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    for codes in (np.repeat(runs, 12), np.repeat(np.arange(5000, dtype=np.int32), 12)):
+        for _ in range(5):
+            _kernel.group_values(codes, x, 5000)
+    done.set()
+    thread.join()
+
+
 def try_exact_sums(rng: np.random.Generator) -> None:
     """Sums with heads of which some reach too far, at places of which some are beyond the words."""
     n, size = 8, int(rng.integers(1, 300))
@@ -146,6 +165,8 @@ def main() -> None:
             _kernel.select(names[rounds % len(names)])
             try_records(rng)
             try_arrays(rng)
+            if rounds % 20 == 0:  # it takes longer than the others
+                try_values_that_change(rng)
             try_exact_sums(rng)
             try_tails(rng)
             rounds += 1

@@ -160,6 +160,8 @@ static void put_run(group_slot *slots, int32_t code, const double *x, size_t n, 
         terms += x[j] != max;
         ties += x[j] == max;
     }
+    /* One of the rows is the max, so that there is room, unless they were written between the loops. */
+    terms = terms < first + n ? terms : first + n;
     if (slot->max == max) slot->ties += ties - 1;
     if (times) batch->x[first] = v;
     size_t segment = batch->segments;
