@@ -588,10 +588,18 @@ def test_without_the_extension_the_twin_serves() -> None:
         assert run.stderr.count("RuntimeWarning: the compiled kernel of lse_stream is not there") == warned
 
 
-def test_a_kernel_with_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("kernel")
+def test_a_kernel_with_other_bits_is_refused_and_the_one_before_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, of_native = kernel_name(), list[str]()
     monkeypatch.setattr(_kernel, "KNOWN_ANSWERS", "other")
-    with pytest.raises(RuntimeError, match=f"{kernel_name()!r} gives wrong bits"):
-        _kernel.select(kernel_name())
+    if _kernel.native:
+        monkeypatch.setattr(_kernel.native, "select", of_native.append)
+    for name in _kernel.available():
+        with pytest.raises(RuntimeError, match=f"{name!r} gives wrong bits"):
+            _kernel.select(name)
+        assert kernel_name() == before
+        if before != "numpy":
+            assert not of_native or of_native[-1] == before
 
 
 def test_the_committed_constants_are_the_scripts_output() -> None:
