@@ -103,7 +103,7 @@ def try_arrays(rng: np.random.Generator) -> None:
 
 
 def try_values_that_change(rng: np.random.Generator) -> None:
-    """Another thread writes values while they are summed: the sums are of anything, but have no more terms than rows."""
+    """Another thread writes values while they are summed: the sums are of anything, but nothing else is written."""
     x, runs = rng.normal(size=60_000), rng.integers(0, 300, 5000).astype(np.int32)
     done = threading.Event()
 

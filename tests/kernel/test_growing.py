@@ -791,6 +791,25 @@ def test_an_index_in_use_refuses_to_add() -> None:
     assert found == [[0, 0]] * len(found)
 
 
+@pytest.mark.skipif(_kernel.native is None, reason="the twin keeps the GIL")
+def test_groups_in_use_do_not_say_that_arrays_have_other_lengths() -> None:
+    native: Any = _kernel.native
+    codes, x = np.ones(10_000_000, np.int32), np.zeros(10_000_000)
+    grown, before, afterwards = native.Groups("values", 1.0, 0.0), np.empty(1, _kernel.SUM), np.empty(2, _kernel.SUM)
+    grown.update((codes[:1] - 1, x[:1], _kernel.NONE), 1)
+    thread = threading.Thread(target=grown.update, args=((codes, x, _kernel.NONE), 2))
+    thread.start()
+    found = "nothing"
+    while "different lengths" not in found:
+        try:
+            grown.export(before)
+        except (RuntimeError, ValueError) as error:
+            found = str(error)
+    grown.export(afterwards)  # they are in use no more
+    thread.join()
+    assert afterwards["count"].tolist() == [1, 10_000_000]
+
+
 @EVERY_KERNEL
 def test_several_threads_find_at_once() -> None:
     words, strings = WordIndex(1), ByteIndex()

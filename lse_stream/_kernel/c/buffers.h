@@ -60,6 +60,10 @@ static PyObject *outcome(int result) {
 
 #define LENGTH(view, type) ((size_t)(view).len / sizeof(type))
 
+static int has_items(const Py_buffer *view, size_t n, size_t size) {
+    return (size_t)view->itemsize == size && (size_t)view->len == n * size;
+}
+
 /* The result of work, done without the GIL where the lengths of the arrays fit; else MISMATCH. */
 #define WITHOUT_GIL(fits, work)    \
     ({                             \
@@ -72,15 +76,16 @@ static PyObject *outcome(int result) {
         result_;                   \
     })
 
-/* The result of work, done without the GIL on an object that it acquires; BUSY where another thread uses that. */
-#define WHILE_USED(object, exclusive, fits, work)                       \
-    ({                                                                  \
-        int used_ = (fits) ? acquire(object, exclusive) : MISMATCH;     \
-        if (used_ == DONE) {                                            \
-            used_ = WITHOUT_GIL(1, work);                               \
-            release(object, exclusive);                                 \
-        }                                                               \
-        used_;                                                          \
+/* The result of work, done without the GIL on an object that it acquires; BUSY where another thread uses that. Whether the
+   arrays fit is asked once it is acquired: that may depend on the object. */
+#define WHILE_USED(object, exclusive, fits, work)  \
+    ({                                             \
+        int used_ = acquire(object, exclusive);    \
+        if (used_ == DONE) {                       \
+            used_ = WITHOUT_GIL(fits, work);       \
+            release(object, exclusive);            \
+        }                                          \
+        used_;                                     \
     })
 
 static PyObject *finished(Py_buffer *views, size_t n, int result) {

@@ -284,7 +284,7 @@ static PyObject *Groups_merge(PyObject *object, PyObject *args) {
     Py_buffer v[2];
     if (open_buffers(arrays, "..", v)) return NULL;
     size_t n = LENGTH(v[0], int32_t);
-    int fits = n * record_size(self) == (size_t)v[1].len;
+    int fits = has_items(&v[1], n, record_size(self));
     return finished(v, 2, WHILE_USED(&self->base, 1, fits, groups_merge(self, v[0].buf, v[1].buf, n, size)));
 }
 
@@ -293,8 +293,7 @@ static PyObject *Groups_export(PyObject *object, PyObject *args) {
     groups *self = (groups *)object;
     Py_buffer v[1];
     if (open_buffers(args, "*", v)) return NULL;
-    int fits = (size_t)v[0].len == self->slots.size * record_size(self);
-    return finished(v, 1, WHILE_USED(&self->base, 0, fits, groups_export(self, v[0].buf)));
+    return finished(v, 1, WHILE_USED(&self->base, 0, has_items(&v[0], self->slots.size, record_size(self)), groups_export(self, v[0].buf)));
 }
 
 static PyObject *Groups_nbytes(PyObject *object, void *closure) {
@@ -371,10 +370,12 @@ static PyObject *Smallest_export(PyObject *object, PyObject *args) {
     Py_buffer v[1];
     if (open_buffers(args, "*", v)) return NULL;
     PyObject *words = NULL;
-    int result = LENGTH(v[0], int64_t) == self->size + 1 ? acquire(&self->base, 1) : MISMATCH;
+    int result = acquire(&self->base, 1);
     if (result == DONE) {
-        words = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(8 * smallest_words(self)));
-        if (words) WITHOUT_GIL(1, (store_smallest(self, v[0].buf, (uint64_t *)PyBytes_AsString(words)), DONE));
+        if (LENGTH(v[0], int64_t) != self->size + 1)
+            result = MISMATCH;
+        else if ((words = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(8 * smallest_words(self)))))
+            WITHOUT_GIL(1, (store_smallest(self, v[0].buf, (uint64_t *)PyBytes_AsString(words)), DONE));
         release(&self->base, 1);
     }
     close_buffers(v, 1);
