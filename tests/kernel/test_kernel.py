@@ -397,6 +397,30 @@ def test_a_code_out_of_range_is_refused(code: int) -> None:
         _kernel.merge_sums(codes, np.zeros(2, np.uint64), np.arange(2), 2)
 
 
+@pytest.mark.skipif(_kernel.native is None, reason="NumPy knows what its arrays have")
+def test_what_is_no_array_of_sums_is_refused() -> None:
+    native: Any = _kernel.native
+    codes, out, scale = np.zeros(2, np.int32), np.empty((2, 5)), _kernel.NATURAL_FACTOR
+    # Of other items, of none, and of weighted sums where there are no weights.
+    for items in (np.zeros(20), np.zeros(2, "V0"), np.zeros(2, "V160"), np.empty(2, _kernel.WEIGHTED_SUM)):
+        calls: list[tuple[Any, ...]] = [
+            (native.values_of, items, out[0, :2]),
+            (native.group_values, items, codes, np.zeros(2)),
+        ]
+        if items.dtype != _kernel.WEIGHTED_SUM:
+            calls += [
+                (native.check, items, scale),
+                (native.merge_groups, items, codes, items, scale),
+                (native.group_terms, items, codes, np.zeros(2), _kernel.NONE, scale),
+                (native.quotients_of, items, np.ones(2, np.int64), scale, out),
+                (native.reciprocals_of, items, scale, out),
+                (native.Groups("values", 1.0, 0.0).merge, (codes, items), 1),
+            ]
+        for call, *by in calls:
+            with pytest.raises(ValueError, match="arrays of different lengths, or of other items than expected"):
+                call(*by)
+
+
 @pytest.mark.usefixtures("kernel")
 def test_a_count_beyond_int64_is_refused() -> None:
     states = _kernel.group_values(np.array([0, 1], np.int32), np.array([-np.inf, -np.inf]), 2)

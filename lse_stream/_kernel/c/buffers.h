@@ -52,7 +52,7 @@ static PyObject *outcome(int result) {
     case COUNT_OVERFLOW: PyErr_SetString(PyExc_OverflowError, "the count of a merged state exceeds 2^63 - 1"); return NULL;
     case BAD_SUM: PyErr_SetString(PyExc_ValueError, "a stored sum that cannot be read"); return NULL;
     case TOO_MANY: PyErr_SetString(PyExc_OverflowError, "more than 2^31 - 1 distinct keys"); return NULL;
-    case MISMATCH: PyErr_SetString(PyExc_ValueError, "arrays of different lengths"); return NULL;
+    case MISMATCH: PyErr_SetString(PyExc_ValueError, "arrays of different lengths, or of other items than expected"); return NULL;
     case BUSY: PyErr_SetString(PyExc_RuntimeError, "used by two threads at once"); return NULL;
     default: PyErr_SetString(PyExc_IndexError, "a code is not in [0, number of groups)"); return NULL;
     }

@@ -1,27 +1,32 @@
 /* The module's functions over arrays. */
 
+INLINE int holds_states(const Py_buffer *view) { return view->itemsize == sizeof(record); }
+INLINE int has_weights(const Py_buffer *view) { return view->itemsize == sizeof(weighted_record); }
+
+#define NO_RECORDS SIZE_MAX /* more than any array has */
+
+/* How many sums an array has, with weights or without; NO_RECORDS where its items are something else. */
+INLINE size_t count_records(const Py_buffer *view) {
+    return has_weights(view) || holds_states(view) ? (size_t)view->len / (size_t)view->itemsize : NO_RECORDS;
+}
+
 /* (out, codes, values) */
 static PyObject *py_group_values(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[3];
     if (open_buffers(args, "*..", v)) return NULL;
     size_t n = LENGTH(v[1], int32_t);
-    int fits = n == LENGTH(v[2], double);
+    int fits = n == LENGTH(v[2], double) && holds_states(&v[0]);
     return finished(v, 3, WITHOUT_GIL(fits, group_values(v[0].buf, LENGTH(v[0], record), v[1].buf, v[2].buf, n)));
 }
-
-/* Whether an array is of weighted sums; else it is of states. */
-INLINE int has_weights(const Py_buffer *view) { return view->itemsize == sizeof(weighted_record); }
-
-#define RECORDS(view) ((size_t)(view).len / (size_t)(view).itemsize)
 
 /* (out, codes, states, scale) */
 static PyObject *py_merge_groups(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[4];
     if (open_buffers(args, "*...", v)) return NULL;
-    size_t n = LENGTH(v[1], int32_t), groups = RECORDS(v[0]);
-    int fits = n == RECORDS(v[2]) && v[0].itemsize == v[2].itemsize && v[3].len == sizeof(scale);
+    size_t n = LENGTH(v[1], int32_t), groups = count_records(&v[0]);
+    int fits = n == count_records(&v[2]) && v[0].itemsize == v[2].itemsize && v[3].len == sizeof(scale);
     return finished(v, 4, WITHOUT_GIL(fits, has_weights(&v[0])
                                                 ? merge_weighted_groups(v[0].buf, groups, v[1].buf, v[2].buf, n)
                                                 : merge_groups(v[0].buf, groups, v[1].buf, v[2].buf, n, SCALE_OF(v[3]))));
@@ -32,9 +37,9 @@ static PyObject *py_group_terms(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[5];
     if (open_buffers(args, "*....", v)) return NULL;
-    size_t n = LENGTH(v[1], int32_t), groups = RECORDS(v[0]);
+    size_t n = LENGTH(v[1], int32_t), groups = count_records(&v[0]);
     int weigh = has_weights(&v[0]);
-    int fits = n == LENGTH(v[2], double) && LENGTH(v[3], double) == (weigh ? n : 0) && v[4].len == sizeof(scale);
+    int fits = n == LENGTH(v[2], double) && LENGTH(v[3], double) == (weigh ? n : 0) && groups != NO_RECORDS && v[4].len == sizeof(scale);
     return finished(v, 5, WITHOUT_GIL(fits, weigh ? group_weighted(v[0].buf, groups, v[1].buf, v[2].buf, v[3].buf, n, SCALE_OF(v[4]))
                                                   : group_scaled(v[0].buf, groups, v[1].buf, v[2].buf, n, SCALE_OF(v[4]))));
 }
@@ -45,7 +50,8 @@ static PyObject *py_values_of(PyObject *module, PyObject *args) {
     Py_buffer v[2];
     if (open_buffers(args, ".*", v)) return NULL;
     size_t n = LENGTH(v[0], record);
-    return finished(v, 2, WITHOUT_GIL(n == LENGTH(v[1], double), (values_of(v[0].buf, n, v[1].buf), DONE)));
+    int fits = n == LENGTH(v[1], double) && holds_states(&v[0]);
+    return finished(v, 2, WITHOUT_GIL(fits, (values_of(v[0].buf, n, v[1].buf), DONE)));
 }
 
 /* (x, out): one row of x for each of out */
@@ -73,7 +79,7 @@ static PyObject *py_quotients_of(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[4];
     if (open_buffers(args, "...*", v)) return NULL;
-    size_t n = RECORDS(v[0]);
+    size_t n = count_records(&v[0]);
     int fits = n == LENGTH(v[1], int64_t) && n == LENGTH(v[3], quotient) && v[2].len == sizeof(scale);
     return finished(v, 4, WITHOUT_GIL(fits, ((has_weights(&v[0]) ? weighted_quotients_of(v[0].buf, v[1].buf, n, SCALE_OF(v[2]), v[3].buf)
                                                                  : quotients_of(v[0].buf, v[1].buf, n, SCALE_OF(v[2]), v[3].buf)),
@@ -85,7 +91,7 @@ static PyObject *py_reciprocals_of(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer v[3];
     if (open_buffers(args, "..*", v)) return NULL;
-    size_t n = RECORDS(v[0]);
+    size_t n = count_records(&v[0]);
     int fits = n == LENGTH(v[2], reciprocal) && v[1].len == sizeof(scale);
     return finished(v, 3, WITHOUT_GIL(fits, ((has_weights(&v[0]) ? weighted_reciprocals_of(v[0].buf, n, v[2].buf)
                                                                  : reciprocals_of(v[0].buf, n, SCALE_OF(v[1]), v[2].buf)),
@@ -200,9 +206,9 @@ static PyObject *py_check(PyObject *module, PyObject *args) {
     Py_buffer v[2];
     if (open_buffers(args, "..", v)) return NULL;
     int fault = NO_FAULT;
-    size_t row = 0;
-    int result = WITHOUT_GIL(v[1].len == sizeof(scale),
-                             (fault = find_fault(v[0].buf, RECORDS(v[0]), has_weights(&v[0]), SCALE_OF(v[1]), &row), DONE));
+    size_t n = count_records(&v[0]), row = 0;
+    int result = WITHOUT_GIL(n != NO_RECORDS && v[1].len == sizeof(scale),
+                             (fault = find_fault(v[0].buf, n, has_weights(&v[0]), SCALE_OF(v[1]), &row), DONE));
     PyObject *none = finished(v, 2, result);
     if (fault == NO_FAULT) return none;
     Py_DECREF(none);
