@@ -144,7 +144,7 @@ def decode_states(
         elif isinstance(stored, SmallestValues):
             size = _check_smallest(words, place, ends, stored.k, sums)
         else:
-            size = _check_exact(words, place, ends)
+            size = _check_exact(words, place, ends, sums[0]["count"])
         exact.append((words, place))
         place = place + size
     require(place == ends, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
@@ -218,7 +218,7 @@ def _stored_words(words: Words, place: Ints) -> Ints:
     return (words[place] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) + 1
 
 
-def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
+def _check_exact(words: Words, place: Ints, end: Ints, count: Ints) -> Ints:
     """How many words each stored sum takes, head included; raises StateError for one that is not canonical."""
     expected = "expected a canonical exact sum"
     if place.size == 1:  # most often so, and quicker than the general way
@@ -228,6 +228,7 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
         fits_one = 0 < one.size <= min(held, MOST_RECORD_WORDS + 1 - low_word) and np.array_equal(
             one, words[at : at + one.size]
         )
+        fits_one = fits_one and bool(count[0] or not (units or special_sum))  # no rows sum to 0
         require(np.array([fits_one]), lambda _: f"{expected}, found another in {held} words")
         return np.array([one.size])
     require(place < end, lambda _: f"{expected}, found no bytes of it")
@@ -235,7 +236,7 @@ def _check_exact(words: Words, place: Ints, end: Ints) -> Ints:
     low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
     special = head >> np.uint64(32)
     fits = (special <= NOT_A_NUMBER) & (low + n <= MOST_RECORD_WORDS) & (place + n < end)
-    fits &= np.where(n > 0, special == 0, low == 0)
+    fits &= np.where(n > 0, special == 0, low == 0) & ((count > 0) | (head == 0))
     require(fits, lambda i: f"{expected}, found low {low[i]}, words {n[i]}, special {special[i]} in {(end - place)[i]}")
     some = np.flatnonzero(n > 0)
     first, top = words[place[some] + 1], words[place[some] + n[some]].view(np.int64)

@@ -485,7 +485,6 @@ function readExactSum(view, at, count) {
   demand(BigInt(low + length) <= C.MOST_RECORD_WORDS, "too many words");
   if (special !== 0) demand(length === 0, "words of a special");
   if (length === 0) demand(low === 0, "a low without words");
-  // The page has no rule for this, but nothing sums to nothing.
   if (count === 0n) demand(length === 0 && special === 0, "an exact sum without rows");
   const word = (i) => view.getBigUint64(at + 8 + 8 * i, true);
   if (length > 0) demand(word(0) !== 0n, "a first word of 0");

@@ -93,7 +93,7 @@ def refusals() -> list[dict[str, Any]]:
     on_scale = LogSumExpAccumulator([1.0, 2.0, 3.0], scale="base 4").to_bytes()
     weighted = WeightedLogSumExpAccumulator([1.0, 2.0], [1.0, 3.0]).to_bytes()
     of_infinity = WeightedLogSumExpAccumulator([np.inf], [1.0]).to_bytes()
-    likelihood = LogLikelihoodAccumulator([1.0, 2.0]).to_bytes()
+    likelihood, nothing = (LogLikelihoodAccumulator(x).to_bytes() for x in ([1.0, 2.0], []))
     effective = EffectiveSampleSizeAccumulator([1.0, 2.0]).to_bytes()
     found = {
         "truncated": good[:-8],
@@ -133,6 +133,8 @@ def refusals() -> list[dict[str, Any]]:
         ),
         "an exact sum that no values have": sealed(likelihood[:88] + bytes([67, 0, 1, 0]) + likelihood[92:]),
         "an exact sum of another special": edited(likelihood, 88, 4 << 32),
+        "an exact sum without rows": sealed(nothing[:88] + likelihood[88:]),
+        "a special without rows": edited(nothing, 96, 3 << 32),
     }
     return [{"reason": reason, "record": record.hex()} for reason, record in found.items()]
 
@@ -151,8 +153,9 @@ def test_the_vectors_of_refusals() -> None:
     entries = read("refusals")
     assert entries == refusals()
     for entry in entries:
-        with pytest.raises(StateError):
-            states_from_arrow(pa.array([bytes.fromhex(entry["record"])], pa.binary()))
+        for rows in (1, 2):  # one row has a way of its own
+            with pytest.raises(StateError):
+                states_from_arrow(pa.array([bytes.fromhex(entry["record"])] * rows, pa.binary()))
 
 
 def test_the_vectors_as_a_column() -> None:
