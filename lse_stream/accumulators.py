@@ -10,7 +10,14 @@ import numpy.typing as npt
 
 from . import _kernel
 from ._kernel import SUM, StateError
-from .float64 import columns_to_float64_exact, is_arrow, to_float64_exact, to_float_exact, valid_numbers
+from .float64 import (
+    array_and_nulls,
+    columns_to_float64_exact,
+    is_arrow,
+    to_float64_exact,
+    to_float_exact,
+    valid_numbers,
+)
 from .scales import NATURAL, Scale
 from .states.aggregations import (
     CROSS_ENTROPY,
@@ -44,20 +51,17 @@ def _blocks(array: npt.NDArray[Any]) -> Iterator[Values]:
 
 def _arrays(values: object) -> Iterator[Values]:
     """The values as contiguous arrays of float64 or float32, nulls and masked ones left out."""
-    if isinstance(values, np.ma.MaskedArray):
-        yield from _blocks(values.compressed())
-    elif isinstance(values, np.ndarray):
+    if type(values) is np.ndarray:
         yield from _blocks(values)
     elif is_arrow(values):
         for array in valid_numbers(values):
             yield from _blocks(array)
-    elif hasattr(values, "__array__") or isinstance(values, memoryview):
-        yield from _blocks(np.asarray(values))
-    elif isinstance(values, Sequence) and not isinstance(values, str | bytes):
+    elif isinstance(values, Sequence) and not isinstance(values, str | bytes | memoryview):
         for i in range(0, len(values), BLOCK):
-            yield np.array([x if type(x) is float else to_float_exact(x) for x in values[i : i + BLOCK]], np.float64)
+            yield from _blocks(array_and_nulls(values[i : i + BLOCK])[0])
     else:
-        raise TypeError(f"expected an array or a sequence of real numbers, found {type(values).__name__}")
+        array, null = array_and_nulls(values)
+        yield from _blocks(array if null is None or array.ndim != 1 else array[~null])
 
 
 _NOTHING: tuple[()] = ()
@@ -399,6 +403,11 @@ class _PartsAccumulator(_kernel.Rows):
         return f"{type(self).__name__}(value={self.value()!r}, count={self.count}, scale={self.scale.name!r})"
 
 
+def _number(weight: float) -> float:
+    """A weight or target, which may be a boolean."""
+    return float(weight) if isinstance(weight, bool | np.bool_) else weight
+
+
 class WeightedLogSumExpAccumulator(_PartsAccumulator):
     """``ln(sum(w exp(x)))`` for finite weights of either sign: NaN where the sum is negative, -inf where it is 0.
 
@@ -424,7 +433,7 @@ class WeightedLogSumExpAccumulator(_PartsAccumulator):
 
     def add(self, x: float, weight: float = 1.0) -> None:
         """Adds one number with its weight; raises ValueError for a weight that is not finite."""
-        self._add_weighted(x, weight)
+        self._add_weighted(x, _number(weight))
 
     def log_abs_sum(self) -> float:
         """``ln abs(sum(w exp(x)))``, whatever the sign of the sum."""
@@ -585,7 +594,7 @@ class CrossEntropyAccumulator(_PartsAccumulator):
 
     def add(self, logit: float, target: float = 0.0) -> None:
         """Adds one class; raises ValueError for a target that is negative or not finite."""
-        self._add_weighted(logit, float(target) if isinstance(target, bool | np.bool_) else target)
+        self._add_weighted(logit, _number(target))
 
 
 # Any of them: what functions, CombineFns and coders take.

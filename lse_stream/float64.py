@@ -1,12 +1,15 @@
 """Numbers of Python, NumPy and Arrow to float64, exactly or not at all."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
 
 # Every integer up to here is a float64.
 LARGEST_INTEGER = 2**53
@@ -21,6 +24,8 @@ def to_float_exact(x: object) -> float:
     """
     if isinstance(x, float):
         return float(x)
+    if x is np.ma.masked:
+        raise TypeError("expected a real number, found a masked value")
     if isinstance(x, np.ndarray) and x.ndim == 0:
         return to_float_exact(x[()])
     if hasattr(x, "as_py"):  # a scalar of pyarrow
@@ -28,7 +33,9 @@ def to_float_exact(x: object) -> float:
     # To Python a bool is an integer, to NumPy a duration.
     if isinstance(x, int | np.integer) and not isinstance(x, bool | np.timedelta64):
         if abs(int(x)) > LARGEST_INTEGER:
-            raise ValueError(f"expected integers within +-2^53, which float64 holds exactly, found {x}")
+            bits = int(x).bit_length()
+            found = x if bits <= 128 else f"one of {bits} bits"
+            raise ValueError(f"expected integers within +-2^53, which float64 holds exactly, found {found}")
         return float(x)
     if isinstance(x, np.float32 | np.float16):
         return float(x)
@@ -36,10 +43,10 @@ def to_float_exact(x: object) -> float:
 
 
 def to_float64_exact(array: npt.NDArray[Any], name: str = "input") -> Floats:
-    """The values (n,) as contiguous native float64 (n,), without a copy where they are that already.
+    """The values as contiguous native float64 of their shape, without a copy where they are that already.
 
     Args:
-      array: float16, float32, float64 or an integer dtype, any stride and byte order.
+      array: of any shape; float16, float32, float64 or an integer dtype, any stride and byte order.
       name: what an error calls the array.
 
     Raises:
@@ -52,11 +59,11 @@ def to_float64_exact(array: npt.NDArray[Any], name: str = "input") -> Floats:
             beyond = (array > LARGEST_INTEGER) | (array < -LARGEST_INTEGER) if kind == "i" else array > LARGEST_INTEGER
             if beyond.any():
                 # Without its row: callers hand over a part of their rows.
-                first = array[beyond.argmax()]
+                first = array[beyond][0]
                 raise ValueError(f"{name}: expected integers within +-2^53, which float64 holds exactly, found {first}")
     elif kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: expected integers, float16, float32 or float64, found {array.dtype}")
-    return np.ascontiguousarray(array, np.float64)
+    return np.asarray(array, np.float64, order="C")
 
 
 def is_arrow(values: object) -> bool:
@@ -97,7 +104,17 @@ def as_chunked(values: Any) -> Any:
     return pa.chunked_array(values if hasattr(values, "__arrow_c_stream__") else [pa.array(values)])
 
 
-def valid_numbers(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]]:
+def _numeric_chunks(values: Any, name: str) -> Iterator[Any]:
+    """The arrays of a column of numbers or nulls, dictionaries by their values."""
+    import pyarrow as pa  # only when Arrow data comes, here and below: accumulators load without it
+
+    values = as_chunked(values)
+    check_numeric_type(values.type, name)
+    for chunk in values.chunks or [pa.nulls(0, values.type)]:
+        yield chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
+
+
+def valid_numbers(values: Any, name: str = "input") -> Iterator[Array]:
     """The values that are not null, of a pyarrow column or an object with the Arrow C data interface, as NumPy arrays.
 
     They come out in their own type, for ``to_float64_exact``, without a copy where no null is among them; dictionaries
@@ -106,18 +123,13 @@ def valid_numbers(values: Any, name: str = "input") -> Iterator[npt.NDArray[Any]
     Raises:
       TypeError: neither numbers nor nulls, the type named.
     """
-    import pyarrow as pa  # only when Arrow data comes, here and below: accumulators load without it
+    import pyarrow as pa
 
     from .buffers import numbers_of
 
-    values = as_chunked(values)
-    check_numeric_type(values.type, name)
-    for chunk in values.chunks:
-        if pa.types.is_dictionary(chunk.type):
-            chunk = chunk.dictionary_decode()
-        if pa.types.is_null(chunk.type):
-            continue
-        yield numbers_of(chunk.drop_null() if chunk.null_count else chunk)
+    for chunk in _numeric_chunks(values, name):
+        if not pa.types.is_null(chunk.type):
+            yield numbers_of(chunk.drop_null() if chunk.null_count else chunk)
 
 
 def column_to_float64_exact(values: Any, name: str = "input") -> Floats:
@@ -129,44 +141,143 @@ def column_to_float64_exact(values: Any, name: str = "input") -> Floats:
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0), *parts])
 
 
-def _with_mask(values: Any, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
-    """A 1-D array of the values and where they are null or masked."""
-    mask: npt.NDArray[np.bool_] | None = None
+def array_and_nulls(values: object, name: str = "input", *, booleans: bool = False) -> tuple[Array, Mask | None]:
+    """Numbers of any shape, in their own dtype, and where they are null or masked; None where they nowhere are.
+
+    In place of a null there is 0. Of a masked array there is always a mask.
+
+    Args:
+      values: a number; an array, which may be masked; a column or a table of pyarrow, Polars or pandas, or with the
+        Arrow C data interface; or a sequence of these, nested or not.
+      name: what an error calls them.
+      booleans: take booleans too, as int8.
+
+    Raises:
+      TypeError: another type, named; a null or masked value as a single number.
+      ValueError: ragged rows, or an integer beyond +-2^53 in a sequence, or among floats.
+    """
+    array, null = _array_and_nulls(values, name, booleans)
+    if booleans and array.dtype == np.bool_:
+        array = array.view(np.int8)
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name}: expected integers, float16, float32 or float64, found {array.dtype}")
+    return array, null
+
+
+def _array_and_nulls(values: Any, name: str, booleans: bool) -> tuple[Array, Mask | None]:
     if isinstance(values, np.ma.MaskedArray):
-        array, mask = np.asarray(values.data), np.ma.getmaskarray(values)
-    elif is_arrow(values):
+        return np.asarray(values.filled(0)), np.ma.getmaskarray(values)
+    if isinstance(values, np.ndarray):
+        return values, None
+    if is_arrow(values):
+        return _of_column(as_chunked(values), name, booleans)
+    columns = _columns_of(values)
+    if columns is not None:
+        parts = [array_and_nulls(column, f"{name}, column {i}", booleans=booleans) for i, column in enumerate(columns)]
+        return _stack(parts, 1, name) if parts else (np.zeros(values.shape), None)
+    if isinstance(values, int | float | np.generic) or hasattr(values, "as_py"):
+        return _of_numbers([values], name, booleans).reshape(()), None
+    if hasattr(values, "__array__") or isinstance(values, memoryview):
+        return np.asarray(values), None
+    if _is_sequence(type(values)):
+        return _of_sequence(values, name, booleans)
+    raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(values).__name__}")
+
+
+def _is_sequence(found: type) -> bool:
+    return issubclass(found, Sequence) and not issubclass(found, str | bytes)
+
+
+def _columns_of(table: Any) -> Sequence[Any] | None:
+    """The columns of a table of pyarrow, Polars or pandas; None for anything else."""
+    if len(getattr(table, "shape", ())) != 2:
+        return None
+    if hasattr(table, "items"):  # of pandas, which would hand over its NaN as nulls
+        return [column for _, column in table.items()]
+    if hasattr(table, "__arrow_c_stream__") or hasattr(table, "__arrow_c_array__"):
         import pyarrow as pa
 
-        from .buffers import nulls_of_column
+        columns: Sequence[Any] = pa.table(table).columns
+        return columns
+    return None
 
-        column = as_chunked(values)
-        check_numeric_type(column.type, name)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        mask = nulls_of_column(column)
-        array = column_to_float64_exact(column, name)
-        if mask is not None:
-            filled = np.zeros(mask.size)
-            filled[~mask] = array
-            array = filled
-    else:
-        is_sequence = isinstance(values, Sequence) and not isinstance(values, str | bytes)
-        if not (is_sequence or hasattr(values, "__array__") or isinstance(values, memoryview)):
-            raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(values).__name__}")
-        array = np.array([to_float_exact(x) for x in values]) if is_sequence else np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name}: expected an array of 1 dimension, found shape {array.shape}")
-    return array, mask
+
+def _of_column(column: Any, name: str, booleans: bool) -> tuple[Array, Mask | None]:
+    import pyarrow as pa
+
+    from .buffers import nulls_of_column, numbers_of
+
+    is_mask = booleans and pa.types.is_boolean(column.type)
+    chunks = [column.combine_chunks()] if is_mask else list(_numeric_chunks(column, name))
+    chunks = [pa.nulls(len(chunk), pa.float64()) if pa.types.is_null(chunk.type) else chunk for chunk in chunks]
+    parts = [numbers_of(chunk) for chunk in chunks]
+    array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    null = nulls_of_column(pa.chunked_array(chunks))
+    return array if null is None else np.where(null, array.dtype.type(0), array), null
+
+
+def _of_sequence(values: Sequence[Any], name: str, booleans: bool) -> tuple[Array, Mask | None]:
+    shape: tuple[int, ...] = (len(values),)
+    items: list[Any] = list(values)
+    while items and all(map(_is_sequence, set(map(type, items)))):
+        sizes = set(map(len, items))
+        if len(sizes) > 1:
+            raise ValueError(f"{name}: expected an array, found ragged rows: of {min(sizes)} to {max(sizes)} items")
+        shape, items = (*shape, *sizes), list(chain.from_iterable(items))
+    if any(len(getattr(x, "shape", ())) or _is_sequence(type(x)) or is_arrow(x) for x in items):
+        parts = [array_and_nulls(x, name, booleans=booleans) for x in items]
+        array, null = _stack(parts, 0, name)
+        shape = (*shape, *array.shape[1:])
+        return array.reshape(shape), None if null is None else null.reshape(shape)
+    return _of_numbers(items, name, booleans).reshape(shape), None
+
+
+def _of_numbers(items: list[Any], name: str, booleans: bool) -> Array:
+    """Numbers of Python or NumPy (n,): of NumPy's alone, in their dtype."""
+    types = set(map(type, items))
+    if types == {float}:
+        return np.array(items)
+    if booleans and types and types <= {bool, np.bool_}:
+        return np.array(items, np.bool_)
+    try:
+        array = np.array([to_float_exact(x) for x in items], np.float64)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return array.astype(np.result_type(*types)) if types and all(issubclass(t, np.generic) for t in types) else array
+
+
+def _stack(parts: Sequence[tuple[Array, Mask | None]], axis: int, name: str) -> tuple[Array, Mask | None]:
+    """Arrays of one shape beside each other, in a dtype that holds the numbers of all."""
+    shapes = {array.shape for array, _ in parts}
+    if len(shapes) > 1:
+        raise ValueError(f"{name}: expected an array, found ragged rows: of shapes {', '.join(map(str, shapes))}")
+    dtype = np.result_type(*(array.dtype for array, _ in parts))
+    checked = (
+        to_float64_exact(array, name).astype(dtype) if dtype.kind == "f" and array.dtype.kind != "f" else array
+        for array, _ in parts
+    )
+    array = np.stack([*checked], axis)
+    if all(null is None for _, null in parts):
+        return array, None
+    return array, np.stack([np.zeros(a.shape, np.bool_) if null is None else null for a, null in parts], axis)
 
 
 def columns_to_float64_exact(columns: Sequence[object], names: Sequence[str]) -> list[Floats]:
     """Columns of equal length (n,) as float64; rows with a null or masked value are left out.
 
+    Columns but the first may be of booleans.
+
     Raises:
       TypeError: a column of another type, named.
       ValueError: columns of different lengths or of more than one dimension, or an integer beyond +-2^53; named.
     """
-    pairs = [_with_mask(column, name) for column, name in zip(columns, names, strict=True)]
+    pairs = [
+        array_and_nulls(column, name, booleans=i > 0)
+        for i, (column, name) in enumerate(zip(columns, names, strict=True))
+    ]
+    for (array, _), name in zip(pairs, names, strict=True):
+        if array.ndim != 1:
+            raise ValueError(f"{name}: expected an array of 1 dimension, found shape {array.shape}")
     sizes = [array.size for array, _ in pairs]
     if len(set(sizes)) > 1:
         found = ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))

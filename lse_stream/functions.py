@@ -10,14 +10,12 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from . import _kernel
 from .accumulators import Accumulator, LogSumExpAccumulator
-from .float64 import as_chunked, column_to_float64_exact, is_arrow, to_float64_exact, to_float_exact
+from .float64 import Array, Floats, Mask, array_and_nulls, to_float64_exact
 from .scales import NATURAL
 from .states.aggregations import LOGSUMEXP, WEIGHTED_LOGSUMEXP
 from .states.arrays import StateArray
 from .states.results import LogTotals, result_of
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 Axis = int | Sequence[int] | None
 
 # Values of a matrix that are reduced at a time: with codes and states of rows they take some 100 MB at most.
@@ -28,45 +26,30 @@ _CACHED = 1 << 14
 _LONG = 1 << 16
 
 
-def _real(a: object, name: str, *, drop_nulls: bool = False) -> Array:
-    """An array of any shape, of a dtype that ``to_float64_exact`` takes. Masked values are -inf.
-
-    Nulls are left out with ``drop_nulls``, and raise ValueError otherwise.
-    """
-    if isinstance(a, np.ma.MaskedArray):
-        data = a.filled(0)
-        data = data if data.dtype.kind == "f" else to_float64_exact(data, name)
-        array = np.where(np.ma.getmaskarray(a), data.dtype.type(-np.inf), data)
-    elif isinstance(a, np.ndarray):
-        array = a
-    elif is_arrow(a):
-        column = as_chunked(a)
-        array = column_to_float64_exact(column, name)
-        if not drop_nulls and array.size < len(column):
-            raise ValueError(
-                f"{name}: expected no nulls, found some: fill them first, or use lse_stream.list_functions"
-            )
-    elif isinstance(a, Sequence) and not isinstance(a, str | bytes) and not any(_is_nested(x) for x in a):
-        array = np.array([to_float_exact(x) for x in a], np.float64)
-    elif not isinstance(a, str | bytes) and (isinstance(a, Sequence | int | float) or hasattr(a, "__array__")):
-        try:
-            array = np.asarray(a)
-        except ValueError as error:
-            raise ValueError(f"{name}: expected an array, found ragged rows: {error}") from error
-    elif hasattr(a, "as_py"):
-        array = np.asarray(to_float_exact(a))
-    else:
-        raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(a).__name__}")
-    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
-        raise TypeError(f"{name}: expected integers, float16, float32 or float64, found {array.dtype}")
-    return array
+def _without(null: Mask | None, array: Array, name: str) -> Array:
+    """An array with -inf, whose term is 0, in place of what is null."""
+    if null is None:
+        return array
+    data = array if array.dtype.kind == "f" else to_float64_exact(array, name)
+    return np.where(null, data.dtype.type(-np.inf), data)
 
 
-def _weights(b: object) -> Array:
-    """The weights; of a mask 1 and 0."""
-    if isinstance(b, bool) or (isinstance(b, Sequence) and {type(x) for x in b} == {bool}):
-        b = np.asarray(b)
-    return _real(b.astype(np.float64) if isinstance(b, np.ndarray) and b.dtype == np.bool_ else b, "b")
+def _masked(null: Mask | None, result: Array) -> Any:
+    """What has an element for every element of the input: null, which is masked, where that is."""
+    return result[()] if null is None else np.ma.array(result, mask=null)
+
+
+def _broadcast(pairs: Sequence[tuple[Array, Mask | None]], name: str) -> tuple[list[Array], Mask | None]:
+    """Arrays of one shape, and where one of them is null; ``name`` is what an error calls the second."""
+    (first, _), (second, _) = pairs
+    try:
+        arrays = list(np.broadcast_arrays(first, second))
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: expected a shape that broadcasts with {first.shape}, found {second.shape}"
+        ) from error
+    masks = [np.broadcast_to(null, arrays[0].shape) for _, null in pairs if null is not None]
+    return arrays, np.logical_or.reduce(masks) if masks else None
 
 
 def _plain(a: object) -> Floats | None:
@@ -75,10 +58,6 @@ def _plain(a: object) -> Floats | None:
     if type(array) is np.ndarray and array.dtype == np.float64 and array.flags.c_contiguous:
         return array
     return None
-
-
-def _is_nested(x: object) -> bool:
-    return isinstance(x, Sequence | np.ndarray) and not isinstance(x, str | bytes)
 
 
 _SIGNED = ("log_abs_sum", "sign")
@@ -122,17 +101,24 @@ def _cached(rows: Array) -> Iterator[tuple[slice, npt.NDArray[np.int32], Floats]
         yield at, codes[at] if rows.shape[0] > 1 else codes[: some.size], some
 
 
-def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateArray:
-    """One state per row; without the exact sum of the weights unless ``with_totals``."""
+def _states(
+    rows: Array, weights: Array | None = None, null: Mask | None = None, *, with_totals: bool = False
+) -> StateArray:
+    """One state per row of what is not null; without the exact sum of the weights unless ``with_totals``."""
     if weights is None and rows.shape[0] == 1:
-        return LogSumExpAccumulator(rows[0] if rows.dtype.kind == "f" else to_float64_exact(rows[0], "a")).states()
+        row = rows[0] if null is None else rows[0][~null[0]]
+        return LogSumExpAccumulator(row if row.dtype.kind == "f" else to_float64_exact(row, "a")).states()
     aggregation = LOGSUMEXP if weights is None else WEIGHTED_LOGSUMEXP
     aggregation = aggregation if with_totals else replace(aggregation, exact=())
     columns = [rows.ravel()] if weights is None else [rows.ravel(), weights.ravel()]
     codes = _codes(*rows.shape) if rows.shape[0] > 1 else np.zeros(_LONG, np.int32)
+    if null is not None:
+        present = ~null.ravel()
+        columns = [column[present] for column in columns]
+        codes = codes[present] if rows.shape[0] > 1 else codes
     step = codes.size if rows.shape[0] > 1 else _LONG  # the codes of one long row need not be as long
     parts = []
-    for i in range(0, max(rows.size, 1), max(step, 1)):
+    for i in range(0, max(columns[0].size, 1), max(step, 1)):
         inputs = [
             to_float64_exact(column[i : i + step], name) for column, name in zip(columns, ("a", "b"), strict=False)
         ]
@@ -143,33 +129,33 @@ def _states(rows: Array, weights: Array | None, *, with_totals: bool) -> StateAr
 
 def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]) -> tuple[Any, ...]:
     """Results of every row, in the shape and dtype that they shall have."""
-    array = np.atleast_1d(_real(a, "a", drop_nulls=b is None))
-    weights = None if b is None else _weights(b)
+    array, null = array_and_nulls(a, "a")
+    weights = None
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
-    if weights is not None:
+    if b is not None:
+        weights, null_weights = array_and_nulls(b, "b", booleans=True)
         dtype = np.result_type(dtype, b if isinstance(b, int | float) else weights)
-        if isinstance(a, np.ma.MaskedArray) or isinstance(b, np.ma.MaskedArray):
-            raise TypeError("b: expected no masked arrays together with weights: give what is masked the weight 0")
-        try:
-            array, weights = np.broadcast_arrays(array, weights)
-        except ValueError as error:
-            raise ValueError(
-                f"b: expected a shape that broadcasts with {array.shape}, found {weights.shape}"
-            ) from error
+        (array, weights), null = _broadcast([(array, null), (weights, null_weights)], "b")
+    elif "logmeanexp" not in results:
+        array, null = _without(null, array, "a"), None
+    array, null = np.atleast_1d(array), None if null is None else np.atleast_1d(null)
     axes = _axes(axis, array.ndim)
     rows = _to_rows(array, axes)
+    nulls = None if null is None else _to_rows(null, axes)
     # Weights that are all 1 give the bits of none.
     columns = None if weights is None or (weights == 1).all() else _to_rows(weights, axes)
     wanted = ("logsumexp",) if columns is None and results == _SIGNED else results
     out = [np.empty(rows.shape[0]) for _ in wanted]
     for block, part in _blocks(rows):
-        if wanted == ("logsumexp",) and columns is None and rows.shape[0] > 1:
-            out[0][block] = _kernel.row_values(to_float64_exact(part.ravel(), "a").reshape(part.shape))
+        if wanted == ("logsumexp",) and columns is None and nulls is None and rows.shape[0] > 1:
+            out[0][block] = _kernel.row_values(to_float64_exact(part, "a"))
             continue
-        weighing = None if columns is None else columns[block]
-        states = _states(part, weighing, with_totals="logmeanexp" in wanted)
+        weighing, absent = (None if matrix is None else matrix[block] for matrix in (columns, nulls))
+        states = _states(part, weighing, absent, with_totals="logmeanexp" in wanted)
         for values, name in zip(out, wanted, strict=True):
             values[block] = result_of(states, name)
+        if weights is not None and "logmeanexp" in wanted:
+            out[0][block][states.counts == 0] = np.nan  # their weights sum to 0
     if wanted != results:
         out.append(np.where(np.isnan(out[0]), np.nan, out[0] != -np.inf))
     shape = [1 if i in axes else size for i, size in enumerate(array.shape) if keepdims or i not in axes]
@@ -183,11 +169,11 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
     In place of ``scipy.special.logsumexp`` for real input: same arguments, shapes and dtypes.
 
     Args:
-      a: numbers of any shape: an array, nested sequences, or a column with the Arrow C data interface. Nulls are left
-        out where there are no weights, and masked values too. Integers give float64, floats their own dtype.
+      a: numbers of any shape: an array, nested sequences, or a column or table of pyarrow, Polars or pandas. What is
+        null or masked is left out. Integers give float64, floats their own dtype.
       axis: an axis or several to sum over; None for all.
-      b: finite weights of either sign, or booleans, of a shape that broadcasts with ``a``. A weight of 0 adds nothing,
-        whatever ``a`` is there. Weights that are all 1 give the bits of none.
+      b: finite weights of either sign, or booleans, of a shape that broadcasts with ``a``. A weight of 0 or null adds
+        nothing, whatever ``a`` is there. Weights that are all 1 give the bits of none.
       keepdims: keep the axes summed over, with size 1.
       return_sign: return (log of the magnitude, sign): 1, -1, or 0 for a sum of 0. Otherwise a negative sum gives NaN.
 
@@ -196,8 +182,7 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
 
     Raises:
       TypeError: a dtype that float64 does not hold exactly, named.
-      ValueError: an integer beyond +-2^53; ragged rows; a weight that is not finite, or weights of another shape;
-        nulls beside weights.
+      ValueError: an integer beyond +-2^53; ragged rows; a weight that is not finite, or weights of another shape.
       numpy.exceptions.AxisError: an axis out of range.
 
     >>> logsumexp([1, 2, 3, 4, 5])
@@ -219,7 +204,7 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
 def logmeanexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = False) -> Any:
     """``ln(sum(b * exp(a)) / sum(b))`` along axes, b = 1 without weights: exactly x for equal values x.
 
-    Without values it is -inf; NaN where the mean is negative, or the weights sum to 0.
+    Without values it is -inf; NaN where the mean is negative, or weights are given that sum to 0.
 
     Args:
       a, axis, b, keepdims: as of ``logsumexp``.
@@ -243,7 +228,7 @@ def logaddexp(x: object, y: object) -> Any:
       x, y: numbers as for ``logsumexp``, of shapes that broadcast.
 
     Returns:
-      The broadcast shape, in the dtype of both together; float64 of integers.
+      The broadcast shape, in the dtype of both together; float64 of integers. Masked where either is null or masked.
 
     Raises:
       TypeError, ValueError: as ``logsumexp``; and for shapes that do not broadcast.
@@ -251,30 +236,32 @@ def logaddexp(x: object, y: object) -> Any:
     >>> logaddexp([0.0, 1000.0], 0.0)
     array([6.93147181e-01, 1.00000000e+03])
     """
-    first, second = _real(x, "x"), _real(y, "y")
-    try:
-        pairs = np.broadcast_arrays(first, second)
-    except ValueError as error:
-        raise ValueError(f"y: expected a shape that broadcasts with {first.shape}, found {second.shape}") from error
-    return logsumexp(np.stack(pairs, axis=-1), axis=-1)
+    pairs, null = _broadcast([array_and_nulls(x, "x"), array_and_nulls(y, "y")], "y")
+    together = np.result_type(*(array.dtype for array in pairs))
+    dtype = together if together.kind == "f" else np.dtype(np.float64)
+    rows = [to_float64_exact(array, name).ravel() for array, name in zip(pairs, ("x", "y"), strict=True)]
+    result = _kernel.row_values(np.stack(rows, axis=-1))
+    with np.errstate(over="ignore", under="ignore"):
+        return _masked(null, result.astype(dtype).reshape(pairs[0].shape))
 
 
 def _softmax(x: object, axis: Axis, log: bool) -> Any:
-    array = _real(x, "x")
+    array, null = array_and_nulls(x, "x")
     dtype = np.exp(np.empty(0, array.dtype)).dtype  # an integer's as NumPy's: of int16 it is float32
+    array = _without(null, array, "x")
     axes = _axes(axis, array.ndim)
     rows = _to_rows(array, axes)
     out = np.empty(rows.shape, dtype)
     with np.errstate(over="ignore", under="ignore"):
         for block, part in _blocks(rows):
             if not log and (part.shape[0] > 1 or dtype == part.dtype == np.float64):
-                matrix = to_float64_exact(part.ravel(), "x").reshape(part.shape)
+                matrix = to_float64_exact(part, "x")
                 if dtype == np.float64:
                     _kernel.row_softmax(matrix, out[block])
                 else:
                     out[block] = _kernel.row_softmax(matrix)
                 continue
-            states, target = _states(part, None, with_totals=False), out[block].reshape(-1)
+            states, target = _states(part), out[block].reshape(-1)
             if log:
                 totals = LogTotals(states)
                 for at, codes, values in _cached(part):
@@ -286,16 +273,15 @@ def _softmax(x: object, axis: Axis, log: bool) -> Any:
     kept = [i for i in range(array.ndim) if i not in axes]
     order = [*kept, *axes]
     result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))
-    if isinstance(x, np.ma.MaskedArray):
-        return np.ma.array(result, mask=np.ma.getmaskarray(x))
-    return np.asarray(result, order="C")[()]
+    return _masked(null, np.asarray(result, order="C"))
 
 
 def softmax(x: object, axis: Axis = None) -> Any:
     """``exp(x) / sum(exp(x))`` along axes, each to within an ULP; the same bits in any order of a row.
 
     In place of ``scipy.special.softmax`` for real input: same arguments, shapes and dtypes. A row sums to 1 within
-    n 2^-53. A row with NaN or +inf, and one of -inf alone, is NaN. Masked values count as -inf, and stay masked.
+    n 2^-53. A row with NaN or +inf, and one of -inf alone, is NaN. What is null or masked counts as -inf, and the result
+    is a masked array.
 
     Args:
       x: numbers of any shape, as for ``logsumexp``.
@@ -348,7 +334,7 @@ def softmax_from_state(x: object, state: Accumulator) -> Any:
       state: with weights, the derivative is this times the weight of x.
 
     Returns:
-      float64 of the shape of x; NaN where the state's sum is 0, infinite or NaN.
+      float64 of the shape of x; NaN where the state's sum is 0, infinite or NaN. Masked where x is null or masked.
 
     Raises:
       TypeError, ValueError: as ``logsumexp``; and for what is no accumulator.
@@ -356,12 +342,12 @@ def softmax_from_state(x: object, state: Accumulator) -> Any:
     >>> softmax_from_state([0.0, 0.0], LogSumExpAccumulator([0.0, 0.0, 0.0, 0.0]))
     array([0.25, 0.25])
     """
-    array = _real(x, "x")
-    values = to_float64_exact(array.ravel(), "x")
+    array, null = array_and_nulls(x, "x")
+    values = to_float64_exact(array, "x").ravel()
     if not isinstance(state, Accumulator):
         raise TypeError(f"state: expected an accumulator, found {type(state).__name__}")
     states = state.states()
     if states.scale.descends:
         values = -values
     softmax_values = _kernel.softmax_of(states.sums[0], np.zeros(values.size, np.int32), values, states.scale.factor)
-    return softmax_values.reshape(array.shape)[()]
+    return _masked(null, softmax_values.reshape(array.shape))

@@ -59,7 +59,7 @@ def test_nan_stays_nan(number: Callable[[float], Any]) -> None:
     assert math.isnan(found)
 
 
-@pytest.mark.parametrize("x", [2**53 + 1, -(2**53) - 1, 2**53 + 2, 10**400, np.int64(-(2**63)), np.uint64(2**64 - 1)])
+@pytest.mark.parametrize("x", [2**53 + 1, -(2**53) - 1, 2**53 + 2, 10**30, np.int64(-(2**63)), np.uint64(2**64 - 1)])
 def test_an_integer_beyond_is_refused(x: Any) -> None:
     with pytest.raises(ValueError, match=rf"^expected integers within \+-2\^53, .*, found {x}$"):
         to_float_exact(x)

@@ -320,14 +320,42 @@ NO_STATE: Any = b"state"
             r"^b: expected a shape that broadcasts with \(2, 3\), found \(2,\)$",
         ),
         (lambda: logsumexp([1.0], b=np.array([1j])), TypeError, "^b: expected integers, .* found complex128$"),
-        (lambda: logsumexp(np.ma.array([1.0], mask=[True]), b=[1.0]), TypeError, "^b: expected no masked arrays"),
         (lambda: softmax(np.zeros(2, complex)), TypeError, "^x: expected integers, .* found complex128$"),
         (lambda: logaddexp([1.0, 2.0], [1.0, 2.0, 3.0]), ValueError, r"^y: expected a shape .*\(2,\), found \(3,\)$"),
         (lambda: logaddexp([1.0], ["a"]), TypeError, "expected a real number, found str"),
         (lambda: logsumexp([1.0], axis=HALF), TypeError, r"^axis: expected an integer or several, found 0\.5$"),
-        (lambda: softmax(pa.array([1.0, None])), ValueError, "^x: expected no nulls, found some"),
-        (lambda: logsumexp(pa.array([1.0, None]), b=[1.0]), ValueError, "^a: expected no nulls, found some"),
-        (lambda: logaddexp([1.0], pl.Series([None], dtype=pl.Float64)), ValueError, "^y: expected no nulls"),
+        (lambda: logsumexp(pa.scalar(None)), TypeError, "^a: expected a real number, found a null$"),
+        (lambda: logsumexp([1, None]), TypeError, "^a: expected a real number, found a null$"),
+        (lambda: logsumexp([1.0, np.ma.masked]), TypeError, "^a: expected a real number, found a masked value$"),
+        (lambda: logsumexp([[1, 2], [3, True]]), TypeError, "^a: expected a real number, found bool$"),
+        (lambda: logsumexp([[1, 2], [3, None]]), TypeError, "^a: expected a real number, found a null$"),
+        (lambda: logsumexp([[1, 2], 3]), ValueError, r"^a: expected an array, found ragged rows: .* \(2,\)"),
+        (lambda: logsumexp([np.array([True, False])]), TypeError, "^a: expected integers, .* found bool$"),
+        (lambda: logsumexp([[2**60 + 1, 0.5]], axis=1), ValueError, rf"^a: .* found {2**60 + 1}$"),
+        (
+            lambda: softmax([np.array([2**53 + 1]), np.array([0.5])]),
+            ValueError,
+            rf"^x: .*, found {2**53 + 1}$",
+        ),
+        (
+            lambda: logsumexp(pa.table({"a": [2**53 + 1, 2], "b": [3, None]})),
+            ValueError,
+            rf"^a: .*, found {2**53 + 1}$",
+        ),
+        (
+            lambda: logsumexp(pd.DataFrame({"a": [2**53 + 1, 2], "b": [0.5, 1.0]})),
+            ValueError,
+            rf"^a: .*, found {2**53 + 1}$",
+        ),
+        (
+            lambda: logsumexp(pl.DataFrame({"a": [1.0], "b": [True]})),
+            TypeError,
+            "^a, column 1: expected integers, .* found Arrow type bool$",
+        ),
+        (lambda: logsumexp(pd.DataFrame({"a": ["1"]})), TypeError, "^a, column 0: expected integers, .* found "),
+        (lambda: logaddexp(2**53 + 1, 2), ValueError, rf"^x: .*, found {2**53 + 1}$"),
+        (lambda: logaddexp([1.0], [2**53 + 1]), ValueError, rf"^y: .*, found {2**53 + 1}$"),
+        (lambda: logsumexp([1.0], b=[True, 2.0]), TypeError, "^b: expected a real number, found bool$"),
         (lambda: softmax_from_state([1.0], NO_STATE), TypeError, "^state: expected an accumulator, found bytes$"),
         (lambda: list_functions.logaddexp([1.0], [1.0]), TypeError, "^x: expected a pyarrow array, found list$"),
         (
@@ -434,18 +462,30 @@ def test_columns_of_numbers_add() -> None:
 # --- what counts as numbers -------------------------------------------------------------------------------------------
 
 
+def array_type(dtype: str) -> str:
+    """NumPy's name of a nullable type of pandas."""
+    return dtype.lower().removesuffix("[pyarrow]")
+
+
+def assert_same_masked(found: Any, expected: Any) -> None:
+    assert type(found) is type(expected) is np.ma.MaskedArray
+    assert found.dtype == expected.dtype
+    assert found.mask.tolist() == expected.mask.tolist()
+    assert found.compressed().tobytes() == expected.compressed().tobytes()
+
+
 @pytest.mark.parametrize("dtype", ["Int8", "UInt16", "Int64", "Float32", "Float64", "int64[pyarrow]"])
 def test_nulls_of_pandas_are_nulls(dtype: str) -> None:
     array = pd.array([1, 2, 3, None], dtype=dtype)
+    masked = np.ma.array(array.fillna(0).to_numpy(array_type(dtype)), mask=[False, False, False, True])
     for values in (array, pd.Series(array), pd.Series(array, index=[9, 7, 7, 1])):
-        assert logsumexp(values) == logsumexp([1, 2, 3])
+        assert logsumexp(values) == logsumexp(array[:3])
         state = LogSumExpAccumulator(values)
         assert (state.value(), state.count) == (logsumexp([1, 2, 3]), 3)
         assert WeightedLogSumExpAccumulator(values, [1.0, 1.0, 1.0, 5.0]).count == 3
         for call in (softmax, log_softmax):
-            with pytest.raises(ValueError, match=r"^x: expected no nulls, found some"):
-                call(values)
-    assert softmax(array[:3]).tolist() == softmax([1.0, 2.0, 3.0]).tolist()
+            assert_same_masked(call(values), call(masked))
+    assert softmax(array[:3]).tolist() == softmax(np.array([1, 2, 3], array_type(dtype))).tolist()
 
 
 def test_scalars_are_numbers() -> None:
@@ -462,6 +502,140 @@ def test_a_mask_as_weights() -> None:
     for b in (mask, np.array(mask)):
         assert logsumexp(values, b=b) == logsumexp([1.0, 2.0]) == scipy.special.logsumexp(values, b=np.array(mask))
     assert logsumexp(np.eye(3), axis=1, b=True).tolist() == logsumexp(np.eye(3), axis=1).tolist()
+
+
+TABLE = {"a": [1, 2], "b": [3, None]}
+FRAMES = {
+    "table": pa.table(TABLE),
+    "chunks": pa.concat_tables([pa.table(TABLE).slice(0, 1), pa.table(TABLE).slice(1)]),
+    "batch": pa.RecordBatch.from_pydict(TABLE),
+    "polars": pl.DataFrame(TABLE),
+    "pandas": pd.DataFrame(TABLE, dtype="Int64"),
+    "pandas, Arrow": pd.DataFrame(TABLE, dtype="int64[pyarrow]"),
+    "columns": [pa.array([1, 3]), pl.Series([2, None])],
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES.keys())
+def test_nulls_of_tables_are_left_out(frame: Any) -> None:
+    masked = np.ma.array([[1, 3], [2, 0]], mask=[[False, False], [False, True]])
+    assert logsumexp(frame, axis=1).tolist() == [logsumexp([1, 3]), 2.0] == logsumexp(masked, axis=1).tolist()
+    assert logsumexp(frame, axis=0).tolist() == [logsumexp([1, 2]), 3.0]
+    assert logsumexp(frame) == logsumexp([1, 2, 3])
+    assert logmeanexp(frame, axis=1).tolist() == [logmeanexp([1, 3]), 2.0] == logmeanexp(masked, axis=1).tolist()
+    for call in (softmax, log_softmax):
+        assert_same_masked(call(frame, axis=1), call(masked, axis=1))
+        assert call(frame, axis=1)[0].tolist() == call([1, 3]).tolist()
+
+
+def test_sparse_data_of_pandas_are_dense() -> None:
+    sparse = pd.Series(pd.arrays.SparseArray([0.0, 0.0, 1.0]))
+    for values in (sparse, sparse.array, pd.DataFrame({"a": sparse})):
+        assert logsumexp(values) == logsumexp([0.0, 0.0, 1.0])
+    assert LogSumExpAccumulator(sparse) == LogSumExpAccumulator([0.0, 0.0, 1.0])
+
+
+def test_tables_of_nothing() -> None:
+    assert logsumexp(pa.table({"a": pa.array([], pa.int64())})) == -INF
+    assert logsumexp(pa.table({"a": pa.nulls(2), "b": [1.0, 2.0]}), axis=1).tolist() == [1.0, 2.0]
+    assert logsumexp(pd.DataFrame(index=range(2)), axis=1).tolist() == [-INF, -INF]
+    assert logsumexp(pa.chunked_array([], pa.float32())).dtype == np.float32
+
+
+ABSENT = [
+    np.ma.array([1.0, 50.0, 2.0], mask=[False, True, False]),
+    pa.array([1.0, None, 2.0]),
+    pl.Series([1.0, None, 2.0]),
+    pd.array([1.0, None, 2.0], dtype="Float64"),
+]
+
+
+@pytest.mark.parametrize("x", ABSENT, ids=lambda x: type(x).__name__)
+def test_what_is_null_or_masked_has_no_part(x: Any) -> None:
+    w = np.array([0.5, 7.0, 2.0])
+    assert logsumexp(x) == logsumexp([1.0, 2.0])
+    assert logmeanexp(x) == logmeanexp([1.0, 2.0])
+    for call in (logsumexp, logmeanexp):
+        assert call(x, b=w) == call([1.0, 2.0], b=[0.5, 2.0])
+        assert call([0.5, 7.0, 2.0], b=x) == call([0.5, 2.0], b=[1.0, 2.0])
+        assert call(x, b=1) == call([1.0, 2.0])
+        assert call([[0.0] * 3] * 2, 1, x).tolist() == [call([0.0, 0.0], b=[1.0, 2.0])] * 2
+    sums = logaddexp(x, [[0.0], [1.0]])
+    assert sums.mask.tolist() == [[False, True, False]] * 2
+    assert sums.compressed().tolist() == [*logaddexp([1.0, 2.0], 0.0).tolist(), *logaddexp([1.0, 2.0], 1.0).tolist()]
+    weights = softmax_from_state(x, LogSumExpAccumulator(x))
+    assert weights.mask.tolist() == [False, True, False]
+    assert weights.compressed().tolist() == softmax([1.0, 2.0]).tolist()
+    assert WeightedLogSumExpAccumulator(x, w) == WeightedLogSumExpAccumulator([1.0, 2.0], [0.5, 2.0])
+    assert LogSumExpAccumulator(x) == LogSumExpAccumulator([1.0, 2.0])
+
+
+def test_a_mean_of_no_weight_is_none() -> None:
+    weights: list[Any] = [[], 1.0, np.ones(0)]
+    for b in weights:
+        assert math.isnan(logmeanexp([], b=b))
+        assert math.isnan(WeightedLogSumExpAccumulator([], []).logmeanexp())
+        assert logsumexp([], b=b) == -INF
+    assert logmeanexp([]) == -INF
+    assert np.isnan(logmeanexp(np.zeros((2, 0)), axis=1, b=1)).tolist() == [True, True]
+    nothing = np.ma.array([[1.0], [2.0]], mask=[[True], [False]])
+    np.testing.assert_equal(logmeanexp(nothing, axis=1, b=1), [NAN, 2.0])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint16", "float32", "float64"])
+def test_the_dtype_is_that_of_the_values_in_every_container(dtype: str) -> None:
+    x = np.array([1, 2, 3], dtype)
+    containers = [
+        pa.array(x),
+        pa.chunked_array([pa.array(x[:1]), pa.array(x[1:])]),
+        pl.Series(x),
+        pd.Series(x),
+        pd.array(x, dtype=pd.ArrowDtype(pa.from_numpy_dtype(x.dtype))),
+        pd.array([1, 2, 3], dtype=dtype.title().replace("Ui", "UI")),
+        list(x),
+        np.ma.array(x),
+    ]
+    for values in containers:
+        for call in (logsumexp, logmeanexp, softmax, log_softmax):
+            assert_like(np.asarray(call(values))[()], call(x))
+        assert_like(np.asarray(logaddexp(values, values)), logaddexp(x, x))
+        for frame in (pa.table([pa.array(x)] * 2, names=["a", "b"]), pd.DataFrame({"a": x, "b": x}), [list(x)] * 2):
+            assert logsumexp(frame).dtype == logsumexp(x).dtype
+    assert_like(logsumexp(list(x)), quietly(scipy.special.logsumexp, x))
+    if dtype != "uint16":  # of which scipy's differences wrap around
+        assert_like(softmax(list(x)), quietly(scipy.special.softmax, list(x)))
+
+
+MASK = [True, False, True]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2"])
+@pytest.mark.parametrize(
+    "b",
+    [
+        MASK,
+        tuple(MASK),
+        np.array(MASK),
+        [np.bool_(x) for x in MASK],
+        [[x] for x in MASK],
+        [[True, False, True], [True, True, False]],
+        True,
+        np.bool_(True),
+        pd.Series(MASK),
+        pd.array(MASK, dtype="boolean"),
+        pd.Series(MASK, dtype="boolean"),
+        pa.array(MASK),
+        pa.array([False, *MASK])[1:],
+        pa.chunked_array([MASK[:1], MASK[1:]]),
+        pl.Series(MASK),
+        pd.DataFrame({"a": [True, False], "b": [True, True], "c": [False, False]}),
+    ],
+    ids=repr,
+)
+def test_a_mask_as_weights_of_any_kind(b: Any, dtype: str) -> None:
+    x = np.array([1.0, 7.0, 2.0], dtype)
+    mask = np.array(b.to_pylist() if isinstance(b, pa.ChunkedArray) else b, np.bool_)
+    assert_like(logsumexp(x, -1, b), quietly(scipy.special.logsumexp, x, -1, mask))
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
