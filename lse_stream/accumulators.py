@@ -232,7 +232,10 @@ class LogSumExpAccumulator(_kernel.State):
 
 
 def _bytes(record: bytes | bytearray | memoryview) -> bytes:
-    return record if type(record) is bytes else bytes(memoryview(record))
+    try:
+        return record if type(record) is bytes else bytes(memoryview(record))
+    except TypeError:
+        raise TypeError(f"state: expected a bytes-like object, found {type(record).__name__}") from None
 
 
 def _decode(record: bytes, expected: Aggregation) -> StateArray:
@@ -400,7 +403,11 @@ class _PartsAccumulator(_kernel.Rows):
         return type(self).from_bytes, (self.to_bytes(),)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(value={self.value()!r}, count={self.count}, scale={self.scale.name!r})"
+        try:
+            value = repr(self.value())
+        except StateError:  # of a part of the classes, say
+            value = "undefined"
+        return f"{type(self).__name__}(value={value}, count={self.count}, scale={self.scale.name!r})"
 
 
 def _number(weight: float) -> float:
@@ -491,7 +498,11 @@ class LogLikelihoodAccumulator(_PartsAccumulator):
         return LogLikelihoodSummary(self.count, *(self.result(name) for name in names))
 
     def variance(self, ddof: int = 1) -> float:
-        """The variance, rounded once; NaN for ``ddof`` values or fewer, and where a value is not finite."""
+        """The variance, rounded once; NaN for ``ddof`` values or fewer, and where a value is not finite.
+
+        Raises:
+          TypeError, ValueError: a ``ddof`` that is no integer of 0 or more.
+        """
         return float(variances(self.states(), ddof)[0])
 
 

@@ -23,14 +23,15 @@ def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
     check_table(table)
     if table.column_names.count(name) != 1:
         raise KeyError(f"column {name!r}: expected once among the columns {table.column_names}")
-    return table.column(name)
+    column = table.column(name)
+    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])  # of a record batch
 
 
 def columns_of(table: pa.Table, names: Sequence[str]) -> pa.Table:
     """Some columns, as a table without metadata."""
     check_table(table)
     schema = pa.schema([(name, column_of(table, name).type) for name in names])
-    return pa.Table.from_arrays([table.column(name) for name in names], schema=schema)
+    return pa.Table.from_arrays([column_of(table, name) for name in names], schema=schema)
 
 
 def value_type_of(data_type: pa.DataType) -> pa.DataType:

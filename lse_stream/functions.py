@@ -280,8 +280,8 @@ def softmax(x: object, axis: Axis = None) -> Any:
     """``exp(x) / sum(exp(x))`` along axes, each to within an ULP; the same bits in any order of a row.
 
     In place of ``scipy.special.softmax`` for real input: same arguments, shapes and dtypes. A row sums to 1 within
-    n 2^-53. A row with NaN or +inf, and one of -inf alone, is NaN. What is null or masked counts as -inf, and the result
-    is a masked array.
+    n 2^-53. A row with NaN or +inf, and one of -inf alone, is NaN. What is null or masked counts as -inf, and is masked
+    in the result.
 
     Args:
       x: numbers of any shape, as for ``logsumexp``.

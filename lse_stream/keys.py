@@ -451,7 +451,7 @@ def _dictionary_of(array: pa.Array) -> pa.Array:
 def _canonical_values(table: pa.Table, name: str) -> pa.Array:
     """The column as one array of canonical values."""
     plain_type = _canonical_type(name, column_of(table, name).type)
-    array = _one_array(without_dictionaries(table, [name]).column(name))
+    array = _one_array(column_of(without_dictionaries(table, [name]), name))
     if array.type not in (plain_type, _LARGE_OF.get(plain_type)):
         array = array.cast(plain_type)
     if pa.types.is_floating(array.type):

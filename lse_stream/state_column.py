@@ -32,6 +32,9 @@ class StateType(pa.ExtensionType):
       aggregation, scale: their names.
       storage_type: binary or large_binary.
 
+    Raises:
+      TypeError: a version that is no integer.
+
     >>> str(StateType(scale="decibel"))
     'lse_stream.state of version 2, aggregation logsumexp, scale decibel'
     """
@@ -43,6 +46,8 @@ class StateType(pa.ExtensionType):
         scale: str = NATURAL.name,
         storage_type: pa.DataType | None = None,
     ) -> None:
+        if not isinstance(version, int):
+            raise TypeError(f"version: expected an integer, found {version!r}")
         self.version, self.aggregation, self.scale = version, aggregation, scale
         self._serialized = json.dumps({"version": version, "aggregation": aggregation, "scale": scale}).encode()
         super().__init__(storage_type or pa.binary(), "lse_stream.state")

@@ -510,7 +510,7 @@ def test_a_record_is_any_buffer(state: Any) -> None:
     for held in (bytearray(record), memoryview(record), np.frombuffer(record, np.uint8)):
         assert type(state).from_bytes(held) == state
     for other in ("text", 5, None):
-        with pytest.raises(TypeError, match="bytes-like"):
+        with pytest.raises(TypeError, match=f"^state: expected a bytes-like object, found {type(other).__name__}$"):
             type(state).from_bytes(other)
 
 
@@ -541,6 +541,24 @@ def test_of_nothing() -> None:
     nothing: list[Any] = [[], (), np.zeros(0), np.zeros(0, np.int8), pa.array([], pa.float64()), pa.array([None, None])]
     for values in nothing:
         assert logsumexp(values) == -INF
+
+
+@pytest.mark.parametrize("ddof", [1.5, 1.0, "1", None])
+def test_a_variance_takes_an_integer(ddof: Any) -> None:
+    with pytest.raises(TypeError, match=f"^ddof: expected an integer, found {ddof!r}$"):
+        LogLikelihoodAccumulator([1.0, 2.0, 4.0]).variance(ddof=ddof)
+
+
+def test_a_variance_takes_0_or_more() -> None:
+    with pytest.raises(ValueError, match=r"^ddof: expected 0 or more, found -1$"):
+        LogLikelihoodAccumulator([1.0, 2.0, 4.0]).variance(ddof=-1)
+    assert LogLikelihoodAccumulator([1.0, 3.0]).variance(np.int64(0)) == 1.0  # type: ignore[arg-type]
+
+
+def test_repr_never_raises() -> None:
+    shard = CrossEntropyAccumulator([1.0, 2.0], [0.0, 0.0])
+    assert str(shard) == repr(shard) == "CrossEntropyAccumulator(value=undefined, count=2, scale='natural')"
+    assert repr([CrossEntropyAccumulator()]) == "[CrossEntropyAccumulator(value=undefined, count=0, scale='natural')]"
 
 
 def test_repr_shows_the_value() -> None:

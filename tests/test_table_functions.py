@@ -39,7 +39,14 @@ from lse_stream.scales import NATURAL
 from lse_stream.state_column import StateType, states_from_arrow, states_to_arrow
 from lse_stream.states.aggregations import LOGSUMEXP
 from lse_stream.states.arrays import StateArray
-from lse_stream.table_functions import finalize, group_states, merge_states, sort_by_keys, take_rows
+from lse_stream.table_functions import (
+    finalize,
+    group_states,
+    log_softmax_of_keys,
+    merge_states,
+    sort_by_keys,
+    take_rows,
+)
 
 INF, NAN = math.inf, math.nan
 DICTIONARY = pa.dictionary(pa.int8(), pa.string())
@@ -274,6 +281,25 @@ def test_many_rows_and_keys() -> None:
     assert found(states, ["a", "b"]) == reference(keys, x.tolist())
     parts = [group_states(table.slice(start, 700), ["a", "b"], "x") for start in range(0, n, 700)]
     assert ipc(sort_by_keys(merge_states(parts, ["a", "b"]), ["a", "b"])) == ipc(sort_by_keys(states, ["a", "b"]))
+
+
+@pytest.mark.parametrize("keys", [[], ["i"], ["k", "i"]])
+def test_a_record_batch_is_a_table(keys: list[str]) -> None:
+    batch = pa.RecordBatch.from_pydict({"k": ["b", "a", "b"], "i": [3, 1, 3], "x": [0.0, None, 2.0]})
+    table = pa.table(batch)
+    assert ipc(group_states(batch, keys, "x")) == ipc(group_states(table, keys, "x"))
+    assert ipc(sort_by_keys(batch, keys)) == ipc(sort_by_keys(table, keys))
+    [states] = group_states(table, keys, "x").to_batches()
+    assert ipc(finalize(states)) == ipc(finalize(pa.table(states)))
+    assert ipc(merge_states(states, [])) == ipc(merge_states(pa.table(states), []))
+    softmax = log_softmax_of_keys(batch, states, keys, "x")
+    assert ipc(softmax) == ipc(log_softmax_of_keys(table, pa.table(states), keys, "x"))
+
+
+@pytest.mark.parametrize("version", ["foo", "2", 2.0, None])
+def test_a_version_is_an_integer(version: Any) -> None:
+    with pytest.raises(TypeError, match=f"^version: expected an integer, found {version!r}$"):
+        StateType(version)
 
 
 def test_a_merge_takes_any_iterable_and_leaves_the_tables() -> None:

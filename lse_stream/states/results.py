@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -44,7 +45,15 @@ def result_of(states: StateArray, name: str) -> Result:
 
 
 def variances(states: StateArray, ddof: int = 1) -> Floats:
-    """The variance of the values, correctly rounded; NaN for ``ddof`` values or fewer, or one that is not finite."""
+    """The variance of the values, correctly rounded; NaN for ``ddof`` values or fewer, or one that is not finite.
+
+    Raises:
+      TypeError, ValueError: a ``ddof`` that is no integer of 0 or more.
+    """
+    if not isinstance(ddof, Integral):
+        raise TypeError(f"ddof: expected an integer, found {ddof!r}")
+    if ddof < 0:
+        raise ValueError(f"ddof: expected 0 or more, found {ddof}")
     sums, squares = states.exact[:2]
     return _kernel.exact_variances(sums, squares, states.counts, states.counts - ddof)
 
