@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from fractions import Fraction
+from functools import cache
 
 import hard_cases
 import numpy as np
@@ -15,6 +16,7 @@ from conftest import finite_or_minus_inf
 from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import exp, log, mp, mpf
+from test_scales import EVERY_SCALE, UNITS
 
 from lse_stream import _kernel, list_functions, log_softmax, logaddexp, logsumexp
 from lse_stream.accumulators import LogSumExpAccumulator
@@ -187,6 +189,34 @@ def test_the_bonus_at_every_gap(gap: float) -> None:
             values = [top, *(top + other for other in others)]
             assert_accurate(values)
         assert_accurate([0.0, 0.0, *others])
+
+
+@cache
+def bonuses_on(scale: str) -> list[tuple[list[float], mpf]]:
+    """Values, and their bonus: the largest by nothing to 2,900 powers of two above the rest."""
+    c, cases = UNITS[scale], []
+    for gap in [*range(1, 745, 35), 36.7368, 69.0, 415.5, 590.0, 600.5, 708.4, 718.25, 744.5, 750.0, 960.0, 2000.0]:
+        for others in ([-gap], [-gap, -gap, -gap - 1.5, -gap - 80.0]):
+            for top in (0.0, -3.7):
+                values = [float(mpf(x) / c) for x in (top, *(top + other for other in others))]
+                largest, *below = sorted((mpf(x) * c for x in values), reverse=True)
+                cases.append((values, mp.log1p(sum(exp(x - largest) for x in below)) / c))
+    return cases
+
+
+@EVERY_SCALE
+@pytest.mark.usefixtures("kernel")
+def test_the_bonus_at_every_gap_on_every_scale(scale: str) -> None:
+    for values, expected in bonuses_on(scale):
+        found = LogSumExpAccumulator(values, scale=scale)
+        assert in_ulps(found.bonus(), expected) <= 0.52, (values, found.bonus(), float(expected))
+        if values[0] == 0.0:
+            assert found.value() == found.bonus()
+
+
+def test_a_small_bonus_of_tens() -> None:
+    state = LogSumExpAccumulator([-4.838367444294645, -311.92589036449255], scale="log10")
+    assert state.bonus() == 3.5502700691233383e-308
 
 
 @pytest.mark.usefixtures("kernel")

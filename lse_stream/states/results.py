@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernel
+from .._kernel import WEIGHTED_SUM
 from .._kernel.double_double import divide, two_prod, two_sum
 from ..scales import NATURAL
 from .arrays import Codes, Floats, Ints, Quotients, StateArray, require, sum_once
@@ -23,6 +24,10 @@ Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 TARGET_TOLERANCE = 1e-6
 # From 2^996 (6.7e299) on Dekker's splitting, by which products are made exact, overflows; this leaves room for W > 1.
 _LARGEST_LOGIT = 1e290
+# A bonus below this is the quotient that it is the logarithm of, less 1; above it, no product with a unit underflows.
+_SMALL = 2.0**-600
+# Terms of so many powers of two below the max give no float in any unit.
+_LOWEST = 4000.0
 
 
 def result_of(states: StateArray, name: str) -> Result:
@@ -104,8 +109,31 @@ def _on_scale(states: StateArray, high: Floats, low: Floats, *, with_max: bool =
             unit, rest = states.scale.unit
             product, error = two_prod(high, np.full_like(high, unit))
             high, low = product, np.where(np.isfinite(high), error + (high * rest + low * unit), 0.0)
-    out = sum_once(maximum, high, low)
+        out = sum_once(maximum, high, low)
+        if states.scale != NATURAL and not states.aggregation.sums[0].has_weights:
+            small = np.flatnonzero((np.abs(high) < _SMALL * unit) & (states.sums[0]["second"] > -np.inf))
+            if small.size:
+                out[small] = maximum[small] + _small_bonuses(states.take(small))
     return -out if states.scale.descends else out
+
+
+def _small_bonuses(states: StateArray) -> Floats:
+    """LSE - max, in units of the scale, of states whose sum of all below the max is less than ``_SMALL`` of its term.
+
+    It is their quotient then. The sum is read as one of weighted terms, on a grid so much higher that it is near the
+    term, and the result lowered at the end: a logarithm near the least float is of too few bits to be multiplied.
+    """
+    sums, factor = states.sums[0], states.scale.factor
+    n = sums.size
+    powers = ((sums["max"] - sums["second"]) * (factor[0] / np.log(2.0))).clip(0.0, _LOWEST).astype(np.int64)
+    raised = np.zeros(n, WEIGHTED_SUM)
+    raised["count"], raised["max"], raised["limbs"] = 1, sums["max"], sums["limbs"]
+    of_second = _kernel.group_terms(np.arange(n, dtype=np.int32), sums["second"], np.ones(n), n, factor)
+    raised["base"] = of_second["base"] + powers
+    quotients = Quotients(*_kernel.quotients_of(raised, np.ones(n, np.int64), factor).T)
+    unit, rest = states.scale.unit
+    product, error = two_prod(quotients.high, np.full(n, unit))
+    return np.asarray(np.ldexp(product + (error + (quotients.high * rest + quotients.low * unit)), -powers))
 
 
 def _nothing(states: StateArray) -> float:
