@@ -173,7 +173,8 @@ def logsumexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = F
         null or masked is left out. Integers give float64, floats their own dtype.
       axis: an axis or several to sum over; None for all.
       b: finite weights of either sign, or booleans, of a shape that broadcasts with ``a``. A weight of 0 or null adds
-        nothing, whatever ``a`` is there. Weights that are all 1 give the bits of none.
+        nothing, whatever ``a`` is there. Weights that are all 1 give the bits of none; with others, what is more than
+        69 below the max may leave nothing.
       keepdims: keep the axes summed over, with size 1.
       return_sign: return (log of the magnitude, sign): 1, -1, or 0 for a sum of 0. Otherwise a negative sum gives NaN.
 
