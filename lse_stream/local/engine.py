@@ -343,7 +343,7 @@ class LocalEngine:
         with self._watch.lock:
             if step.partitions is None:
                 # There may be as many keys as rows.
-                rows = source.dataset.num_rows if isinstance(source, _ReadStep) else self._watch.rows
+                rows = source.dataset.rows_read if isinstance(source, _ReadStep) else self._watch.rows
                 room = LOADED_SHARE * self._memory / self._threads
                 number = min(max(LEAST_SHARDS, int(rows * KEY_BYTES_HELD / room)), MOST_SHARDS)
                 number = -(-number // step.num_shards) * step.num_shards
@@ -526,7 +526,7 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
 def _neighbours(dataset: Dataset, threads: int) -> list[list[RowGroup]]:
     """Row groups that follow each other, so many together that a unit is large enough."""
     units: list[list[RowGroup]] = []
-    rows = least = max(TABLE_ROWS, dataset.num_rows // (UNITS_PER_THREAD * threads))
+    rows = least = max(dataset.reading.table_rows, dataset.num_rows // (UNITS_PER_THREAD * threads))
     files = max(1, dataset.num_files // (FILE_UNITS_PER_THREAD * threads))
     paths: set[str] = set()
     for row_group in dataset.row_groups:

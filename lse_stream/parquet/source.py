@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..buffers import repeated
+from ..columns import value_type_of
 from ..errors import DataError, one_line
 from ..files import open_file
 from ..float64 import LARGEST_INTEGER, to_float64_exact, valid_numbers
@@ -43,6 +44,8 @@ class RowGroupReader:
         self._footers = footers
         self._use_threads = use_threads
         self._opened: tuple[str, pq.ParquetFile] | None = None
+        types = [(name, value_type_of(reading.schema.field(name).type)) for name in reading.values]
+        self._integers = [name for name, held in types if pa.types.is_integer(held) and held.bit_width == 64]
 
     def _open(self, path: str) -> pq.ParquetFile:
         # The row groups of a file often follow each other: it is opened once then.
@@ -126,13 +129,10 @@ class RowGroupReader:
 
     def _check_integers(self, table: pa.Table) -> None:
         """An integer that float64 does not hold is found here, where its file and row group are known."""
-        for name in self._reading.values:
-            column = table.column(name)
-            held = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-            if pa.types.is_integer(held) and held.bit_width == 64:
-                for array in valid_numbers(column):
-                    if array.size and max(-int(array.min()), int(array.max())) > LARGEST_INTEGER:
-                        to_float64_exact(array, f"column {name!r}")  # raises
+        for name in self._integers:
+            for array in valid_numbers(table.column(name)):
+                if array.size and max(-int(array.min()), int(array.max())) > LARGEST_INTEGER:
+                    to_float64_exact(array, f"column {name!r}")  # raises
 
 
 def _place(row_group: RowGroup) -> str:
