@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from .float64 import check_numeric_type
+from .float64 import check_numeric_type, is_numeric_type
 
 
 def check_table(table: object) -> None:
@@ -42,6 +42,12 @@ def value_type_of(data_type: pa.DataType) -> pa.DataType:
 def decode_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A dictionary by its values; any other column as it is."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def is_list_type(data_type: pa.DataType) -> bool:
+    """Whether an Arrow type is of lists of numbers."""
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(data_type) for test in tests) and is_numeric_type(data_type.value_type)
 
 
 def numeric_column(column: pa.ChunkedArray, name: str, role: str = "value") -> pa.ChunkedArray:

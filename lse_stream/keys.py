@@ -312,7 +312,7 @@ def with_dictionaries(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with key columns as a schema has them, of the values of its own rows."""
     for position, field in enumerate(schema):
         if table.schema.field(position).type != field.type:
-            values = _one_array(table.column(position))
+            values = one_array(table.column(position))
             table = table.set_column(position, field, _restore(values, field.type, field.name))
     return table
 
@@ -433,7 +433,8 @@ def _is_word(data_type: pa.DataType) -> bool:
     return types.is_floating(data_type) or any(test(data_type) for test in (*_INT64_IMAGES, *_INT32_IMAGES))
 
 
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array; of large strings or binaries where there is too much for small ones."""
     if column.num_chunks == 1:
         return column.chunk(0)
     if column.nbytes > np.iinfo(np.int32).max:  # more than the offsets of a plain string array can hold
@@ -451,7 +452,7 @@ def _dictionary_of(array: pa.Array) -> pa.Array:
 def _canonical_values(table: pa.Table, name: str) -> pa.Array:
     """The column as one array of canonical values."""
     plain_type = _canonical_type(name, column_of(table, name).type)
-    array = _one_array(column_of(without_dictionaries(table, [name]), name))
+    array = one_array(column_of(without_dictionaries(table, [name]), name))
     if array.type not in (plain_type, _LARGE_OF.get(plain_type)):
         array = array.cast(plain_type)
     if pa.types.is_floating(array.type):

@@ -9,10 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from lse_stream.buffers import repeated
-from lse_stream.columns import value_type_of
+from lse_stream.columns import is_list_type, value_type_of
 from lse_stream.errors import InputError
 from lse_stream.files import join
-from lse_stream.float64 import is_numeric_type
 from lse_stream.losses import (
     LOGIT,
     LOSS,
@@ -137,9 +136,7 @@ def _losses_of_rows(
 
 
 def _list_type(data_type: pa.DataType) -> str | None:
-    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    lists = any(test(data_type) for test in tests) and is_numeric_type(data_type.value_type)
-    return None if lists else "lists of integers, float16, float32 or float64"
+    return None if is_list_type(data_type) else "lists of integers, float16, float32 or float64"
 
 
 def _index_type(data_type: pa.DataType) -> str | None:

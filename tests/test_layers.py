@@ -40,6 +40,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.look_up": {"pyarrow"},
     "lse_stream.keyed_softmax": {"pyarrow"},
     "lse_stream.observations": {"pyarrow"},
+    "lse_stream.layouts": {"pyarrow"},
     "lse_stream.losses": {"pyarrow"},
     "lse_stream.model_comparison": {"pyarrow"},
     "lse_stream.coarsening": {"pyarrow"},
