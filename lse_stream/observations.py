@@ -82,6 +82,12 @@ def check_weights(weight: str, inner: str, table: pa.Table) -> pa.Table:
     return table
 
 
+def sums_of(names: list[str], states: StateTable) -> pa.Table:
+    """States of rows to those key columns and VALUE, the sum of the rows; null where all values are null."""
+    results = states.finalize(["log_likelihood"], min_count=1)
+    return results.select([*names, "log_likelihood"]).rename_columns([*names, VALUE])
+
+
 def values_of(inner: str, states: StateTable) -> pa.Table:
     """States of observations to their values."""
     results = states.finalize([inner, COUNT])

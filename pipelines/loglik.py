@@ -1,14 +1,17 @@
 """Log-likelihood totals per key, in one level or two, and WAIC: ``python -m pipelines.loglik --help``."""
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
 from lse_stream.buffers import array_of, nulls_of, numbers_of
 from lse_stream.files import join
+from lse_stream.layouts import OBSERVATION
 from lse_stream.observations import (
     BAD,
     COUNT,
@@ -25,10 +28,11 @@ from lse_stream.observations import (
     classify,
     count_unsure,
     evaluate,
+    sums_of,
     total,
     values_of,
 )
-from lse_stream.parquet.scan import Dataset, scan
+from lse_stream.parquet.scan import Dataset
 from lse_stream.parquet.sink import COUNTERS, TERMS
 from lse_stream.plan import Engine
 from lse_stream.reduction import ColumnAggregation, Reduction
@@ -39,6 +43,7 @@ from lse_stream.states.aggregations import LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_L
 from lse_stream.states.leave_one_out import values_to_keep
 
 from .command import UsageError
+from .log_likelihoods import Found, Layout, found_by
 from .options import COMMON, Options, Parser, check_columns
 from .output import OBSERVATIONS, OVERALL, TOTALS, make_table_directory
 from .run import build_of, run, run_here, run_main
@@ -59,10 +64,19 @@ observation may be many rows.
                with --loo also how well each observation is predicted by
                the others (PSIS-LOO), with --waic an approximation of that
 
-An observation's rows may lie in different files. It writes DIR/totals, one
-row per key, DIR/overall, one row in all, and with --per_observation
-DIR/observations: the same bytes for any order of files and rows, number of
-workers, runner and machine.
+An observation's rows may lie in different files. With logmeanexp, draws may
+also be in other layouts, of Parquet files and (--wide) of CmdStan's CSV files:
+  --wide PATTERN            a row is a draw, a column an observation
+  --value LISTS             a row is a draw, with a list of all observations,
+                            which are called by their positions, from 0
+  --value LISTS --observation COLUMN
+                            a row is an observation, with a list of its draws
+In rows, --group leaves out groups in place of observations: the values of a
+group and a draw (--draw) are summed first.
+
+It writes DIR/totals, one row per key, DIR/overall, one row in all, and with
+--per_observation DIR/observations: the same bytes for any order of files and
+rows, number of workers, runner and machine.
 """
 
 EXAMPLES = """\
@@ -76,6 +90,22 @@ examples:
   PROGRAM --input data/ --key fold --observation id \\
       --value log_density --weight mixing_weight --inner logsumexp \\
       --output out/mixture
+
+  # what CmdStan has written, a file for each chain: leave-one-out
+  PROGRAM --input 'chain_*.csv' --wide 'log_lik[*]' \
+      --inner logmeanexp --loo --output out/loo
+
+  # a column for each observation, and two models in one file
+  PROGRAM --input wide.parquet --wide 'log_lik.*' --key model \
+      --inner logmeanexp --waic --output out/models
+
+  # a list of all observations for each draw
+  PROGRAM --input draws.parquet --value log_lik \
+      --inner logmeanexp --loo --per_observation --output out/lists
+
+  # leave out a patient, of whom there are many rows for each draw
+  PROGRAM --input visits.parquet --group patient --draw draw \
+      --value log_lik --inner logmeanexp --loo --output out/patients
 
   # one exact total of a column
   PROGRAM --input data/ --value loglik --output out/total
@@ -100,19 +130,25 @@ def describe(
     num_shards: int = 1,
     skip_nulls: bool = True,
     state: bool = False,
+    layout: Layout | None = None,
+    draw: Sequence[str] = (),
 ) -> None:
     """What is computed: of the rows of ``dataset``, files in directories inside ``directory``, which exists.
 
     The values of ``dataset`` are the log-likelihood and, if there are two, the weight.
+
+    Args:
+      layout: makes the tables of ``dataset`` rows, where they are not.
+      draw: columns that tell draws apart, where the rows of an observation and a draw are to be summed.
     """
-    value, *weight = dataset.values
-    tables = engine.read("Read", dataset, partial(check_weights, weight[0], inner) if weight else None)
+    tables, (value, *weight) = _rows(engine, dataset, [*keys, *observation], inner, skip_nulls, layout, draw)
     if inner != "none":
-        value, names = VALUE, [*keys, *observation]
+        names = [*keys, *observation]
         aggregation = evaluation.aggregation if evaluation else WEIGHTED_LOGSUMEXP if weight else LOGSUMEXP
         reduction = Reduction(
-            tuple(names), {STATE: ColumnAggregation(aggregation, NATURAL, dataset.values)}, skip_nulls
+            tuple(names), {STATE: ColumnAggregation(aggregation, NATURAL, (value, *weight))}, skip_nulls
         )
+        value = VALUE
         states = engine.reduce("Inner", tables, reduction, num_shards if per_observation else None)
         finish = partial(evaluate, evaluation, state) if evaluation else partial(values_of, inner)
         tables = engine.finish("Observations", states, finish)
@@ -134,36 +170,84 @@ def describe(
         engine.write(f"Write {name}", results, of, make_table_directory(directory, name), shards, COUNTERS)
 
 
-def most_draws(options: Options, dataset: Dataset) -> int:
-    """How many draws the observation has that has most: a pass over the data in this process."""
-    found: list[int] = []
+def _rows(
+    engine: Engine,
+    dataset: Dataset,
+    names: list[str],
+    inner: str,
+    skip_nulls: bool,
+    layout: Layout | None,
+    draw: Sequence[str],
+) -> tuple[Any, tuple[str, ...]]:
+    """The rows of observations, which have the key columns ``names``, and which of their columns are the values."""
+    if layout is not None:
+        return engine.read("Read", dataset, layout), (VALUE,)
+    _, *weight = dataset.values
+    tables = engine.read("Read", dataset, partial(check_weights, weight[0], inner) if weight else None)
+    if not draw:
+        return tables, dataset.values
+    reduction = Reduction(
+        (*names, *draw), {STATE: ColumnAggregation(LOG_LIKELIHOOD, NATURAL, dataset.values)}, skip_nulls
+    )
+    return engine.finish("SumOfDraws", engine.reduce("Draws", tables, reduction), partial(sums_of, names)), (VALUE,)
+
+
+def most_draws(options: Options, found: Found) -> int:
+    """How many draws the observation has that has most: by the footers, or a pass over the data in this process."""
+    if found.draws is not None:
+        return max(found.draws, 1)
+    counts: list[int] = []
 
     def note(states: StateTable) -> pa.Table:
-        found.append(int(states.states[STATE].array.counts.max(initial=0)))
+        counts.append(int(states.states[STATE].array.counts.max(initial=0)))
         return states.keys
 
     def count(engine: Engine, /, *, directory: str) -> None:
         del directory
-        names = (*options.key, *options.observation)
-        counts = Reduction(names, {STATE: ColumnAggregation(LOGSUMEXP, NATURAL, dataset.values)}, options.skip_nulls)
-        engine.finish("Count", engine.reduce("Draws", engine.read("Read", dataset), counts), note)
+        names = [*options.key, *found.observation]
+        tables, values = _rows(
+            engine, found.dataset, names, options.inner, options.skip_nulls, found.layout, options.draw
+        )
+        reduction = Reduction(tuple(names), {STATE: ColumnAggregation(LOGSUMEXP, NATURAL, values)}, options.skip_nulls)
+        engine.finish("Count", engine.reduce("Count draws", tables, reduction), note)
 
-    run_here(options, count, options.output, dataset.num_rows)
-    return max(found, default=1) or 1
+    run_here(options, count, options.output, found.dataset.rows_read)
+    return max(counts, default=1) or 1
 
 
 build = build_of(describe)
 
 
 def _parse(argv: Sequence[str]) -> Options:
-    words = ("input", "key", "value", "output", "num_shards", "state", "skip_nulls", *COMMON)
+    words = ("input", "key", "output", "num_shards", "state", "skip_nulls", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
+    parser.add_argument("--value", metavar="COLUMN", help="column of log-likelihoods; may be of lists, see above")
+    parser.add_argument(
+        "--wide",
+        metavar="PATTERN",
+        help="in place of --value: a column for each observation, such as 'log_lik[*]', where * stands for the index, "
+        "in brackets or behind dots",
+    )
     parser.add_argument(
         "--observation",
         action="append",
         default=[],
         metavar="COLUMN",
         help="column that, with the key columns, distinguishes observations; repeat it for more",
+    )
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="in place of --observation: column of groups, whose rows are summed for each draw; repeat it for more",
+    )
+    parser.add_argument(
+        "--draw",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="with --group: column that tells draws apart; repeat it for more, such as chain and number",
     )
     parser.add_argument("--inner", choices=INNER, default="none", help="what an observation's rows are (default none)")
     parser.add_argument("--weight", metavar="COLUMN", help="column of weights of an observation's rows")
@@ -195,8 +279,7 @@ def _parse(argv: Sequence[str]) -> Options:
     parser.add_argument("--per_observation", action="store_true", help="also write DIR/observations")
     options = parser.parse(argv)
     two_levels = options.inner != "none"
-    if two_levels and not options.observation:
-        raise UsageError(f"--inner {options.inner}: expected --observation, found none")
+    _check_layout(options)
     for word in ("observation", "weight", "per_observation"):
         if getattr(options, word) and not two_levels:
             raise UsageError(f"--{word}: expected --inner logsumexp or logmeanexp with it, found none")
@@ -217,17 +300,37 @@ def _parse(argv: Sequence[str]) -> Options:
     except ValueError as error:
         raise UsageError(f"--{error}") from error
     check_columns(
-        {"key": options.key, "observation": options.observation},
+        {"key": options.key, "observation": options.observation, "group": options.group, "draw": options.draw},
         {"value": options.value, "weight": options.weight},
-        [*RESULTS, VALUE, *WAIC, *LOO, PARETO_K, STATE],
+        [*RESULTS, VALUE, *WAIC, *LOO, PARETO_K, STATE, *([OBSERVATION] if options.wide else [])],
     )
     return options
 
 
+def _check_layout(options: Options) -> None:
+    """What can be said before any file is seen."""
+    if options.value is None and options.wide is None:
+        raise UsageError("--value: expected it, or --wide, found none")
+    for word in ("wide", "group"):
+        if getattr(options, word) and options.inner != "logmeanexp":
+            raise UsageError(f"--{word}: expected --inner logmeanexp with it, found {options.inner}")
+    for word in ("value", "observation", "weight", "group"):
+        if options.wide is not None and getattr(options, word):
+            raise UsageError(f"--{word}: expected none with --wide, found one")
+    for word in ("observation", "weight"):
+        if options.group and getattr(options, word):
+            raise UsageError(f"--{word}: expected none with --group, found one")
+    for word, other in (("group", "draw"), ("draw", "group")):
+        if getattr(options, word) and not getattr(options, other):
+            raise UsageError(f"--{word}: expected --{other} with it, found none")
+    if options.wide is not None and options.wide.count("*") != 1:
+        raise UsageError(f"--wide {options.wide}: expected one * where the index stands, as in 'log_lik[*]'")
+    if options.inner == "logsumexp" and not options.observation:
+        raise UsageError("--inner logsumexp: expected --observation, found none")
+
+
 def _run(argv: Sequence[str]) -> None:
     options = _parse(argv)
-    values = [options.value] if options.weight is None else [options.value, options.weight]
-    dataset = scan(options.input, [*options.key, *options.observation], values)
     evaluation = Evaluation(
         waic=options.waic,
         ddof=options.ddof,
@@ -237,34 +340,40 @@ def _run(argv: Sequence[str]) -> None:
         round_up=options.tail == "r",
     )
 
-    def plan(engine: Engine, /, *, directory: str) -> None:
-        known = not options.loo or options.draws is not None
-        describe(
-            engine,
-            dataset,
-            directory,
-            keys=options.key,
-            observation=options.observation,
-            inner=options.inner,
-            evaluation=evaluation if known else replace(evaluation, draws=most_draws(options, dataset)),
-            per_observation=options.per_observation,
-            num_shards=options.num_shards,
-            skip_nulls=options.skip_nulls,
-            state=options.state,
-        )
+    start = time.monotonic()
+    with found_by(options) as found:
 
-    seconds = run(options, plan, dataset.num_rows)
+        def plan(engine: Engine, /, *, directory: str) -> None:
+            known = not options.loo or options.draws is not None
+            describe(
+                engine,
+                found.dataset,
+                directory,
+                keys=options.key,
+                observation=found.observation,
+                inner=options.inner,
+                evaluation=evaluation if known else replace(evaluation, draws=most_draws(options, found)),
+                per_observation=options.per_observation,
+                num_shards=options.num_shards,
+                skip_nulls=options.skip_nulls,
+                state=options.state,
+                layout=found.layout,
+                draw=options.draw,
+            )
+
+        run(options, plan, found.dataset.rows_read, temporary=found.temporary)
     if not options.quiet:
-        print(summary(dataset, options, evaluation, seconds), flush=True)
+        print(summary(found, options, evaluation, time.monotonic() - start), flush=True)
 
 
-def summary(dataset: Dataset, options: Options, evaluation: Evaluation, seconds: float) -> str:
+def summary(source: Found, options: Options, evaluation: Evaluation, seconds: float) -> str:
     """What was done, and the first totals."""
     totals, overall = (join(options.output, name) for name in (TOTALS, OVERALL))
     found = read_totals(totals)
-    what = "row" if options.inner == "none" else "observation"
+    what = "row" if options.inner == "none" else "group" if options.group else "observation"
+    warmup = f", without {pluralize(source.warmup, 'draw')} of warm-up" if source.warmup else ""
     lines = [
-        f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')}: "
+        f"{pluralize(source.dataset.num_rows, 'row')} of {pluralize(source.dataset.num_files, 'file')}{warmup}: "
         f"{pluralize(found.counts[TERMS], what)} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
         *preview(_shown(totals, options.key, evaluation), found.rows),

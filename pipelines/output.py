@@ -79,7 +79,7 @@ def place_of(directory: str) -> tuple[str, str]:
     return os.path.split(os.path.realpath(directory))
 
 
-def stage(directory: str) -> str:
+def stage(directory: str, option: str = "--output") -> str:
     """Makes a directory aside to write to. Give it to ``publish`` or ``discard``.
 
     Raises:
@@ -91,7 +91,7 @@ def stage(directory: str) -> str:
         return staging
     except (OSError, ValueError) as error:  # Beam's own errors are these too
         raise InputError(
-            f"--output {directory}: expected a place that can be written, found {one_line(error)}"
+            f"{option} {directory}: expected a place that can be written, found {one_line(error)}"
         ) from error
 
 

@@ -10,14 +10,23 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TextIO
 
 from lse_stream.errors import DataError, InputError
-from lse_stream.files import is_local
+from lse_stream.files import delete_tree, is_local
 from lse_stream.local import LocalEngine, StoppedError, Watch
 from lse_stream.plan import Engine
 
 from .command import UsageError
 from .interrupts import Interrupted, interrupts, too_late, undisturbed
 from .options import Options
-from .output import check_whole, discard, leave_to_job, place_of, prepare_output, publish, stage
+from .output import (
+    check_whole,
+    discard,
+    leave_to_job,
+    place_of,
+    prepare_output,
+    publish,
+    remove_left_behind,
+    stage,
+)
 
 EXIT_OK, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
 
@@ -85,12 +94,20 @@ def _is_of_use(record: logging.LogRecord) -> bool:
     return "apitools not found" not in str(record.msg)
 
 
-def run(options: Options, plan: Plan, num_rows: int, *, max_broadcast: int | None = None) -> float:
+def run(
+    options: Options,
+    plan: Plan,
+    num_rows: int,
+    *,
+    max_broadcast: int | None = None,
+    temporary: Sequence[str] = (),
+) -> float:
     """Carries a plan out, in this process or on Beam, and puts what it wrote in place of --output.
 
     Args:
       num_rows: how many there are to read.
       max_broadcast: as of ``lse_stream.beam.engine.BeamEngine``.
+      temporary: directories that nobody needs any more once results are whole.
 
     Returns the seconds it took.
 
@@ -108,6 +125,8 @@ def run(options: Options, plan: Plan, num_rows: int, *, max_broadcast: int | Non
         else:
             run_here(options, plan, directory, num_rows)
         check_whole(directory, options.output)
+        for path in temporary:
+            delete_tree(path)
     return time.monotonic() - start
 
 
@@ -129,9 +148,8 @@ def build_of(describe: Callable[..., Any]) -> Callable[..., Any]:
 
 def run_here(options: Options, plan: Plan, directory: str, num_rows: int) -> None:
     """Carries a plan out in this process. Raises what a step raises, and RunError where memory is out."""
-    temp = options.temp or (place_of(options.output)[0] if is_local(options.output) else system_temp())
     watch = Watch()
-    engine = LocalEngine(threads=options.threads, memory=options.memory, temp=temp, watch=watch)
+    engine = LocalEngine(threads=options.threads, memory=options.memory, temp=_temp_of(options), watch=watch)
     plan(engine, directory=directory)
     with progress(options, lambda seconds: _local_line(watch, num_rows, seconds), sys.stderr):
         try:
@@ -142,6 +160,32 @@ def run_here(options: Options, plan: Plan, directory: str, num_rows: int) -> Non
             raise RunError(
                 f"out of memory, with --memory of {options.memory >> 20} MB: expected a lower one"
             ) from error
+
+
+def _temp_of(options: Options) -> str:
+    """The directory that temporary files go to."""
+    return options.temp or (place_of(options.output)[0] if is_local(options.output) else system_temp())
+
+
+@contextmanager
+def temporary_directory(options: Options) -> Iterator[str]:
+    """A directory for temporary files, which is gone after the block. One that a killed run has left is removed, too.
+
+    Raises:
+      InputError: it cannot be made.
+    """
+    made = None
+    place = os.path.join(_temp_of(options), os.path.basename(options.output.rstrip("/")))
+    try:
+        with undisturbed():
+            with suppress(OSError, ValueError):
+                remove_left_behind(place)
+            made = stage(place, "--temp" if options.temp else "--output")
+        yield made
+    finally:
+        with undisturbed():
+            if made is not None:
+                discard(made)
 
 
 def system_temp() -> str:

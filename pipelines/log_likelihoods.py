@@ -1,0 +1,198 @@
+"""The log-likelihoods that a command line names, in any layout: found, checked, and how they become rows."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lse_stream.buffers import array_of
+from lse_stream.columns import is_list_type
+from lse_stream.errors import InputError
+from lse_stream.layouts import OBSERVATION, Columns, DrawLists, ObservationLists, columns_like
+from lse_stream.observations import VALUE
+from lse_stream.parquet.scan import Dataset, find_files, first_schema, scan
+
+from .cmdstan import Chains, are_csv, read_headers, to_parquet
+from .command import UsageError
+from .options import Options
+from .output import prepare_output
+from .run import errors_as_run_error, progress, temporary_directory
+
+Layout = Columns | DrawLists | ObservationLists
+
+
+@dataclass(frozen=True)
+class Found:
+    """The log-likelihoods of a command line.
+
+    Attributes:
+      dataset: the files, or those that hold what is in them.
+      layout: makes their tables rows; None where they are rows.
+      observation: the columns of rows that name observations.
+      draws: how many the observation has that has most, where the footers say it.
+      warmup: how many draws of warm-up were left out.
+      temporary: directories that are not needed once all is read.
+    """
+
+    dataset: Dataset
+    layout: Layout | None
+    observation: tuple[str, ...]
+    draws: int | None = None
+    warmup: int = 0
+    temporary: tuple[str, ...] = ()
+
+
+@contextmanager
+def found_by(options: Options) -> Iterator[Found]:
+    """Finds them, and keeps what it makes of CSV files until the end of the block.
+
+    Raises:
+      InputError, UsageError: files, columns or options that do not serve.
+      RunError: a fault in the rows of a CSV file.
+    """
+    paths = find_files(options.input)
+    if not are_csv(paths):
+        yield _in_parquet(options)
+        return
+    if not options.wide:
+        raise UsageError(f"--wide: expected a pattern of columns, as {paths[0]} is a CSV file, found none")
+    chains = read_headers(paths, options.wide, options.key)
+    prepare_output(options.output, options.input, overwrite=options.overwrite)  # not after minutes of reading
+    with temporary_directory(options) as directory:
+        warmup = _convert(options, chains, directory)
+        yield _in_lists(options, chains.observations, [directory], VALUE, warmup=warmup, temporary=(directory,))
+
+
+def _convert(options: Options, chains: Chains, directory: str) -> int:
+    """Gives how many draws of warm-up were left out."""
+    read = warmup = 0
+
+    def line(seconds: float) -> str:
+        return f"{read / 2**20:,.0f} MB of CSV files read, {seconds:.0f} s"
+
+    with errors_as_run_error(options), progress(options, line, sys.stderr):
+        for size, skipped in to_parquet(chains, directory):
+            read, warmup = read + size, warmup + skipped
+    return warmup
+
+
+def _in_parquet(options: Options) -> Found:
+    if options.wide:
+        return _in_columns(options)
+    if options.inner == "logmeanexp":
+        path, schema = first_schema(options.input)
+        if options.value in schema.names and is_list_type(schema.field(options.value).type):
+            return _of_lists(options, path)
+        if not (options.observation or options.group):
+            raise UsageError("--inner logmeanexp: expected --observation, found none")
+    values = [options.value] if options.weight is None else [options.value, options.weight]
+    columns = [*options.key, *options.observation, *options.group, *options.draw]
+    return Found(scan(options.input, columns, values), None, tuple(options.group or options.observation))
+
+
+def _in_columns(options: Options) -> Found:
+    path, schema = first_schema(options.input)
+    try:
+        columns, observations = columns_like(options.wide, schema.names)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    if same := set(options.key) & set(columns):
+        raise UsageError(f"--key {min(same)}: expected a column that is none of --wide {options.wide}, found one")
+    dataset = scan(options.input, options.key, columns)
+    for other, metadata in dataset.footers.items():
+        names = metadata.schema.to_arrow_schema().names
+        if more := set(columns_like(options.wide, names)[0]) - set(columns):
+            raise InputError(f"{other}: expected the columns like {options.wide!r} of {path}, found {min(more)!r} too")
+    layout = Columns(tuple(options.key), tuple(columns), observations)
+    return Found(dataset.widen(len(columns)), layout, (OBSERVATION,), _draws(options, dataset, columns))
+
+
+def _of_lists(options: Options, path: str) -> Found:
+    for word in ("weight", "group"):
+        if getattr(options, word):
+            raise UsageError(f"--{word}: expected a --value that is a column of numbers, found one of lists in {path}")
+    if not options.observation:
+        return _in_lists(options, None, options.input, options.value)
+    names = [*options.key, *options.observation]
+    dataset = scan(options.input, names, [], {options.value: _expected_lists})
+    width = max((-(-values // rows) for _, values, rows in _sizes(dataset, options.value)), default=1)
+    return Found(dataset.widen(width), ObservationLists(tuple(names), options.value), tuple(options.observation))
+
+
+def _in_lists(
+    options: Options,
+    observations: pa.Array | None,
+    paths: Sequence[str],
+    value: str,
+    *,
+    warmup: int = 0,
+    temporary: tuple[str, ...] = (),
+) -> Found:
+    """Of draws with a list each: of ``observations``, or of the positions in the lists."""
+    if OBSERVATION in options.key:
+        raise UsageError(f"--key {OBSERVATION}: expected a name other than that of the positions in the lists")
+    dataset = scan(paths, options.key, [], {value: _expected_lists})
+    if observations is None:
+        observations = array_of(np.arange(_width(dataset, value)))
+    layout = DrawLists(tuple(options.key), value, observations)
+    dataset = dataset.widen(len(observations))
+    return Found(dataset, layout, (OBSERVATION,), _draws(options, dataset, [value]), warmup, temporary)
+
+
+def _expected_lists(data_type: pa.DataType) -> str | None:
+    return None if is_list_type(data_type) else "lists of integers, float16, float32 or float64"
+
+
+def _width(dataset: Dataset, value: str) -> int:
+    """How many values the lists have, by the footers, which tell most of what is wrong with that."""
+    data_type = dataset.schema.field(value).type
+    if pa.types.is_fixed_size_list(data_type):
+        return int(data_type.list_size)
+    width, first = 0, ""
+    for place, values, rows in _sizes(dataset, value):
+        first = first or place
+        width = width or values // rows
+        if values != width * rows:
+            raise InputError(
+                f"{place}, column {value!r}: expected lists of one length, {width} as in {first}, found {values} "
+                f"values in {rows} rows; or --observation, if a row is an observation and its list the draws"
+            )
+    return width
+
+
+def _sizes(dataset: Dataset, value: str) -> Iterator[tuple[str, int, int]]:
+    """Each row group with rows: its place, how many values its lists have together, how many rows it has."""
+    for path, metadata in dataset.footers.items():
+        [leaf] = _leaves(metadata, [value])
+        for i in range(metadata.num_row_groups):
+            if rows := metadata.row_group(i).num_rows:
+                yield f"{path}, row group {i}", metadata.row_group(i).column(leaf).num_values, rows
+
+
+def _leaves(metadata: pq.FileMetaData, names: Sequence[str]) -> list[int]:
+    """Where a file has the numbers of columns, which may be lists."""
+    wanted, found = set(names), []
+    for i in range(metadata.num_columns):
+        column = metadata.schema.column(i)
+        # Of a list: "level.list.element"; and the name of a column may have dots itself.
+        name = column.path.rsplit(".", 2)[0] if column.max_repetition_level else column.path
+        if name in wanted:
+            found.append(i)
+    return found
+
+
+def _draws(options: Options, dataset: Dataset, columns: Sequence[str]) -> int | None:
+    """The draws of an observation, which are the rows, if there are no keys to tell rows apart, and no nulls."""
+    if options.key or not options.loo or options.draws is not None:
+        return None
+    for metadata in dataset.footers.values():
+        leaves = _leaves(metadata, columns)
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for found in (group.column(leaf).statistics for leaf in leaves):
+                if found is None or not found.has_null_count or found.null_count:
+                    return None
+    return dataset.num_rows
