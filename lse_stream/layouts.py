@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -48,6 +47,8 @@ def columns_like(pattern: str, names: Sequence[str]) -> tuple[list[str], pa.Arra
                 raise ValueError(f"expected a column for each index, found two of {_text(index)}: {both}")
             indices[index] = name
     if not indices:
+        from difflib import get_close_matches  # where there is a fault alone
+
         near = ", ".join(get_close_matches(pattern, names, _NEAREST, 0.0))
         raise ValueError(f"expected columns like {pattern!r}, * an index, found none (nearest: {near or 'no column'})")
     if all(len(index) == 1 for index in indices):
@@ -178,7 +179,10 @@ def _rows_of(keys: pa.Table, observations: pa.Array, values: pa.Array) -> pa.Tab
     """
     draws, width = keys.num_rows, len(observations)
     columns = [pa.concat_arrays([one_array(column)] * max(width, 1)).slice(0, draws * width) for column in keys.columns]
-    observation = take(observations, np.repeat(np.arange(width), draws))
+    if is_primitive(observations.type):
+        observation = array_of(np.repeat(numbers_of(observations), draws))
+    else:
+        observation = take(observations, np.repeat(np.arange(width), draws))
     return pa.Table.from_arrays([*columns, observation, values], names=[*keys.column_names, OBSERVATION, VALUE])
 
 

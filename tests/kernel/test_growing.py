@@ -308,6 +308,13 @@ def test_a_string_and_its_beginning_of_one_hash() -> None:
 def test_null_is_a_key_of_its_own() -> None:
     check_bytes([[None], [b""], [b"\0"], [None, b"", b"\0", b"under"]])
     check_bytes([[b"", b"under"], [None, b"", None]])
+
+
+@EVERY_KERNEL
+def test_equal_strings_that_follow_each_other() -> None:
+    """Beside null, whose bytes are those of another key here, beside their own beginnings, and unknown ones."""
+    check_bytes([[b"under", b"under", None, b"under"], [None, None, b"under", b"under", None], [b"", b"", None, b""]])
+    check_bytes([[b"a", b"a", b"ab", b"ab", b"a", b"", b"", b"a"], [b"x", b"x", b"a", b"a", b"y", b"y", b"x"]])
     # Null counts as a key when the slots are counted.
     for place in (0, 38, 39, 40, 41):
         keys: list[Text] = [b"%d" % i for i in range(80)]

@@ -218,8 +218,11 @@ INLINE int64_t offset_at(const void *offsets, size_t size, size_t i) {
 /* The codes of the byte strings between offsets of 4 or 8 bytes. valid (may be NULL): a byte for each, 0 for null. */
 static int encode_bytes(byte_index *index, const void *offsets, size_t offset_size, const char *data, const char *valid, size_t n,
                         int32_t *codes, int add) {
+    const char *last = NULL; /* that of the row before, unless it is null: equal keys often follow each other */
+    size_t last_length = 0;
     for (size_t i = 0; i < n; i++) {
         if (valid && !valid[i]) {
+            last = NULL;
             if (index->null_code < 0 && add) {
                 int result = append_bytes(index, NULL, 0);
                 if (result) return result;
@@ -230,6 +233,11 @@ static int encode_bytes(byte_index *index, const void *offsets, size_t offset_si
         }
         const char *bytes = data + offset_at(offsets, offset_size, i);
         size_t length = (size_t)(offset_at(offsets, offset_size, i + 1) - offset_at(offsets, offset_size, i));
+        if (last && length == last_length && memcmp(last, bytes, length) == 0) {
+            codes[i] = codes[i - 1];
+            continue;
+        }
+        last = bytes, last_length = length;
         size_t mask = ((size_t)1 << index->bits) - 1;
         uint64_t hash = hash_bytes(bytes, length);
         size_t at = slot_of(hash, 64 - index->bits);
