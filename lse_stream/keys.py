@@ -216,7 +216,7 @@ class _WordColumn:
         """By the values, of which a dictionary may have some twice, null too, and some that no row has."""
         null = nulls_of(array.indices)
         indices = numbers_of(array.indices).astype(np.int64)
-        used, number = np.unique(indices if null is None else indices[~null], return_inverse=True)
+        used, number = _numbered(indices if null is None else indices[~null], len(array.dictionary))
         words, value_null = self._chunk(_dictionary_of(array).take(array_of(used)), add=add)
         if null is None:
             return words[number], None if value_null is None else value_null[number]
@@ -229,6 +229,16 @@ class _WordColumn:
         """The image of null."""
         del add
         return 0
+
+
+def _numbered(indices: Ints, size: int) -> tuple[Ints, Ints]:
+    """The distinct indices, ascending, and the number of each row's among them; all are less than ``size``."""
+    if size > indices.size:
+        used, number = np.unique(indices, return_inverse=True)
+        return used, number
+    is_used = np.zeros(size, np.bool_)
+    is_used[indices] = True
+    return np.flatnonzero(is_used), (np.cumsum(is_used) - 1)[indices]
 
 
 class _ByteColumn(_WordColumn):
