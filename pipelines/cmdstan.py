@@ -91,15 +91,20 @@ def read_headers(paths: Sequence[str], pattern: str, keys: Sequence[str]) -> Cha
             number, found, expected = next((i, one, other) for i, (one, other) in pairs if one != other)
             what = f"expected {expected!r} as in {first.path}, found {found!r}"
             raise InputError(f"{chain.path}, column {number} of the header: {what}")
-    try:
-        names, observations = columns_like(pattern, first.header)
-    except ValueError as error:
-        raise InputError(f"{first.path}: {error}") from error
+    names, observations = find_columns(pattern, first.path, first.header)
     for name in names:
         if (copies := first.header.count(name)) > 1:
             raise InputError(f"{first.path}: column {name!r}: expected once in the header, found it {copies} times")
     places = {name: i for i, name in enumerate(first.header)}
     return Chains(chains, tuple(places[name] for name in names), observations)
+
+
+def find_columns(pattern: str, path: str, names: Sequence[str]) -> tuple[list[str], pa.Array]:
+    """``lse_stream.layouts.columns_like`` of the names in a file; raises InputError, with the path."""
+    try:
+        return columns_like(pattern, names)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _read_header(path: str) -> Chain:
@@ -115,10 +120,10 @@ def _read_header(path: str) -> Chain:
                         if setting := re.match(r"#\s*(\w+)\s*=\s*(\S+)", text):
                             settings[setting[1]] = setting[2]
                     elif text:
-                        [header] = csv.reader([text])
                         if not text.isprintable():
                             raise InputError(f"{path}: expected a header of names, found {text[:SHOWN]!r}")
-                        return Chain(path, tuple(header), lines, begin, _warmup(settings))
+                        [header] = csv.reader([text])
+                        return Chain(path, tuple(header), lines, begin, _warmup(path, settings))
     except UnicodeDecodeError as error:
         found = f"{error.object[:SHOWN]!r}"
         raise InputError(f"{path}: expected a CSV file with a header of names, found {found}") from error
@@ -129,12 +134,15 @@ def _read_header(path: str) -> Chain:
     raise InputError(f"{path}: expected a CSV file with a header of names, found none")
 
 
-def _warmup(settings: dict[str, str]) -> int:
+def _warmup(path: str, settings: dict[str, str]) -> int:
     """How many rows of warm-up the comments promise."""
     if settings.get("save_warmup") not in ("1", "true") or settings.get("algorithm") == "fixed_param":
         return 0
-    number, thin = (int(settings.get(name, "1")) for name in ("num_warmup", "thin"))
-    return -(-number // thin)
+    number, thin = settings.get("num_warmup", ""), settings.get("thin", "1")
+    if not re.fullmatch(r"\d+", number) or not re.fullmatch(r"0*[1-9]\d*", thin):
+        what = f"num_warmup = {number} and thin = {thin}"
+        raise InputError(f"{path}: expected numbers of draws in the comments, as save_warmup is set, found {what}")
+    return -(-int(number) // int(thin))
 
 
 def to_parquet(chains: Chains, directory: str) -> Iterator[tuple[int, int]]:
@@ -153,16 +161,18 @@ def to_parquet(chains: Chains, directory: str) -> Iterator[tuple[int, int]]:
         path = os.path.join(folder, "draws.parquet")
         with errors_of_writing(path):
             os.makedirs(folder)
-            # Read once, and soon: neither smaller nor compressed.
-            with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
-                kept, warmup = 0, chain.warmup
-                for size, table in _tables(chain, chains.columns):
-                    skipped = min(warmup, table.num_rows)
-                    warmup -= skipped
-                    kept += table.num_rows - skipped
-                    draws = lists_of([column.combine_chunks() for column in table.slice(skipped).columns])
+            # Read once, and soon: it need not be small.
+            writer = pq.ParquetWriter(path, schema, compression="none", use_dictionary=False)
+        kept, warmup = 0, chain.warmup
+        with writer:
+            for size, table in _tables(chain, chains.columns):
+                skipped = min(warmup, table.num_rows)
+                warmup -= skipped
+                kept += table.num_rows - skipped
+                draws = lists_of([column.combine_chunks() for column in table.slice(skipped).columns])
+                with errors_of_writing(path):
                     writer.write_table(pa.Table.from_arrays([draws], schema=schema))
-                    yield size, skipped
+                yield size, skipped
         if not kept:
             found = f"{chain.warmup - warmup} of warm-up" if chain.warmup else "none"
             raise DataError(f"{chain.path}: expected draws below the header, found {found}")

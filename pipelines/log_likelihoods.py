@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from lse_stream.buffers import array_of
 from lse_stream.columns import is_list_type
 from lse_stream.errors import InputError
-from lse_stream.layouts import OBSERVATION, Columns, DrawLists, ObservationLists, columns_like
+from lse_stream.layouts import OBSERVATION, Columns, DrawLists, ObservationLists
 from lse_stream.observations import VALUE
 from lse_stream.parquet.scan import Dataset, find_files, first_schema, scan
 
-from .cmdstan import Chains, are_csv, read_headers, to_parquet
+from .cmdstan import Chains, are_csv, find_columns, read_headers, to_parquet
 from .command import UsageError
 from .options import Options
 from .output import prepare_output
@@ -96,16 +96,13 @@ def _in_parquet(options: Options) -> Found:
 
 def _in_columns(options: Options) -> Found:
     path, schema = first_schema(options.input)
-    try:
-        columns, observations = columns_like(options.wide, schema.names)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+    columns, observations = find_columns(options.wide, path, schema.names)
     if same := set(options.key) & set(columns):
         raise UsageError(f"--key {min(same)}: expected a column that is none of --wide {options.wide}, found one")
     dataset = scan(options.input, options.key, columns)
     for other, metadata in dataset.footers.items():
         names = metadata.schema.to_arrow_schema().names
-        if more := set(columns_like(options.wide, names)[0]) - set(columns):
+        if more := set(find_columns(options.wide, other, names)[0]) - set(columns):
             raise InputError(f"{other}: expected the columns like {options.wide!r} of {path}, found {min(more)!r} too")
     layout = Columns(tuple(options.key), tuple(columns), observations)
     return Found(dataset.widen(len(columns)), layout, (OBSERVATION,), _draws(options, dataset, columns))

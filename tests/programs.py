@@ -202,6 +202,10 @@ RUNS: dict[str, list[str]] = {
         *["loglik", "--input={}/in", "--value=logit", "--key=number", "--observation=kind", "--inner=logmeanexp"],
         *["--waic", "--per_observation"],
     ],
+    "lists": ["loglik", "--input={}/in", "--value=list", "--key=kind", "--inner=logmeanexp", "--loo"],
+    "groups": [
+        *["loglik", "--input={}/in", "--value=logit", "--group=kind", "--draw=label", "--inner=logmeanexp", "--waic"],
+    ],
     "softmax": ["softmax", "--input={}/in", "--value=x", "--key=text"],
     "cross_entropy": ["cross_entropy", "--input={}/in", "--logits=list", "--label=label", "--key=text"],
     "cross_entropy, rows": [

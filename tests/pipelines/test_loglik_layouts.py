@@ -331,6 +331,7 @@ def test_a_null_takes_its_group_with_it_or_is_left_out(tmp_path: Path) -> None:
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 END = " --output out --inner logmeanexp"
+ARGUMENTS = "--input in/a.csv --wide log_lik[*]" + END
 WIDE: dict[str, Any] = {"in/a.parquet": {"k": ["x"], "log_lik[1]": [-1.0], "log_lik[2]": [-2.0], "t[1]": ["a"]}}
 LONG: dict[str, Any] = {"in/a.parquet": {"g": [1], "d": [1], "v": [-1.0], "o": [1]}}
 CSV = csv_text(LOG_LIK[:3]).encode()
@@ -441,6 +442,16 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "--input in/a.csv --wide a[*]" + END,
         ["in/a.csv", "CSV file", "PAR1"],
     ),
+    "no number of warm-up": (
+        {"in/a.csv": csv_text(LOG_LIK[:3], warmup=2).replace("num_warmup = 2", "num_warmup = all").encode()},
+        ARGUMENTS,
+        ["in/a.csv: expected numbers of draws", "found num_warmup = all and thin = 1"],
+    ),
+    "an index twice in another file": (
+        WIDE | {"in/b.parquet": WIDE["in/a.parquet"] | {"log_lik.2": [-1.0]}},
+        "--input in --wide log_lik[*]" + END,
+        ["in/b.parquet", "two of 2"],
+    ),
     "an empty file": ({"in/a.csv": b""}, "--input in/a.csv --wide a[*]" + END, ["in/a.csv", "header", "found none"]),
     "comments alone": ({"in/a.csv": b"# a\n# b"}, "--input in/a.csv --wide a[*]" + END, ["in/a.csv", "found none"]),
     "another header": (
@@ -464,7 +475,6 @@ def test_faults_found_before_any_work(
     check_bad(main, "loglik", tmp_path, capsys, BAD[name])
 
 
-ARGUMENTS = "--input in/a.csv --wide log_lik[*]" + END
 BAD_ROWS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "lists of two lengths": (
         {"in/a.parquet": {"ll": [[-1.0, -2.0], [-3.0, -4.0, -5.0], [-1.0]]}},
