@@ -1,5 +1,6 @@
 """NumPy and Arrow arrays over the same memory. The ways that pyarrow offers import pandas, where it is installed."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -70,6 +71,13 @@ def repeated(value: int | str | None, data_type: pa.DataType, n: int) -> pa.Arra
     text = value.encode()
     offsets = np.arange(n + 1, dtype=np.int32) * np.int32(len(text))
     return pa.Array.from_buffers(data_type, n, [None, pa.py_buffer(offsets), pa.py_buffer(text * n)])
+
+
+def strings_of(texts: Sequence[str]) -> pa.Array:
+    """An array (n,) of strings."""
+    data = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, data)]).astype(np.int32)
+    return pa.Array.from_buffers(pa.string(), len(data), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))])
 
 
 def is_primitive(data_type: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .buffers import Mask, array_of, is_primitive, nulls_of, numbers_of, take
+from .buffers import Mask, array_of, is_primitive, nulls_of, numbers_of, strings_of, take
 from .float64 import LARGEST_INTEGER, to_float64_exact
 from .keys import one_array
 from .observations import VALUE
@@ -53,7 +53,7 @@ def columns_like(pattern: str, names: Sequence[str]) -> tuple[list[str], pa.Arra
         raise ValueError(f"expected columns like {pattern!r}, * an index, found none (nearest: {near or 'no column'})")
     if all(len(index) == 1 for index in indices):
         return list(indices.values()), array_of(np.array([index for [index] in indices], np.int64))
-    return list(indices.values()), pa.array(map(_text, indices), pa.string())
+    return list(indices.values()), strings_of([_text(index) for index in indices])
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

@@ -154,9 +154,10 @@ def _width(dataset: Dataset, value: str) -> int:
         first = first or place
         width = width or values // rows
         if values != width * rows:
+            like = f", {width} as in {first}" if place != first else ""
             raise InputError(
-                f"{place}, column {value!r}: expected lists of one length, {width} as in {first}, found {values} "
-                f"values in {rows} rows; or --observation, if a row is an observation and its list the draws"
+                f"{place}, column {value!r}: expected lists of one length{like}, found {values} values in {rows} "
+                "rows; or --observation, if a row is an observation and its list the draws"
             )
     return width
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from programs import BEAM, ROOT, check_bad, contents, write
+from test_alone import alone
 
 from pipelines import cmdstan
 from pipelines.loglik import EXAMPLES, main
@@ -547,6 +548,15 @@ def test_output_that_exists_is_found_before_csv_files_are_read(
     argv = ["--input", str(tmp_path / "chain.csv"), "--wide=log_lik[*]", "--inner=logmeanexp"]
     assert main([*argv, "--output", str(tmp_path / "out")]) == 2
     assert "or --overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["wide.parquet", "chain_*.csv"])
+def test_neither_pandas_nor_beam_is_imported(tmp_path: Path, name: str) -> None:
+    chains(tmp_path)
+    write(tmp_path / "wide.parquet", wide(names=NAMES["matrix"]))
+    argv = [f"--input={tmp_path / name}", "--wide=log_lik[*]", f"--output={tmp_path / 'out'}", *HOW["plain"]]
+    done = alone("loglik", *argv)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- documents --------------------------------------------------------------------------------------------------------
