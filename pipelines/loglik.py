@@ -1,4 +1,4 @@
-"""Log-likelihood totals per key, in one level or two, and WAIC: ``python -m pipelines.loglik --help``."""
+"""Log-likelihood totals per key, in one level or two, leave-one-out and WAIC: ``python -m pipelines.loglik --help``."""
 
 import sys
 import time
@@ -7,10 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of, nulls_of, numbers_of
-from lse_stream.files import join
+from lse_stream.errors import errors_of_writing
+from lse_stream.files import join, names_below, open_file
 from lse_stream.layouts import OBSERVATION
 from lse_stream.observations import (
     BAD,
@@ -40,13 +43,14 @@ from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE
 from lse_stream.state_table import StateTable
 from lse_stream.states.aggregations import LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_LOGSUMEXP
-from lse_stream.states.leave_one_out import values_to_keep
+from lse_stream.states.leave_one_out import LARGEST_GOOD_K, good_k, values_to_keep
 
 from .command import UsageError
 from .log_likelihoods import Found, Layout, found_by
 from .options import COMMON, Options, Parser, check_columns
-from .output import OBSERVATIONS, OVERALL, TOTALS, make_table_directory
-from .run import build_of, run, run_here, run_main
+from .output import OBSERVATIONS, OVERALL, TOTALS, check_apart, make_table_directory
+from .picture import add_picture_option, check_picture, save_picture
+from .run import build_of, errors_as_run_error, run, run_here, run_main
 from .summary import head, pluralize, preview, read_totals
 
 PROGRAM = "loglik"
@@ -277,6 +281,7 @@ def _parse(argv: Sequence[str]) -> Options:
         "--tail", choices=("floor", "r"), help="the tail's length: rounded down (default), or up as R's loo does"
     )
     parser.add_argument("--per_observation", action="store_true", help="also write DIR/observations")
+    add_picture_option(parser)
     options = parser.parse(argv)
     two_levels = options.inner != "none"
     _check_layout(options)
@@ -295,6 +300,12 @@ def _parse(argv: Sequence[str]) -> Options:
     for word in ("draws", "r_eff", "tail"):
         if getattr(options, word) is not None and not options.loo:
             raise UsageError(f"--{word}: expected --loo with it, found none")
+    if options.picture is not None:
+        for word in ("loo", "per_observation"):
+            if not getattr(options, word):
+                raise UsageError(f"--picture: expected --{word} with it, for its Pareto k, found none")
+        check_picture(options.picture, overwrite=options.overwrite)
+        check_apart(options.output, [options.picture], "the picture")
     try:
         values_to_keep(1 if options.draws is None else options.draws, 1.0 if options.r_eff is None else options.r_eff)
     except ValueError as error:
@@ -362,6 +373,9 @@ def _run(argv: Sequence[str]) -> None:
             )
 
         run(options, plan, found.dataset.rows_read, temporary=found.temporary)
+    if options.picture is not None:
+        with errors_as_run_error(options), errors_of_writing(options.picture):
+            draw_pareto_k(join(options.output, OBSERVATIONS), options.picture)
     if not options.quiet:
         print(summary(found, options, evaluation, time.monotonic() - start), flush=True)
 
@@ -376,6 +390,7 @@ def summary(source: Found, options: Options, evaluation: Evaluation, seconds: fl
         f"{pluralize(source.dataset.num_rows, 'row')} of {pluralize(source.dataset.num_files, 'file')}{warmup}: "
         f"{pluralize(found.counts[TERMS], what)} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
+        *([] if options.picture is None else [f"picture in {options.picture}"]),
         *preview(_shown(totals, options.key, evaluation), found.rows),
     ]
     if options.key:
@@ -405,6 +420,33 @@ def _advice(observations: int, bad: int, very_bad: int) -> str:
         "without\neach of them, use K-fold cross-validation, or look for a model with heavier tails. "
         "--per_observation says which they are"
     )
+
+
+def draw_pareto_k(directory: str, path: str) -> None:
+    """Draws the Pareto k of a table of observations, in its order, as ``az.plot_khat``; the same bytes each time."""
+    import matplotlib.figure
+
+    paths = [join(directory, name) for name in sorted(names_below(directory))]
+    tables = [pq.read_table(open_file(path), columns=[PARETO_K, COUNT]).drop_null() for path in paths]
+    k, draws = (
+        np.concatenate([numbers_of(chunk) for table in tables for chunk in table[name].chunks])
+        for name in (PARETO_K, COUNT)
+    )
+    limits, fitted = good_k(draws), np.isfinite(k)
+    top = max(1.2, 1.1 * float(k[fitted].max(initial=0.0)))
+    figure = matplotlib.figure.Figure(figsize=(9.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    number = np.arange(k.size)
+    for some, color in ((k <= limits, "tab:blue"), ((k > limits) & (k <= 1.0), "tab:orange"), (k > 1.0, "tab:red")):
+        axes.plot(number[some & fitted], k[some & fitted], "+", color=color, rasterized=True)
+        axes.plot(number[some & ~fitted], np.full((some & ~fitted).sum(), top), "^", color=color, rasterized=True)
+    for limit in {float(limits.max(initial=LARGEST_GOOD_K)), 1.0}:
+        axes.axhline(limit, color="gray", linestyle="--", linewidth=1.0, zorder=0)
+    axes.set_xlabel("observation, by its place in the table (triangles: no fit)")
+    axes.set_ylabel("Pareto k")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"{(k > limits).sum():,} of {k.size:,} observations with a Pareto k that is too large")
+    save_picture(figure, path, PROGRAM)
 
 
 def _shown(directory: str, keys: Sequence[str], evaluation: Evaluation) -> pa.Table:

@@ -128,6 +128,18 @@ def test_the_summary_says_what_large_k_ask_for(tmp_path: Path, capsys: pytest.Ca
     assert "K-fold" in text
 
 
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_the_picture_is_the_same_each_time(tmp_path: Path, kind: str) -> None:
+    few = pa.table({"o": [99] * 9, "v": [0.0] * 9})  # not fitted
+    source = write(tmp_path / "a.parquet", pa.concat_tables([sample().select(["o", "v"]), few]))
+    pictures = []
+    for i in range(2):
+        run(tmp_path / f"out{i}", source, *ALWAYS, "--per_observation", f"--picture={tmp_path}/{i}.{kind}")
+        pictures.append((tmp_path / f"{i}.{kind}").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert kind == "png" or b"with a Pareto k that is too large" in pictures[0]
+
+
 def test_minus_infinity_is_a_verdict(tmp_path: Path) -> None:
     source = write(tmp_path / "a.parquet", {"o": [1] * 30 + [2] * 30, "v": [-1.0] * 59 + [-math.inf]})
     found = run(tmp_path / "out", source, *ALWAYS, "--per_observation")
@@ -146,6 +158,11 @@ BAD = {
     "no draws": (BASE + "--inner logmeanexp --draws 0", ["--draws", "expected 1 or more", "found 0"]),
     "r_eff": (BASE + "--inner logmeanexp --r_eff 0", ["--r_eff", "expected a positive number", "found 0"]),
     "draws without loo": (BASE.replace("--loo", "--draws 3") + "--inner logmeanexp", ["--draws", "--loo"]),
+    "a picture without observations": (BASE + "--inner logmeanexp --picture k.svg", ["--picture", "--per_observation"]),
+    "a picture of no kind": (
+        BASE + "--inner logmeanexp --per_observation --picture k.pdf",
+        ["--picture k.pdf", ".svg"],
+    ),
     "tail": (BASE + "--inner logmeanexp --tail up", ["--tail", "'up'"]),
 }
 
