@@ -440,7 +440,7 @@ def draw_pareto_k(directory: str, path: str) -> None:
     for some, color in ((k <= limits, "tab:blue"), ((k > limits) & (k <= 1.0), "tab:orange"), (k > 1.0, "tab:red")):
         axes.plot(number[some & fitted], k[some & fitted], "+", color=color, rasterized=True)
         axes.plot(number[some & ~fitted], np.full((some & ~fitted).sum(), top), "^", color=color, rasterized=True)
-    for limit in {float(limits.max(initial=LARGEST_GOOD_K)), 1.0}:
+    for limit in {float(limits.max()) if limits.size else LARGEST_GOOD_K, 1.0}:
         axes.axhline(limit, color="gray", linestyle="--", linewidth=1.0, zorder=0)
     axes.set_xlabel("observation, by its place in the table (triangles: no fit)")
     axes.set_ylabel("Pareto k")
