@@ -87,6 +87,7 @@ def test_the_provider_offers_every_transform() -> None:
     assert set(provider["transforms"]) == {name for name in public if not name.startswith("_")}
 
 
+@pytest.mark.engine
 def test_a_mistake_is_told_in_the_users_terms(tmp_path: Path) -> None:
     read = {"type": "ReadParquet", "config": {"path": str(STORMS), "columns": ["season", "category"]}}
     for config, message in (

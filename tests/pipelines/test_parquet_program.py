@@ -434,9 +434,15 @@ def test_a_damaged_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     captured = capsys.readouterr()
     check_damaged_page(tmp_path, status, captured.out, captured.err)
 
-    for workers in ([BEAM], IN_PROCESSES):
-        process = cli("parquet", *argv, *workers, "--quiet")
-        check_damaged_page(tmp_path, process.returncode, process.stdout, process.stderr)
+
+@pytest.mark.engine
+@pytest.mark.parametrize("workers", [[BEAM], IN_PROCESSES], ids=["here", "processes"])
+def test_a_damaged_page_on_beam(tmp_path: Path, workers: list[str]) -> None:
+    source = split(tmp_path / "in", sample(2000), 2, row_group_size=200, write_page_checksum=True)
+    damage(source / "1.parquet", row_group=2, column=1)
+    argv = ["--input", str(source), "--key=model", "--key=fold", "--value=value", "--output", str(tmp_path / "out")]
+    process = cli("parquet", *argv, *workers, "--quiet")
+    check_damaged_page(tmp_path, process.returncode, process.stdout, process.stderr)
 
 
 @pytest.mark.parametrize("value_type", [pa.int64(), pa.uint64()], ids=str)
@@ -575,6 +581,7 @@ def read_until(terminal: int, pattern: str | None) -> str:
     return text
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_in_the_middle_of_reading(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, long_input: Path, how: signal.Signals

@@ -715,6 +715,7 @@ def test_bad_event_times_of_files(
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
+@pytest.mark.engine
 def test_a_broker_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import socket
 
