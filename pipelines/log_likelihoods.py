@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from lse_stream.buffers import array_of
 from lse_stream.columns import is_list_type
 from lse_stream.errors import InputError
-from lse_stream.layouts import OBSERVATION, Columns, DrawLists, ObservationLists
+from lse_stream.layouts import OBSERVATION, ROWS_OF_COLUMNS, ROWS_OF_LISTS, Columns, DrawLists, ObservationLists
 from lse_stream.observations import VALUE
 from lse_stream.parquet.scan import Dataset, find_files, first_schema, scan
 
@@ -105,7 +105,9 @@ def _in_columns(options: Options) -> Found:
         if more := set(find_columns(options.wide, other, names)[0]) - set(columns):
             raise InputError(f"{other}: expected the columns like {options.wide!r} of {path}, found {min(more)!r} too")
     layout = Columns(tuple(options.key), tuple(columns), observations)
-    return Found(dataset.widen(len(columns)), layout, (OBSERVATION,), _draws(options, dataset, columns))
+    return Found(
+        dataset.widen(len(columns), ROWS_OF_COLUMNS), layout, (OBSERVATION,), _draws(options, dataset, columns)
+    )
 
 
 def _of_lists(options: Options, path: str) -> Found:
@@ -117,7 +119,9 @@ def _of_lists(options: Options, path: str) -> Found:
     names = [*options.key, *options.observation]
     dataset = scan(options.input, names, [], {options.value: _expected_lists})
     width = max((-(-values // rows) for _, values, rows in _sizes(dataset, options.value)), default=1)
-    return Found(dataset.widen(width), ObservationLists(tuple(names), options.value), tuple(options.observation))
+    return Found(
+        dataset.widen(width, ROWS_OF_LISTS), ObservationLists(tuple(names), options.value), tuple(options.observation)
+    )
 
 
 def _in_lists(
@@ -136,7 +140,7 @@ def _in_lists(
     if observations is None:
         observations = array_of(np.arange(_width(dataset, value)))
     layout = DrawLists(tuple(options.key), value, observations)
-    dataset = dataset.widen(len(observations))
+    dataset = dataset.widen(len(observations), ROWS_OF_LISTS)
     return Found(dataset, layout, (OBSERVATION,), _draws(options, dataset, [value]), warmup, temporary)
 
 

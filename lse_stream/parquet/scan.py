@@ -26,10 +26,6 @@ from ..keys import check_key_type
 TABLE_ROWS = 1 << 16
 TABLE_BYTES = 1 << 28
 
-# Rows that a table of rows which become several is made into: its columns cost some microseconds each, however few rows
-# they have, and that is 50 ns for each value of 2,000 columns in 2^18 rows, and 5 ns in 2^20.
-CONVERTED_ROWS = 1 << 20
-
 # Rows of one row group of output: fixed, as it shapes the bytes.
 OUTPUT_ROW_GROUP = 1 << 20
 
@@ -115,9 +111,11 @@ class Dataset:
         values = tuple(name for name in self.values if name in columns)
         return replace(self, reading=replace(self.reading, file_columns=kept, values=values, schema=schema))
 
-    def widen(self, become: int) -> "Dataset":
-        """These files, whose rows become about so many each by a conversion: fewer are read at once."""
-        table_rows = max(1, min(self.reading.table_rows, CONVERTED_ROWS // max(become, 1)))
+    def widen(self, become: int, converted_rows: int) -> "Dataset":
+        """These files, whose rows become about so many each by a conversion: of fewer rows, a table has at most
+        ``converted_rows`` then.
+        """
+        table_rows = max(1, min(self.reading.table_rows, converted_rows // max(become, 1)))
         return replace(self, reading=replace(self.reading, table_rows=table_rows), become=become)
 
 

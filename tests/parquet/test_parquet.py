@@ -384,3 +384,15 @@ def test_a_huge_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
     reader.close()
     assert len(held) > 1
     assert 0 < max(held) < path.stat().st_size
+
+
+def test_rows_that_become_many_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": np.zeros(100), "y": np.zeros(100)}), tmp_path / "a.parquet")
+    dataset = scan([str(tmp_path)], [], ["x", "y"])
+    wide = dataset.widen(2, 50)
+    assert (wide.num_rows, wide.rows_read, wide.reading.table_rows) == (100, 200, 25)
+    reader = RowGroupReader(wide.reading)
+    assert [table.num_rows for table in reader.tables(list(wide.row_groups))] == [25] * 4
+    reader.close()
+    assert dataset.widen(1000, 50).reading.table_rows == 1
+    assert dataset.widen(1, 1 << 30).reading.table_rows == dataset.reading.table_rows
