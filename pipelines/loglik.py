@@ -96,20 +96,20 @@ examples:
       --output out/mixture
 
   # what CmdStan has written, a file for each chain: leave-one-out
-  PROGRAM --input 'chain_*.csv' --wide 'log_lik[*]' \
+  PROGRAM --input 'chain_*.csv' --wide 'log_lik[*]' \\
       --inner logmeanexp --loo --output out/loo
 
   # a column for each observation, and two models in one file
-  PROGRAM --input wide.parquet --wide 'log_lik.*' --key model \
-      --inner logmeanexp --waic --output out/models
+  PROGRAM --input wide.parquet --wide 'log_lik.*' \\
+      --key model --inner logmeanexp --waic --output out/models
 
   # a list of all observations for each draw
-  PROGRAM --input draws.parquet --value log_lik \
+  PROGRAM --input draws.parquet --value log_lik \\
       --inner logmeanexp --loo --per_observation --output out/lists
 
   # leave out a patient, of whom there are many rows for each draw
-  PROGRAM --input visits.parquet --group patient --draw draw \
-      --value log_lik --inner logmeanexp --loo --output out/patients
+  PROGRAM --input visits.parquet --value log_lik \\
+      --group patient --draw draw --inner logmeanexp --loo --output out/patients
 
   # one exact total of a column
   PROGRAM --input data/ --value loglik --output out/total
