@@ -16,11 +16,13 @@ from .state_column import STATE, states_to_arrow
 from .state_table import StateTable
 from .states.aggregations import LOG_LIKELIHOOD, Aggregation, leave_one_out
 from .states.leave_one_out import LeaveOneOut, cross_validate, good_k, tail_length, values_to_keep
-from .states.results import variances
+from .states.results import result_of, variances
 
 # Columns of a table of observations, beside their keys; with WAIC and with leave-one-out these too (Vehtari, Gelman,
 # Gabry, Statistics and Computing 27, 2017).
 VALUE, COUNT = "value", "count"
+# How many rows the draw of a group has, on the way.
+ROWS = "rows"
 LPPD, P_WAIC, ELPD_WAIC = "lppd", "p_waic", "elpd_waic"
 ELPD_LOO, P_LOO, PARETO_K = "elpd_loo", "p_loo", "pareto_k"
 # Beyond this p_waic of an observation that paper calls WAIC unreliable.
@@ -83,9 +85,32 @@ def check_weights(weight: str, inner: str, table: pa.Table) -> pa.Table:
 
 
 def sums_of(names: list[str], states: StateTable) -> pa.Table:
-    """States of rows to those key columns and VALUE, the sum of the rows; null where all values are null."""
-    results = states.finalize(["log_likelihood"], min_count=1)
-    return results.select([*names, "log_likelihood"]).rename_columns([*names, VALUE])
+    """States of the rows of a draw to those key columns, their sum VALUE and how many they are, ROWS.
+
+    Both are null where all values are null.
+    """
+    found = states.results(STATE, ["log_likelihood", COUNT], 1)
+    rows = array_of(numbers_of(found[COUNT]), null=nulls_of(found["log_likelihood"]))
+    columns = [*(states.keys.column(name) for name in names), found["log_likelihood"], rows]
+    return pa.Table.from_arrays(columns, names=[*names, VALUE, ROWS])
+
+
+def of_whole_draws(finish: Callable[[StateTable], pa.Table], states: StateTable) -> pa.Table:
+    """What is made of states of groups, once every draw of a group has as many rows.
+
+    Raises:
+      DataError: a group of which some draws have fewer rows; named.
+    """
+    array, _ = states.states[ROWS]
+    most = array.sums[0]["max"]
+    mean = result_of(array, "mean")
+    _require(
+        states,
+        (mean == most) | (array.counts == 0),
+        lambda row: f"{most[row]:.0f} rows in each of {array.counts[row]} draws, found {mean[row]:.6g} on average",
+        "group",
+    )
+    return finish(states)
 
 
 def values_of(inner: str, states: StateTable) -> pa.Table:
@@ -138,11 +163,13 @@ def _leave_out(evaluation: Evaluation, states: StateTable) -> LeaveOneOut:
     return cross_validate(array, evaluation.r_eff, round_up=evaluation.round_up)
 
 
-def _require(states: StateTable, fits: npt.NDArray[np.bool_], message: Callable[[int], str]) -> None:
+def _require(
+    states: StateTable, fits: npt.NDArray[np.bool_], message: Callable[[int], str], what: str = "observation"
+) -> None:
     if not fits.all():
         row = int(fits.argmin())
         key = describe_key(states.keys, states.keys.column_names, row)
-        raise DataError(f"observation {key}: expected {message(row)}")
+        raise DataError(f"{what} {key}: expected {message(row)}")
 
 
 def classify(observations: pa.Table) -> pa.Table:

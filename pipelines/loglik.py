@@ -23,6 +23,7 @@ from lse_stream.observations import (
     LOO,
     PARETO_K,
     RESULTS,
+    ROWS,
     VALUE,
     VERY_BAD,
     WAIC,
@@ -31,6 +32,7 @@ from lse_stream.observations import (
     classify,
     count_unsure,
     evaluate,
+    of_whole_draws,
     sums_of,
     total,
     values_of,
@@ -149,13 +151,14 @@ def describe(
     if inner != "none":
         names = [*keys, *observation]
         aggregation = evaluation.aggregation if evaluation else WEIGHTED_LOGSUMEXP if weight else LOGSUMEXP
-        reduction = Reduction(
-            tuple(names), {STATE: ColumnAggregation(aggregation, NATURAL, (value, *weight))}, skip_nulls
-        )
+        aggregations = {STATE: ColumnAggregation(aggregation, NATURAL, (value, *weight))}
+        if draw:
+            aggregations[ROWS] = ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (ROWS,))
+        reduction = Reduction(tuple(names), aggregations, skip_nulls)
         value = VALUE
         states = engine.reduce("Inner", tables, reduction, num_shards if per_observation else None)
         finish = partial(evaluate, evaluation, state) if evaluation else partial(values_of, inner)
-        tables = engine.finish("Observations", states, finish)
+        tables = engine.finish("Observations", states, partial(of_whole_draws, finish) if draw else finish)
         if per_observation:
             counters = {UNSURE: count_unsure} if evaluation.waic else {}
             path = make_table_directory(directory, OBSERVATIONS)
@@ -402,7 +405,7 @@ def summary(source: Found, options: Options, evaluation: Evaluation, seconds: fl
                 "",
                 f"{unsure:,} of {pluralize(each.rows, 'observation')} with p_waic above {DOUBTFUL}: WAIC is in doubt",
             ]
-    if evaluation.loo:
+    if evaluation.loo and found.counts[TERMS]:
         [counts] = head(overall, [COUNT, BAD, VERY_BAD]).to_pylist()
         lines += ["", _advice(counts[COUNT], counts[BAD] or 0, counts[VERY_BAD] or 0)]
     return "\n".join(lines)

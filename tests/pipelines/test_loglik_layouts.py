@@ -315,11 +315,11 @@ def test_draws_may_be_told_apart_by_several_columns(tmp_path: Path, capsys: pyte
     assert ": 3 groups of 1 key, " in capsys.readouterr().out
 
 
-def test_a_null_takes_its_group_with_it_or_is_left_out(tmp_path: Path) -> None:
-    rows = {"g": [1, 1, 1, 1, 2, 2], "d": [0, 0, 1, 1, 0, 1], "v": [-1.0, None, -2.0, -3.0, None, -4.0]}
+def test_a_draw_of_nulls_takes_its_group_with_it_or_is_left_out(tmp_path: Path) -> None:
+    rows = {"g": [1, 1, 1, 1, 2, 2], "d": [0, 0, 1, 1, 0, 1], "v": [-1.0, -1.5, -2.0, -3.0, None, -4.0]}
     source = write(tmp_path / "rows.parquet", rows)
     always = ["--group=g", "--draw=d", "--value=v", "--inner=logmeanexp", "--per_observation"]
-    for nulls, counts in (([], [2, 1]), (["--no-skip_nulls"], [None, None])):
+    for nulls, counts in (([], [2, 1]), (["--no-skip_nulls"], [2, None])):
         result(tmp_path / "out", source, *always, *nulls)
         table = pq.read_table(tmp_path / "out" / "observations")
         found = [
@@ -491,6 +491,16 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         {"in/a.parquet": {"log_lik[7]": [-1.0, float("nan"), -2.0]}},
         "--input in --wide log_lik[*] --loo" + END,
         ["observation observation=7", "found NaN"],
+    ),
+    "a row that is not there in one draw": (
+        {"in/a.parquet": {"g": [1, 1, 1, 2, 2], "d": [0, 0, 1, 0, 1], "v": [-1.0, -2.0, -3.0, -4.0, -5.0]}},
+        "--input in --value v --group g --draw d" + END,
+        ["group g=1: expected 2 rows in each of 2 draws, found 1.5 on average"],
+    ),
+    "a null in one draw": (
+        {"in/a.parquet": {"g": [1, 1, 1, 1], "d": [0, 0, 1, 1], "v": [-1.0, None, -2.0, -3.0]}},
+        "--input in --value v --group g --draw d --loo" + END,
+        ["group g=1: expected 2 rows in each of 2 draws, found 1.5 on average"],
     ),
     "an observation without draws": (
         {"in/a.parquet": {"o": [1, 2], "ll": [[-1.0, -2.0], []]}},
