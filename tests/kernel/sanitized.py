@@ -6,7 +6,8 @@
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,22 +103,36 @@ def try_arrays(rng: np.random.Generator) -> None:
         _kernel.sum_products(np.zeros(values.size, np.int32), values, None, 1)
 
 
-def try_values_that_change(rng: np.random.Generator) -> None:
-    """Another thread writes values while they are summed: the sums are of anything, but nothing else is written."""
-    x, runs = rng.normal(size=60_000), rng.integers(0, 300, 5000).astype(np.int32)
+@contextmanager
+def written(array: np.ndarray) -> Iterator[None]:
+    """Another thread goes on writing an array."""
     done = threading.Event()
 
     def write() -> None:
         while not done.is_set():
-            x[:] = x[::-1].copy()
+            array[:] = array[::-1].copy()
 
     thread = threading.Thread(target=write)
     thread.start()
-    for codes in (np.repeat(runs, 12), np.repeat(np.arange(5000, dtype=np.int32), 12)):
-        for _ in range(5):
-            _kernel.group_values(codes, x, 5000)
+    yield
     done.set()
     thread.join()
+
+
+def try_arrays_that_change(rng: np.random.Generator) -> None:
+    """What another thread writes while it is summed: the sums are of anything, but nothing else is written."""
+    x, runs = rng.normal(size=60_000), rng.integers(0, 300, 5000).astype(np.int32)
+    with written(x):
+        for codes in (np.repeat(runs, 12), np.repeat(np.arange(5000, dtype=np.int32), 12)):
+            for _ in range(5):
+                _kernel.group_values(codes, x, 5000)
+    # Heads of empty sums, where those that reach too far are a moment later.
+    at, heads = np.arange(10_000), np.zeros(20_000, np.uint64)
+    heads[at.size :] = 0xFFFF << 16
+    with written(heads):
+        for _ in range(50):
+            with suppress(ValueError):
+                _kernel.merge_sums(np.zeros(at.size, np.int32), heads, at, 1)
 
 
 def try_exact_sums(rng: np.random.Generator) -> None:
@@ -166,7 +181,7 @@ def main() -> None:
             try_records(rng)
             try_arrays(rng)
             if rounds % 20 == 0:  # it takes longer than the others
-                try_values_that_change(rng)
+                try_arrays_that_change(rng)
             try_exact_sums(rng)
             try_tails(rng)
             rounds += 1

@@ -2,7 +2,7 @@
 
 /* A stored sum: words without the sign, the lowest first, of which the first counts 2^(UNIT + 64 low). */
 typedef struct {
-    uint64_t word[WORDS];
+    uint64_t word[MOST_WORDS];
     int words, low, negative;
     uint32_t special;
 } unsigned_sum;
@@ -16,13 +16,10 @@ static void negate(uint64_t *word, int n) {
 }
 
 static void read_sum(unsigned_sum *m, const uint64_t *stored) {
-    exact_head head;
-    memcpy(&head, stored, sizeof head);
-    /* It was seen to fit, but what it is read from might change meanwhile. */
-    m->words = head.words < WORDS ? head.words : WORDS, m->low = head.low < WORDS - m->words ? head.low : WORDS - m->words;
-    m->special = head.special & NOT_A_NUMBER;
-    m->negative = m->words && stored[m->words] >> 63;
-    memcpy(m->word, stored + 1, (size_t)m->words * 8);
+    exact_head head = head_of(stored);
+    m->words = head.words, m->low = head.low, m->special = head.special;
+    m->negative = head.words && stored[head.words] >> 63;
+    memcpy(m->word, stored + 1, (size_t)head.words * 8);
     if (m->negative) negate(m->word, m->words);
 }
 
@@ -118,7 +115,7 @@ static double exact_variance(const uint64_t *stored_s, const uint64_t *stored_q,
     /* Where both begin, in words of 2^(2 UNIT). Stored sums and counts have a bit for the sign, and so has the difference. */
     int s_at = 2 * s.low, q_at = q.low - UNIT / 64, low = s_at < q_at ? s_at : q_at;
     int s_end = s_at + 2 * s.words, q_end = q_at + q.words + 1, size = (s_end > q_end ? s_end : q_end) - low;
-    uint64_t difference[2 * WORDS];
+    uint64_t difference[2 * MOST_WORDS];
     memset(difference, 0, (size_t)size * 8);
     s_at -= low, q_at -= low;
     subtract_product(difference + q_at, size - q_at, q.word, q.words, (uint64_t)count);

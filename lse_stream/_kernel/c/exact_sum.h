@@ -32,6 +32,16 @@ static int are_sums(const uint64_t *words, size_t size, const int64_t *at, size_
     return 1;
 }
 
+/* The head of a stored sum that can be read; bounded, as what it is read from might be written meanwhile. */
+static exact_head head_of(const uint64_t *stored) {
+    exact_head head;
+    memcpy(&head, stored, sizeof head);
+    head.words = head.words < MOST_WORDS ? head.words : MOST_WORDS;
+    head.low = head.low < MOST_WORDS - head.words ? head.low : (uint16_t)(MOST_WORDS - head.words);
+    head.special &= NOT_A_NUMBER;
+    return head;
+}
+
 static void clear(exact_sum *s) {
     memset(s, 0, sizeof *s);
     s->first = CHUNKS;
@@ -138,8 +148,7 @@ static int add_many(exact_sum *s, const double *x, size_t n) {
 }
 
 static void add_stored(exact_sum *s, const uint64_t *stored) {
-    exact_head head;
-    memcpy(&head, stored, sizeof head);
+    exact_head head = head_of(stored);
     s->special |= head.special;
     for (int i = 0; i < head.words; i++) {
         int64_t upper = (int64_t)stored[1 + i] >> 32; /* the last word contains the sign */
