@@ -39,7 +39,8 @@ static PyObject *py_group_terms(PyObject *module, PyObject *args) {
     if (open_buffers(args, "*....", v)) return NULL;
     size_t n = LENGTH(v[1], int32_t), groups = count_records(&v[0]);
     int weigh = has_weights(&v[0]);
-    int fits = n == LENGTH(v[2], double) && LENGTH(v[3], double) == (weigh ? n : 0) && groups != NO_RECORDS && v[4].len == sizeof(scale);
+    int fits = groups != NO_RECORDS && n == LENGTH(v[2], double) && LENGTH(v[3], double) == (weigh ? n : 0) &&
+               v[4].len == sizeof(scale);
     return finished(v, 5, WITHOUT_GIL(fits, weigh ? group_weighted(v[0].buf, groups, v[1].buf, v[2].buf, v[3].buf, n, SCALE_OF(v[4]))
                                                   : group_scaled(v[0].buf, groups, v[1].buf, v[2].buf, n, SCALE_OF(v[4]))));
 }

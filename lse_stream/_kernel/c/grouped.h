@@ -300,7 +300,9 @@ static int put_apart(slots *g, int32_t code, const state *s) {
 }
 
 /* What is apart of a group, or NULL. */
-static const state *apart_of(const slots *g, size_t i) { return i < g->places && g->place[i] ? g->apart + g->place[i] - 1 : NULL; }
+static const state *apart_of(const slots *g, size_t i) {
+    return i < g->places && g->place[i] ? g->apart + g->place[i] - 1 : NULL;
+}
 
 static void free_slots(slots *g) { free(g->apart), free(g->place); }
 

@@ -66,7 +66,10 @@ static int take_counts(groups *g, const int32_t *codes, const void *states, size
         if (!counts) return NO_MEMORY;
         for (size_t i = 0; i < g->slots.size; i++) counts[i] = count_of(g, i);
         overflows = 0;
-        for (size_t i = 0; i < n; i++) overflows |= __builtin_add_overflow(counts[codes[i]], terms_of(g, states, i), counts + codes[i]);
+        for (size_t i = 0; i < n; i++) {
+            int64_t *count = counts + codes[i];
+            overflows |= __builtin_add_overflow(*count, terms_of(g, states, i), count);
+        }
         most = 0;
         for (size_t i = 0; i < size; i++) most = counts[i] > most ? counts[i] : most;
         free(counts);
@@ -293,7 +296,8 @@ static PyObject *Groups_export(PyObject *object, PyObject *args) {
     groups *self = (groups *)object;
     Py_buffer v[1];
     if (open_buffers(args, "*", v)) return NULL;
-    return finished(v, 1, WHILE_USED(&self->base, 0, has_items(&v[0], self->slots.size, record_size(self)), groups_export(self, v[0].buf)));
+    return finished(v, 1, WHILE_USED(&self->base, 0, has_items(&v[0], self->slots.size, record_size(self)),
+                                     groups_export(self, v[0].buf)));
 }
 
 static PyObject *Groups_nbytes(PyObject *object, void *closure) {
