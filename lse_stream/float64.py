@@ -219,12 +219,15 @@ def _of_column(column: Any, name: str, booleans: bool) -> tuple[Array, Mask | No
 def _of_sequence(values: Sequence[Any], name: str, booleans: bool) -> tuple[Array, Mask | None]:
     shape: tuple[int, ...] = (len(values),)
     items: list[Any] = list(values)
-    while items and all(map(_is_sequence, set(map(type, items)))):
+    types = set(map(type, items))
+    while types and all(map(_is_sequence, types)):
         sizes = set(map(len, items))
         if len(sizes) > 1:
             raise ValueError(f"{name}: expected an array, found ragged rows: of {min(sizes)} to {max(sizes)} items")
         shape, items = (*shape, *sizes), list(chain.from_iterable(items))
-    if any(len(getattr(x, "shape", ())) or _is_sequence(type(x)) or is_arrow(x) for x in items):
+        types = set(map(type, items))
+    are_numbers = types <= {float, int}  # which is quick to see
+    if not are_numbers and any(len(getattr(x, "shape", ())) or _is_sequence(type(x)) or is_arrow(x) for x in items):
         parts = [array_and_nulls(x, name, booleans=booleans) for x in items]
         array, null = _stack(parts, 0, name)
         shape = (*shape, *array.shape[1:])

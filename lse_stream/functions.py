@@ -1,5 +1,6 @@
 """Log-sum-exp, log-mean-exp and softmax along axes of arrays, as in ``scipy.special``: same arguments and shapes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ Axis = int | Sequence[int] | None
 _BLOCK = 1 << 20
 # Values whose softmax is written at a time: with codes and results they stay in a second-level cache of 512 kB.
 _CACHED = 1 << 14
+# The code of the only state.
+_FIRST = np.zeros(1, np.int32)
 # Weighted values of one row that are summed at a time: with codes and converted values a megabyte or so.
 _LONG = 1 << 16
 
@@ -76,8 +79,8 @@ def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 def _to_rows(array: Array, axes: tuple[int, ...]) -> Array:
     """(rows, columns), the axes in question along the columns, in their order."""
     kept = [i for i in range(array.ndim) if i not in axes]
-    columns = int(np.prod([array.shape[i] for i in axes], dtype=np.int64))
-    rows = int(np.prod([array.shape[i] for i in kept], dtype=np.int64))
+    columns = math.prod(array.shape[i] for i in axes)
+    rows = math.prod(array.shape[i] for i in kept)
     return array.transpose([*kept, *axes]).reshape(rows, columns)
 
 
@@ -92,13 +95,14 @@ def _blocks(rows: Array) -> Iterator[tuple[slice, Array]]:
         yield slice(i, i + step), rows[i : i + step]
 
 
-def _cached(rows: Array) -> Iterator[tuple[slice, npt.NDArray[np.int32], Floats]]:
-    """Values of a matrix, so many at a time that they stay in the cache: where they are, their rows, and they."""
-    values = rows.ravel()
-    codes = _codes(*rows.shape) if rows.shape[0] > 1 else np.zeros(_CACHED, np.int32)
-    for i in range(0, values.size, _CACHED):
-        at, some = slice(i, i + _CACHED), to_float64_exact(values[i : i + _CACHED], "x")
-        yield at, codes[at] if rows.shape[0] > 1 else codes[: some.size], some
+def _cached(rows: Array) -> Iterator[tuple[tuple[slice, slice], npt.NDArray[np.int32], Floats]]:
+    """Parts of a matrix that stay in the cache: where they are, the numbers of their rows (n, 1), and their values."""
+    step = max(1, _CACHED // max(rows.shape[1], 1))
+    for i in range(0, rows.shape[0], step):
+        numbers = np.arange(i, min(i + step, rows.shape[0]), dtype=np.int32)[:, None]
+        for j in range(0, rows.shape[1], _CACHED):
+            at = slice(i, i + step), slice(j, j + _CACHED)
+            yield at, numbers, to_float64_exact(rows[at], "x")
 
 
 def _states(
@@ -219,6 +223,10 @@ def logmeanexp(a: object, axis: Axis = None, b: object = None, keepdims: bool = 
     >>> logmeanexp([-1000.5, -1000.5, -1000.5])
     np.float64(-1000.5)
     """
+    if axis is None and b is None and not keepdims:
+        values = _plain(a)  # as in logsumexp
+        if values is not None:
+            return np.float64(LogSumExpAccumulator(values.reshape(-1)).logmeanexp())
     return _reduce(a, axis, b, keepdims, ("logmeanexp",))[0]
 
 
@@ -262,18 +270,18 @@ def _softmax(x: object, axis: Axis, log: bool) -> Any:
                 else:
                     out[block] = _kernel.row_softmax(matrix)
                 continue
-            states, target = _states(part), out[block].reshape(-1)
+            states, target = _states(part), out[block]
             if log:
                 totals = LogTotals(states)
-                for at, codes, values in _cached(part):
-                    target[at] = totals.log_softmax(codes, values)
+                for at, numbers, values in _cached(part):
+                    target[at] = totals.log_softmax(numbers, values)
             else:
                 reciprocals = _kernel.reciprocals_of(states.sums[0])
-                for at, codes, values in _cached(part):
-                    target[at] = _kernel.softmax_by(reciprocals, codes, values)
+                for at, _, values in _cached(part):
+                    target[at] = _kernel.softmax_by(reciprocals, np.zeros(values.size, np.int32), values[0])
     kept = [i for i in range(array.ndim) if i not in axes]
     order = [*kept, *axes]
-    result = out.reshape([array.shape[i] for i in order]).transpose(np.argsort(order))
+    result = out.reshape([array.shape[i] for i in order]).transpose(sorted(order, key=order.__getitem__))
     return _masked(null, np.asarray(result, order="C"))
 
 
@@ -323,6 +331,11 @@ def log_softmax(x: object, axis: Axis = None) -> Any:
     >>> log_softmax([0.0, 0.0])
     array([-0.69314718, -0.69314718])
     """
+    if axis is None or axis == -1:
+        values = _plain(x)  # as in logsumexp
+        if values is not None and (axis is None or values.ndim == 1) and values.size <= _CACHED:
+            totals = LogTotals(LogSumExpAccumulator(values.reshape(-1)).states())
+            return totals.log_softmax(_FIRST, values).reshape(values.shape)[()]
     return _softmax(x, axis, log=True)
 
 

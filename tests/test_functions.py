@@ -163,6 +163,9 @@ def test_rows_have_the_bits_of_single_states(columns: int) -> None:
             assert softmax(x[0].tolist()).tobytes() == softmax(x[0], axis=-1).tobytes() == of_states[0].tobytes()
             assert logsumexp(x, axis=1).tobytes() == expected.tobytes()
             assert logsumexp(x.T, axis=0).tobytes() == expected.tobytes()
+            for function in (log_softmax, logmeanexp):
+                by_row = function(x, axis=1)[0].tobytes()
+                assert function(x[0].tolist()).tobytes() == function(x[0]).tobytes() == by_row
             assert logsumexp(x[:, ::-1], axis=1).tobytes() == expected.tobytes()
             assert _kernel.row_values(x).tobytes() == expected.tobytes()
 

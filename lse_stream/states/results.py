@@ -79,7 +79,7 @@ class LogTotals:
         self._high, self._low = quotients.log_high.copy(), quotients.log_low.copy()
 
     def log_softmax(self, codes: Codes, x: Floats) -> Floats:
-        """``x - LSE`` (rows,) of the state that each row's code (rows,) names, rounded once."""
+        """``x - LSE`` of the state that the code of each x names, rounded once; codes have a shape that broadcasts."""
         maximum = self._maxima[codes]
         with np.errstate(invalid="ignore", over="ignore"):
             out = subtract_log(x, maximum, self._high[codes], self._low[codes])
@@ -93,9 +93,23 @@ class LogTotals:
 
 def subtract_log(x: Any, maximum: Any, high: Any, low: Any) -> Any:
     """``x - (maximum + (high + low))`` of floats or of arrays, rounded once."""
-    total, error = two_sum(x, -maximum)
-    total, error2 = two_sum(total, -high)
-    return total + (error + error2 - low)
+    total, excess = _difference(x, maximum)
+    total, excess2 = _difference(total, high)
+    excess += excess2
+    excess += low
+    total -= excess
+    return total
+
+
+def _difference(a: Any, b: Any) -> tuple[Any, Any]:
+    """``a - b``, and by how much that is too large: as ``two_sum`` has it, but arrays are written in place."""
+    difference = a - b
+    taken = difference - a
+    excess = difference - taken
+    excess -= a
+    taken += b
+    excess += taken
+    return difference, excess
 
 
 # --- what results are made of -----------------------------------------------------------------------------------------
