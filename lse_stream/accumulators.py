@@ -14,6 +14,7 @@ from .float64 import (
     array_and_nulls,
     columns_to_float64_exact,
     is_arrow,
+    is_sequence,
     to_float64_exact,
     to_float_exact,
     valid_numbers,
@@ -53,12 +54,12 @@ def _arrays(values: object) -> Iterator[Values]:
     """The values as contiguous arrays of float64 or float32, nulls and masked ones left out."""
     if type(values) is np.ndarray:
         yield from _blocks(values)
+    elif is_sequence(values):
+        for i in range(0, len(values), BLOCK):
+            yield from _blocks(array_and_nulls(values[i : i + BLOCK])[0])
     elif is_arrow(values):
         for array in valid_numbers(values):
             yield from _blocks(array)
-    elif isinstance(values, Sequence) and not isinstance(values, str | bytes | memoryview):
-        for i in range(0, len(values), BLOCK):
-            yield from _blocks(array_and_nulls(values[i : i + BLOCK])[0])
     else:
         array, null = array_and_nulls(values)
         yield from _blocks(array if null is None or array.ndim != 1 else array[~null])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,11 @@ def to_float64_exact(array: npt.NDArray[Any], name: str = "input") -> Floats:
     elif kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: expected integers, float16, float32 or float64, found {array.dtype}")
     return np.asarray(array, np.float64, order="C")
+
+
+def is_sequence(values: object) -> TypeGuard[Sequence[Any]]:
+    """Whether it is a sequence of Python: no text, and no view of memory, which is an array."""
+    return isinstance(values, Sequence) and not isinstance(values, str | bytes | memoryview)
 
 
 def is_arrow(values: object) -> bool:
@@ -169,6 +174,8 @@ def _array_and_nulls(values: Any, name: str, booleans: bool) -> tuple[Array, Mas
         return np.asarray(values.filled(0)), np.ma.getmaskarray(values)
     if isinstance(values, np.ndarray):
         return values, None
+    if is_sequence(values):
+        return _of_sequence(values, name, booleans)
     if is_arrow(values):
         return _of_column(as_chunked(values), name, booleans)
     columns = _columns_of(values)
@@ -179,13 +186,7 @@ def _array_and_nulls(values: Any, name: str, booleans: bool) -> tuple[Array, Mas
         return _of_numbers([values], name, booleans).reshape(()), None
     if hasattr(values, "__array__") or isinstance(values, memoryview):
         return np.asarray(values), None
-    if _is_sequence(type(values)):
-        return _of_sequence(values, name, booleans)
     raise TypeError(f"{name}: expected an array or a sequence of real numbers, found {type(values).__name__}")
-
-
-def _is_sequence(found: type) -> bool:
-    return issubclass(found, Sequence) and not issubclass(found, str | bytes)
 
 
 def _columns_of(table: Any) -> Sequence[Any] | None:
@@ -219,15 +220,18 @@ def _of_column(column: Any, name: str, booleans: bool) -> tuple[Array, Mask | No
 def _of_sequence(values: Sequence[Any], name: str, booleans: bool) -> tuple[Array, Mask | None]:
     shape: tuple[int, ...] = (len(values),)
     items: list[Any] = list(values)
-    types = set(map(type, items))
-    while types and all(map(_is_sequence, types)):
+    # One of each type is asked: rows are many.
+    while (
+        items
+        and is_sequence(items[0])
+        and all(map(is_sequence, dict(zip(map(type, items), items, strict=True)).values()))
+    ):
         sizes = set(map(len, items))
         if len(sizes) > 1:
             raise ValueError(f"{name}: expected an array, found ragged rows: of {min(sizes)} to {max(sizes)} items")
         shape, items = (*shape, *sizes), list(chain.from_iterable(items))
-        types = set(map(type, items))
-    are_numbers = types <= {float, int}  # which is quick to see
-    if not are_numbers and any(len(getattr(x, "shape", ())) or _is_sequence(type(x)) or is_arrow(x) for x in items):
+    are_numbers = set(map(type, items)) <= {float, int}  # which is quick to see
+    if not are_numbers and any(len(getattr(x, "shape", ())) or is_sequence(x) or is_arrow(x) for x in items):
         parts = [array_and_nulls(x, name, booleans=booleans) for x in items]
         array, null = _stack(parts, 0, name)
         shape = (*shape, *array.shape[1:])
