@@ -80,14 +80,32 @@ static int put_small(smallest *g, size_t group, double x) {
     return DONE;
 }
 
+/* Adds values to the lists of their codes. Those that count are few, and their lists too many for the cache: they are fetched
+   for a batch at once. */
 static int add_small(smallest *g, const int32_t *codes, const double *x, size_t n) {
     double *limits = (double *)g->limits.start;
-    for (size_t i = 0; i < n; i++) {
-        double *limit = limits + codes[i];
-        if (__builtin_expect(x[i] < *limit, 0)) {
-            if (put_small(g, (size_t)codes[i], x[i])) return NO_MEMORY;
-        } else if (__builtin_expect(!(x[i] < INFINITY), 0)) {
-            make_special(g, (size_t)codes[i]);
+    value_list *lists = (value_list *)g->lists.start;
+    uint16_t counts[ROWS];
+    for (size_t i = 0; i < n; i += ROWS) {
+        size_t size = n - i < ROWS ? n - i : ROWS, found = 0;
+        for (size_t j = 0; j < size; j++) {
+            double v = x[i + j];
+            int32_t code = codes[i + j];
+            if (__builtin_expect(v < limits[code], 0)) {
+                counts[found++] = (uint16_t)j;
+                __builtin_prefetch(lists + code, 1);
+            } else if (__builtin_expect(!(v < INFINITY), 0)) {
+                make_special(g, (size_t)code);
+            }
+        }
+        for (size_t j = 0; j < found; j++) {
+            const value_list *list = lists + codes[i + counts[j]];
+            __builtin_prefetch(list->value + list->size, 1);
+        }
+        for (size_t j = 0; j < found; j++) {
+            size_t row = i + counts[j];
+            /* The limit may be lower by now. */
+            if (x[row] < limits[codes[row]] && put_small(g, (size_t)codes[row], x[row])) return NO_MEMORY;
         }
     }
     return DONE;
