@@ -32,19 +32,25 @@ ROW_BYTES = 24
 
 
 class _ExactSums:
-    """The exact sums of groups whose number grows; what is added waits until there are several rows per group."""
+    """The exact sums of groups whose number grows: in windows, and of rows that do not fit, which wait to be added."""
 
     def __init__(self, part: ExactSum) -> None:
         self._part = part
         self._rows: list[tuple[Codes, Floats, Floats | None]] = []
         self._stored: list[tuple[Codes, Words, Ints]] = []
+        self._windows = _kernel.ExactWindows()
         self._waiting = 0
         self._words, self._at = np.empty(0, np.uint64), np.empty(0, np.int64)
 
     def add(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
+        first = inputs[self._part.first]
         second = None if self._part.second is None else inputs[self._part.second]
-        self._rows.append((codes, inputs[self._part.first], second))
-        self._wait(codes.size, groups)
+        others = self._windows.update(codes, first, second, groups)
+        if others.size:
+            first = first[others]
+            second = None if second is None else first if self._part.second == self._part.first else second[others]
+            self._rows.append((codes[others], first, second))
+            self._wait(others.size, groups)
 
     def merge(self, codes: Codes, words: Words, at: Ints, groups: int) -> None:
         self._stored.append((codes, words, at))
@@ -58,6 +64,9 @@ class _ExactSums:
     def settle(self, groups: int) -> tuple[Words, Ints]:
         """The words and the places of all sums."""
         parts = self._stored
+        words, begins = self._windows.take()
+        if begins.size > 1:
+            parts = [(np.arange(begins.size - 1, dtype=np.int32), words, begins[:-1]), *parts]
         if self._at.size:
             parts = [(np.arange(self._at.size, dtype=np.int32), self._words, self._at), *parts]
         if self._rows:
@@ -84,7 +93,7 @@ class _ExactSums:
     @property
     def nbytes(self) -> int:
         waiting = sum(words.nbytes for _, words, _ in self._stored) + ROW_BYTES * self._waiting
-        return int(self._words.nbytes + self._at.nbytes + waiting)
+        return int(self._words.nbytes + self._at.nbytes + self._windows.nbytes + waiting)
 
 
 class _SmallestValues:

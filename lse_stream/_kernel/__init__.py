@@ -442,6 +442,32 @@ class Smallest:
         return int(self._lists.nbytes)
 
 
+class ExactWindows:
+    """Exact sums of products of groups whose number grows from batch to batch, of rows that fit beside those before."""
+
+    def __init__(self) -> None:
+        self._windows = _growing().ExactWindows()
+        self._size = 0
+
+    def update(self, codes: Codes, a: Floats, b: Floats | None, n_groups: int) -> Ints:
+        """Adds a b (n,), b being 1 for None, to the sums of their codes (n,); gives the rows that do not fit."""
+        others = np.empty(codes.size, np.int64)
+        factors = (np.ascontiguousarray(v, np.float64) for v in (a, NONE if b is None else b))
+        found = self._windows.update((np.ascontiguousarray(codes, np.int32), *factors, others), n_groups)
+        self._size = max(self._size, n_groups)
+        return others[:found]
+
+    def take(self) -> ExactSums:
+        """The exact sums, and where each begins (groups + 1,); they are empty then."""
+        begins = np.empty(self._size + 1, np.int64)
+        return np.frombuffer(self._windows.take(begins), np.uint64), begins
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes of memory it uses."""
+        return int(self._windows.nbytes)
+
+
 def hash_column(hashes: Words, words: Words, valid: Bytes) -> None:
     """Adds one more key column, as words (n,), to the hashes of rows (n,); ``valid`` (n,) or empty: 0 is null."""
     _growing().hash_column(hashes, np.ascontiguousarray(words), valid)

@@ -155,6 +155,10 @@ def try_exact_sums(rng: np.random.Generator) -> None:
         _kernel.exact_variances((words, at), (words, at[::-1]), counts, divisors)
     with suppress(ValueError):
         _kernel.merge_sums(np.zeros(n, np.int32), words, at, 1)
+    windows, x = _kernel.ExactWindows(), np.frombuffer(rng.bytes(800), np.float64)
+    for factor in (None, x, x[::-1]):
+        windows.update(rng.integers(0, 5, x.size).astype(np.int32), x, factor, 5)
+    windows.take()
 
 
 def try_tails(rng: np.random.Generator) -> None:

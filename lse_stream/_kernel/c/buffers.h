@@ -100,3 +100,12 @@ static int are_offsets(const Py_buffer *view, size_t n) {
     size_t item = (size_t)view->itemsize;
     return (item == 4 || item == 8) && (size_t)view->len == (n + 1) * item;
 }
+
+/* The words of sums by group, which are freed; the buffers are closed. */
+static PyObject *finished_sums(Py_buffer *views, size_t n, int result, buffer *sums) {
+    close_buffers(views, n);
+    Py_ssize_t bytes = (Py_ssize_t)(sums->size * sizeof(uint64_t));
+    PyObject *words = result == DONE ? PyBytes_FromStringAndSize((const char *)sums->data, bytes) : outcome(result);
+    free(sums->data);
+    return words;
+}

@@ -109,15 +109,6 @@ static PyObject *py_softmax_by(PyObject *module, PyObject *args) {
     return finished(v, 5, WITHOUT_GIL(fits, softmax_by(v[0].buf, groups, v[1].buf, v[2].buf, n, SCALE_OF(v[3]), v[4].buf)));
 }
 
-/* The words of sums by group, which are freed; the buffers are closed. */
-static PyObject *finished_sums(Py_buffer views[4], int result, buffer *sums) {
-    close_buffers(views, 4);
-    Py_ssize_t bytes = (Py_ssize_t)(sums->size * sizeof(uint64_t));
-    PyObject *words = result == DONE ? PyBytes_FromStringAndSize((const char *)sums->data, bytes) : outcome(result);
-    free(sums->data);
-    return words;
-}
-
 /* (codes, a, b or none, begins): the words */
 static PyObject *py_sum_products(PyObject *module, PyObject *args) {
     (void)module;
@@ -128,7 +119,7 @@ static PyObject *py_sum_products(PyObject *module, PyObject *args) {
     const double *b = factors_b ? v[2].buf : NULL;
     buffer sums = {NULL, 0, 0};
     int result = WITHOUT_GIL(fits, sum_groups(v[0].buf, v[1].buf, b, NULL, n, begins - 1, v[3].buf, &sums));
-    return finished_sums(v, result, &sums);
+    return finished_sums(v, 4, result, &sums);
 }
 
 /* (codes, words, at, begins): the words */
@@ -142,7 +133,7 @@ static PyObject *py_merge_sums(PyObject *module, PyObject *args) {
     int result = WITHOUT_GIL(fits, are_sums(v[1].buf, LENGTH(v[1], uint64_t), v[2].buf, n)
                                        ? sum_groups(v[0].buf, v[2].buf, NULL, v[1].buf, n, begins - 1, v[3].buf, &sums)
                                        : BAD_SUM);
-    return finished_sums(v, result, &sums);
+    return finished_sums(v, 4, result, &sums);
 }
 
 /* (words, at, divisors, out) */

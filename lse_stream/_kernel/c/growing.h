@@ -392,6 +392,65 @@ static PyObject *Smallest_nbytes(PyObject *object, void *closure) {
     return PyLong_FromSize_t(self->limits.bytes + self->lists.bytes + self->bytes);
 }
 
+static PyObject *ExactWindows_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)args, (void)kwargs;
+    return allocate_object(type);
+}
+
+static void ExactWindows_dealloc(PyObject *object) {
+    free(((exact_windows *)object)->windows.memory);
+    free_object(object);
+}
+
+static int windows_update(exact_windows *g, const int32_t *codes, const double *a, const double *b, size_t n, Py_ssize_t size,
+                          int64_t *others, size_t *found) {
+    size_t wanted = size > 0 && (size_t)size > g->size ? (size_t)size : g->size;
+    int result = codes_in_range(codes, n, wanted) ? windows_grow(g, wanted) : BAD_CODE;
+    if (result == DONE) *found = add_to_windows(g, codes, a, b, n, others);
+    return result;
+}
+
+/* ((codes, a, b or none, others), number of groups): how many rows do not fit, which are the first of others. */
+static PyObject *ExactWindows_update(PyObject *object, PyObject *args) {
+    exact_windows *self = (exact_windows *)object;
+    PyObject *arrays;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "O!n", &PyTuple_Type, &arrays, &size)) return NULL;
+    Py_buffer v[4];
+    if (open_buffers(arrays, "...*", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t), factors_b = LENGTH(v[2], double), found = 0;
+    int fits = n == LENGTH(v[1], double) && (!factors_b || factors_b == n) && n == LENGTH(v[3], int64_t);
+    const double *b = factors_b ? v[2].buf : NULL;
+    int result = WHILE_USED(&self->base, 1, fits, windows_update(self, v[0].buf, v[1].buf, b, n, size, v[3].buf, &found));
+    return size_or_error(v, 4, result, found);
+}
+
+/* (begins): the words of the sums; the windows are empty then. */
+static PyObject *ExactWindows_take(PyObject *object, PyObject *args) {
+    exact_windows *self = (exact_windows *)object;
+    Py_buffer v[1];
+    if (open_buffers(args, "*", v)) return NULL;
+    buffer sums = {NULL, 0, 0};
+    int result = WHILE_USED(&self->base, 1, LENGTH(v[0], int64_t) == self->size + 1, take_windows(self, v[0].buf, &sums));
+    return finished_sums(v, 1, result, &sums);
+}
+
+static PyObject *ExactWindows_nbytes(PyObject *object, void *closure) {
+    (void)closure;
+    return PyLong_FromSize_t(((const exact_windows *)object)->windows.bytes);
+}
+
+static PyMethodDef ExactWindows_methods[] = {
+    {"update", ExactWindows_update, METH_VARARGS,
+     "((codes, a, b, others), groups): adds products to the sums of their codes; writes the rows that do not fit, says how many."},
+    {"take", ExactWindows_take, METH_VARARGS, "(begins): the words of the sums, which are empty then; writes where each begins."},
+    {NULL, NULL, 0, NULL},
+};
+static PyGetSetDef ExactWindows_getset[] = {
+    {"nbytes", ExactWindows_nbytes, NULL, "Bytes of memory in use.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMethodDef WordIndex_methods[] = {
     {"encode", WordIndex_encode, METH_VARARGS, "(columns, codes, add): writes each key's code, -1 for none; how many there are."},
     {"keys", WordIndex_keys, METH_NOARGS, "The words of all keys, in the order of their codes."},
@@ -443,11 +502,12 @@ GROWING_TYPE(WordIndex, word_index)
 GROWING_TYPE(ByteIndex, byte_index)
 GROWING_TYPE(Groups, groups)
 GROWING_TYPE(Smallest, smallest)
+GROWING_TYPE(ExactWindows, exact_windows)
 
 static int add_growing_types(PyObject *module) {
-    PyType_Spec *specs[] = {&WordIndex_spec, &ByteIndex_spec, &Groups_spec, &Smallest_spec};
-    const char *names[] = {"WordIndex", "ByteIndex", "Groups", "Smallest"};
-    for (int i = 0; i < 4; i++) {
+    PyType_Spec *specs[] = {&WordIndex_spec, &ByteIndex_spec, &Groups_spec, &Smallest_spec, &ExactWindows_spec};
+    const char *names[] = {"WordIndex", "ByteIndex", "Groups", "Smallest", "ExactWindows"};
+    for (int i = 0; i < 5; i++) {
         PyObject *type = PyType_FromSpec(specs[i]);
         int result = type ? PyModule_AddObjectRef(module, names[i], type) : -1;
         Py_XDECREF(type);

@@ -55,6 +55,7 @@
 #include "key_index.h"
 #include "key_hashes.h"
 #include "smallest.h"
+#include "exact_window.h"
 #include "growing.h"
 #include "rows_type.h"
 #include "state_type.h"
