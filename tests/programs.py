@@ -204,7 +204,15 @@ RUNS: dict[str, list[str]] = {
     ],
     "lists": ["loglik", "--input={}/in", "--value=list", "--key=kind", "--inner=logmeanexp", "--loo"],
     "groups": [
-        *["loglik", "--input={}/in", "--value=logit", "--group=kind", "--draw=label", "--inner=logmeanexp", "--waic"],
+        *[
+            "loglik",
+            "--input={}/in",
+            "--value=logit",
+            "--group=class",
+            "--draw=example",
+            "--inner=logmeanexp",
+            "--waic",
+        ],
     ],
     "softmax": ["softmax", "--input={}/in", "--value=x", "--key=text"],
     "cross_entropy": ["cross_entropy", "--input={}/in", "--logits=list", "--label=label", "--key=text"],

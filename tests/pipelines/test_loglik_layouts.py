@@ -245,8 +245,9 @@ def test_fixed_parameters_have_no_warm_up(tmp_path: Path) -> None:
 
 # The program with a CSV file that takes its time.
 SLOWLY = """
-import sys, time
+import signal, sys, time
 from pipelines import cmdstan, loglik
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # the tests may run where it is ignored
 lists_of = cmdstan.lists_of
 def slow(columns):
     time.sleep(0.5)
