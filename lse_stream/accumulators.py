@@ -560,9 +560,11 @@ class LeaveOneOutAccumulator(_PartsAccumulator):
         """The results; NaN without draws, and where a log-likelihood is NaN or inf.
 
         Args:
-          r_eff, round_up: as of ``lse_stream.states.leave_one_out.tail_length``.
+          r_eff, round_up: as of ``lse_stream.states.leave_one_out.tail_length``. A state does not know the ``r_eff``
+            that it was made for.
 
         Raises:
+          ValueError: an ``r_eff`` that is not positive.
           StateError: more draws than the state was made for.
         """
         found = cross_validate(self.states(), r_eff, round_up=round_up)

@@ -413,7 +413,7 @@ def _p_worse(elpd_diff: float, se_diff: float) -> float:
 
 
 def _bad_k(pareto_k: Mapping[str, object], draws: Mapping[str, object] | None, name: str, n: int) -> int:
-    """How many k are not good; one that is NaN is none."""
+    """How many k are not good; NaN counts as not good."""
     k = _of_model(pareto_k, name, n, "pareto_k")
     good = LARGEST_GOOD_K if draws is None else good_k(_of_model(draws, name, n, "draws"))
     return int((~(k <= good)).sum())

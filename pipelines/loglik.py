@@ -313,10 +313,11 @@ def _parse(argv: Sequence[str]) -> Options:
         values_to_keep(1 if options.draws is None else options.draws, 1.0 if options.r_eff is None else options.r_eff)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
+    on_the_way = [name for name, used in ((OBSERVATION, options.wide), (ROWS, options.group)) if used]
     check_columns(
         {"key": options.key, "observation": options.observation, "group": options.group, "draw": options.draw},
         {"value": options.value, "weight": options.weight},
-        [*RESULTS, VALUE, *WAIC, *LOO, PARETO_K, STATE, *([OBSERVATION] if options.wide else [])],
+        [*RESULTS, VALUE, *WAIC, *LOO, PARETO_K, STATE, *on_the_way],
     )
     return options
 
@@ -419,9 +420,9 @@ def _advice(observations: int, bad: int, very_bad: int) -> str:
     return (
         f"{large:,} of {pluralize(observations, 'observation')} with a Pareto k that is too large, {very_bad:,} of "
         "them above 1: there,\nand in the total, elpd_loo cannot be relied on. The model does not expect these "
-        "observations: refit "
-        "without\neach of them, use K-fold cross-validation, or look for a model with heavier tails. "
-        "--per_observation says which they are"
+        "observations, or (a k of inf)\ntheir draws are too few or too far apart to tell. Refit without each of them, "
+        "use K-fold cross-validation,\nor look for a model with heavier tails. DIR/observations (--per_observation) "
+        "has the k of each"
     )
 
 

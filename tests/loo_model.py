@@ -65,7 +65,7 @@ def leave_one_out(log_likelihoods: Sequence[float], r_eff: float = 1.0) -> tuple
         return math.nan, math.nan, math.inf
     if -math.inf in values:
         # Without this observation the draw that rules it out has all the weight.
-        return -math.inf, math.nan if max(values) == -math.inf else math.inf, math.inf
+        return -math.inf, math.inf, math.inf
     with mp.workdps(DIGITS):
         values.sort(reverse=True)
         likelihoods = [exp(mpf(x)) for x in values]

@@ -141,14 +141,12 @@ class _PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table]
 class _LeaveOneOutFromTables(_PerKeyFromTables):
     __doc__ = (
         f"{_PerKeyFromTables.__doc__}\n"
-        "    Options beside these are ``draws``, how many an observation has in all, over states that will be merged\n"
-        "    later too, and ``r_eff``, the effective over their actual number (default 1), as of ``{combine_fn}``\n    "
+        "    An option beside these is ``draws``, how many an observation has in all, over states that will be merged\n"
+        "    later too, as of ``{combine_fn}``. Results are those of an r_eff of 1.\n    "
     )
 
-    def __init__(
-        self, keys: Sequence[str], value: str | Sequence[str], *, draws: int, r_eff: float = 1.0, **options: Any
-    ) -> None:
-        self.AGGREGATION = leave_one_out(values_to_keep(draws, r_eff))
+    def __init__(self, keys: Sequence[str], value: str | Sequence[str], *, draws: int, **options: Any) -> None:
+        self.AGGREGATION = leave_one_out(values_to_keep(draws))
         super().__init__(keys, value, **options)
 
 

@@ -261,7 +261,7 @@ def _check_smallest(words: Words, place: Ints, end: Ints, k: int, sums: list[Sum
     largest, count, (least, ties) = sums[0]["max"], sums[0]["count"], (-sums[1]["max"], sums[1]["ties"])
     is_special = np.isnan(largest) | (largest == np.inf)
     fits = (low == 0) & (special == np.where(is_special, NOT_A_NUMBER, 0)) & (place + n < end)
-    fits &= (n == np.where(is_special, 0, np.minimum(count, k))) & (sums[1]["count"] == count)
+    fits &= (n == np.where(is_special, 0, np.minimum(count, k))) & (np.isnan(least) == np.isnan(largest))
     require(fits, lambda i: f"{expected}, found {n[i]} of {count[i]}, special {special[i]}")
     row, first = np.repeat(np.arange(n.size), n), np.cumsum(n) - n
     bits = words[place[row] + 1 + np.arange(row.size) - first[row]]
@@ -270,6 +270,8 @@ def _check_smallest(words: Words, place: Ints, end: Ints, k: int, sums: list[Sum
     bad[1:] |= (values[1:] < values[:-1]) & (row[1:] == row[:-1])
     canonical, some = np.bincount(row[bad], minlength=n.size) == 0, np.flatnonzero(n)
     canonical[some] &= values[first[some]] == least[some]
+    whole = some[n[some] == count[some]]
+    canonical[whole] &= values[first[whole] + n[whole] - 1] == largest[whole]
     tied = np.bincount(row[values == least[row]], minlength=n.size)
     canonical &= is_special | (tied == np.minimum(ties, n))
     require(canonical, lambda _: f"{expected}, found other values")

@@ -6,13 +6,14 @@ Statistics and Computing 27 (2017), with the smoothing of Vehtari, Simpson, Gelm
 importance sampling", Journal of Machine Learning Research 25 (2024).
 """
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _kernel
-from .._kernel.constants import LEAST_TAIL
+from .._kernel.constants import LEAST_TAIL, LIMB_BITS, MOST_SMALLEST
 from .arrays import StateArray, require, sum_once
 
 Floats = npt.NDArray[np.float64]
@@ -22,6 +23,11 @@ Mask = npt.NDArray[np.bool_]
 
 # Above this shape no number of draws is enough.
 LARGEST_GOOD_K = 0.7
+# Observations that are smoothed at a time: their tails stay in the cache.
+_TOGETHER = 1024
+# How much of the sum of all weights may be unknown of those outside the tail, as a logarithm: 1e-13.
+_UNKNOWN = -30.0
+_LN2 = 0.6931471805599453
 
 
 class LeaveOneOut(NamedTuple):
@@ -31,7 +37,8 @@ class LeaveOneOut(NamedTuple):
       elpd: the log predictive density of the observation, left out: elpd_loo. -inf where a log-likelihood is -inf.
       p: ``lppd - elpd``, the effective number of parameters: p_loo.
       pareto_k: the shape of the fitted tail; +inf where it was not fitted, which counts as very bad: a tail of fewer
-        than 5 or without spread, or a log-likelihood that is not finite.
+        than 5 or without spread, a log-likelihood that is not finite, or two or more that are so far below the others
+        (some 65 and more) that the state does not know the sum of the others well enough.
       lppd: the log pointwise predictive density.
     """
 
@@ -48,9 +55,14 @@ def tail_length(draws: Ints, r_eff: float = 1.0, *, round_up: bool = False) -> I
       r_eff: the effective over the actual number of draws.
       round_up: as R's loo does; otherwise down, as arviz-stats and the paper.
 
+    Raises:
+      ValueError: an ``r_eff`` that is not positive.
+
     >>> tail_length(np.array([100, 1000, 4000])).tolist()
     [20, 94, 189]
     """
+    if not 0.0 < r_eff < np.inf:
+        raise ValueError(f"r_eff: expected a positive number, found {r_eff}")
     long: Floats = 3.0 * np.sqrt(draws / r_eff)
     if round_up:
         return np.asarray(np.ceil(np.minimum(0.2 * draws, long)), np.int64)
@@ -60,17 +72,24 @@ def tail_length(draws: Ints, r_eff: float = 1.0, *, round_up: bool = False) -> I
 def values_to_keep(draws: int, r_eff: float = 1.0) -> int:
     """The parameter of ``aggregations.leave_one_out`` for so many draws in all, whichever way the tail is rounded.
 
+    It is enough for an ``r_eff`` of 1 too, by which results are found unless another is given.
+
     Raises:
-      ValueError: no draws, or an ``r_eff`` that is not positive.
+      TypeError: draws that are no integer.
+      ValueError: draws that are no number of 1 to some 4.7e8, fewer with a small ``r_eff``; an ``r_eff`` that is not
+        positive.
 
     >>> values_to_keep(4000)
     191
     """
-    if draws < 1:
-        raise ValueError(f"draws: expected 1 or more, found {draws}")
-    if not 0.0 < r_eff < np.inf:
-        raise ValueError(f"r_eff: expected a positive number, found {r_eff}")
-    return int(tail_length(np.array([draws]), r_eff, round_up=True)[0]) + 1
+    if not isinstance(draws, Integral) or isinstance(draws, bool):
+        raise TypeError(f"draws: expected an integer, found {draws!r}")
+    if not 1 <= draws < 1 << 53:
+        raise ValueError(f"draws: expected 1 or more, and no more than there can be, found {draws}")
+    kept = max(int(tail_length(np.array([draws]), r, round_up=True)[0]) + 1 for r in (r_eff, 1.0))
+    if kept > MOST_SMALLEST:
+        raise ValueError(f"draws: expected so many that their tail has less than {MOST_SMALLEST} values, found {draws}")
+    return kept
 
 
 def good_k(draws: Ints | Floats) -> Floats:
@@ -108,14 +127,15 @@ def cross_validate(states: StateArray, r_eff: float = 1.0, *, round_up: bool = F
     pareto_k = np.full(len(states), np.inf)
     finite = np.isfinite(maximum) & np.isfinite(ratio)
     rows = np.flatnonzero(finite & (tails >= LEAST_TAIL))
-    if rows.size:
-        pareto_k[rows], smoothed = _smooth(states.take(rows), tails[rows])
-        is_fitted = np.isfinite(pareto_k[rows])
-        elpd[rows[is_fitted]] = smoothed[is_fitted]
+    for i in range(0, rows.size, _TOGETHER):
+        some = rows[i : i + _TOGETHER]
+        pareto_k[some], smoothed = _smooth(states.take(some), tails[some])
+        is_fitted = np.isfinite(pareto_k[some])
+        elpd[some[is_fitted]] = smoothed[is_fitted]
     is_bad = np.isnan(maximum) | (maximum == np.inf) | (draws == 0)
     elpd, lppd = np.where(is_bad, np.nan, elpd), np.where(is_bad, np.nan, lppd)
     with np.errstate(invalid="ignore"):
-        return LeaveOneOut(elpd, lppd - elpd, pareto_k, lppd)
+        return LeaveOneOut(elpd, np.where(elpd == -np.inf, np.inf, lppd - elpd), pareto_k, lppd)
 
 
 def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats]:
@@ -130,9 +150,15 @@ def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats]:
     pareto_k, weight_of_tail, log_raised = fits.T
     is_tail = within > 0
     rest = _weight_of_rest(states.sums[1], _kernel.group_values(row[is_tail], ratios[is_tail], n))
+    weight = np.where(np.isfinite(pareto_k), rest + weight_of_tail, 1.0)
+    log_weight, largest = _kernel.log(weight), states.sums[1]["max"]
+    # The sums are on a grid that goes by their second largest ratio. What is outside the tail, where nothing is above
+    # the cutoff, is rounded to it.
+    base = _kernel.group_terms(np.arange(n, dtype=np.int32), states.sums[1]["second"], np.ones(n), n)["base"]
+    unknown = np.minimum((base - 2.0 * LIMB_BITS) * _LN2, ratios[offsets[:-1]])
+    unknown += _kernel.log((states.counts - tails).astype(np.float64))
     with np.errstate(invalid="ignore"):
-        weight = np.where(np.isfinite(pareto_k), rest + weight_of_tail, 1.0)
-        return pareto_k, log_raised - _kernel.log(weight) - states.sums[1]["max"]
+        return np.where(unknown - largest > log_weight + _UNKNOWN, np.inf, pareto_k), log_raised - log_weight - largest
 
 
 def _weight_of_rest(all_ratios: _kernel.Sums, tail: _kernel.Sums) -> Floats:

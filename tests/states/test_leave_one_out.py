@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loo_model import leave_one_out as leave_one_out_model
 from loo_references import log_likelihoods, read
 from model import sealed
 
-from lse_stream import LeaveOneOutAccumulator, StateError, finalize, group_states, merge_states
+from lse_stream import LeaveOneOutAccumulator, StateError, finalize, group_states, logmeanexp, merge_states
 from lse_stream.scales import NATURAL
 from lse_stream.states.aggregations import find_aggregation, leave_one_out
 from lse_stream.states.arrays import StateArray
@@ -57,6 +58,21 @@ def test_what_is_left_of_a_sum_does_not_cancel() -> None:
     draws = np.array([*(-s / 100 for s in range(1, 100)), -40.0])
     [elpd] = cross_validate(states_of([draws])).elpd
     assert elpd == pytest.approx(-2.2004, abs=1e-4)
+
+
+@pytest.mark.parametrize("gap", [20, 60, 66, 72, 105, 700])
+@pytest.mark.parametrize("draws", [300, 1000])
+def test_two_draws_far_below_the_others_are_smoothed_or_not_fitted(draws: int, gap: int) -> None:
+    """From some 65 on the state knows too little of the sum of the others: raw weights then, and k says so."""
+    values = -1.0 - 0.1 * np.random.default_rng(1).random(draws)
+    values[:2] -= gap, gap + 1
+    found = LeaveOneOutAccumulator(values, draws=draws).value()
+    assert gap > 66 or found.pareto_k < INF
+    if found.pareto_k < INF:
+        expected = leave_one_out_model(values.tolist())
+        assert [found.elpd_loo, found.p_loo, found.pareto_k] == pytest.approx(expected, rel=1e-12)
+    else:
+        assert found.elpd_loo == pytest.approx(-logmeanexp(-values), rel=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +162,7 @@ def test_chains_that_are_stored_merge_to_all_draws() -> None:
         ([-1.0], -1.0, 0.0, INF),
         ([-1.5] * 100, -1.5, 0.0, INF),
         ([-1.0, -INF], -INF, INF, INF),
-        ([-INF, -INF], -INF, NAN, INF),
+        ([-INF, -INF], -INF, INF, INF),
         ([-1.0, NAN] * 30, NAN, NAN, INF),
         ([-1.0, INF] * 30, NAN, NAN, INF),
     ],
@@ -182,7 +198,14 @@ def test_what_is_no_aggregation_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("draws", "r_eff", "named"), [(0, 1.0, "draws: expected 1 or more"), (10, 0.0, "r_eff"), (10, NAN, "r_eff")]
+    ("draws", "r_eff", "named"),
+    [
+        (0, 1.0, "draws: expected 1 or more"),
+        (10, 0.0, "r_eff"),
+        (10, NAN, "r_eff"),
+        (10**26, 1.0, "draws: expected"),
+        (10**9, 1.0, "draws: expected"),
+    ],
 )
 def test_bad_arguments_are_named(draws: int, r_eff: float, named: str) -> None:
     with pytest.raises(ValueError, match=named):

@@ -56,7 +56,10 @@ static int smallest_grow(smallest *g, size_t n) {
 
 /* From now on the list of a group is empty, and says that NaN or +inf was added. */
 static void make_special(smallest *g, size_t group) {
-    ((value_list *)g->lists.start)[group].is_special = 1;
+    value_list *list = (value_list *)g->lists.start + group;
+    free(list->value);
+    g->bytes -= list->room * sizeof *list->value;
+    *list = (value_list){NULL, 0, 0, 1};
     ((double *)g->limits.start)[group] = -INFINITY;
 }
 
