@@ -17,7 +17,7 @@ import pyarrow as pa
 from lse_stream.buffers import nulls_of_column
 from lse_stream.columns import value_type_of
 from lse_stream.errors import InputError, errors_of_writing
-from lse_stream.files import join
+from lse_stream.files import is_local, join
 from lse_stream.float64 import column_to_float64_exact
 from lse_stream.keys import describe_key, encode_keys
 from lse_stream.look_up import LookUp
@@ -97,7 +97,7 @@ def sources_of(inputs: Sequence[str], model: str | None) -> list[Source]:
     """The files that --input names, and the models they are of where no column says it.
 
     Raises:
-      UsageError: a model twice.
+      UsageError: a model twice, by its name or by its files.
       InputError: results of loglik without observations.
     """
     sources: list[Source] = []
@@ -112,6 +112,9 @@ def sources_of(inputs: Sequence[str], model: str | None) -> list[Source]:
             name = os.path.basename(path.rstrip("/").removesuffix(f"/{OBSERVATIONS}")).removesuffix(".parquet")
         if model is None and name in (source.model for source in sources):
             raise UsageError(f"--input {text}: expected each model once, found {name!r} again: give it another NAME=")
+        same = next((source for source in sources if os.path.realpath(source.path) == os.path.realpath(place)), None)
+        if same is not None and is_local(place):
+            raise UsageError(f"--input {text}: expected results of another model, found those of {same.model or path}")
         sources.append(Source(name or None, place))
     if model is None and len(sources) < 2:
         raise UsageError(

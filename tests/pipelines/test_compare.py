@@ -255,6 +255,11 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "--input a=a.parquet a=b.parquet --output out",
         ["--input a=b.parquet", "each model once"],
     ),
+    "a model under two names": (
+        two(),
+        "--input a=a.parquet b=./a.parquet --output out",
+        ["--input b=./a.parquet", "results of another model", "those of a"],
+    ),
     "no name": (two(), "--input =a.parquet b.parquet --output out", ["--input =a.parquet", "NAME=DIR"]),
     "totals alone": (
         {
