@@ -113,6 +113,10 @@ class _SmallestValues:
         words, begins = self._lists.stored(groups)
         return words, begins[:-1]
 
+    def take_others(self) -> tuple[Codes, Floats]:
+        """Codes and values that are in no list, since they were last taken."""
+        return self._lists.take_others()
+
     @property
     def nbytes(self) -> int:
         return self._lists.nbytes
@@ -138,29 +142,38 @@ class _GrowingStates:
 
     def update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
         for part, sums in zip(self._aggregation.sums, self._sums, strict=True):
-            x, weights = part.terms(inputs, self._scale)
-            sums.update(codes, x, groups, _kernel.NONE if weights is None else weights)
+            if not part.of_others:
+                x, weights = part.terms(inputs, self._scale)
+                sums.update(codes, x, groups, _kernel.NONE if weights is None else weights)
         for exact in self._exact:
             exact.add(codes, inputs, groups)
+        self._add_others(groups)
+
+    def _add_others(self, groups: int) -> None:
+        """Adds what the lists of smallest values do not keep to the sums of such."""
+        for exact in self._exact:
+            if isinstance(exact, _SmallestValues):
+                codes, values = exact.take_others()
+                for part, sums in zip(self._aggregation.sums, self._sums, strict=True):
+                    if part.of_others and codes.size:
+                        sums.update(codes, part.terms([values], self._scale)[0], groups)
 
     def merge(self, codes: Codes, states: StateArray, groups: int) -> None:
         for sums, records in zip(self._sums, states.sums, strict=True):
             sums.merge(codes, records, groups)
         for exact, (words, at) in zip(self._exact, states.exact, strict=True):
             exact.merge(codes, words, at, groups)
+        self._add_others(groups)
 
     def make_null(self, codes: Codes) -> None:
         self._of_null.append(np.unique(codes))
 
     def states(self, groups: int) -> StatesColumn:
+        settled = tuple(exact.settle(groups) for exact in self._exact)
+        self._add_others(groups)
         for sums in self._sums:
             sums.grow(groups)
-        array = StateArray(
-            self._aggregation,
-            self._scale,
-            tuple(sums.states() for sums in self._sums),
-            tuple(exact.settle(groups) for exact in self._exact),
-        )
+        array = StateArray(self._aggregation, self._scale, tuple(sums.states() for sums in self._sums), settled)
         null: Mask | None = None
         if self._of_null:
             null = np.zeros(groups, np.bool_)

@@ -420,7 +420,7 @@ def _advice(observations: int, bad: int, very_bad: int) -> str:
     return (
         f"{large:,} of {pluralize(observations, 'observation')} with a Pareto k that is too large, {very_bad:,} of "
         "them above 1: there,\nand in the total, elpd_loo cannot be relied on. The model does not expect these "
-        "observations, or (a k of inf)\ntheir draws are too few or too far apart to tell. Refit without each of them, "
+        "observations, or (a k of inf)\ntheir draws are too few or too much alike to tell. Refit without each of them, "
         "use K-fold cross-validation,\nor look for a model with heavier tails. DIR/observations (--per_observation) "
         "has the k of each"
     )

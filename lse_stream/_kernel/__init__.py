@@ -429,6 +429,14 @@ class Smallest:
         self._lists.merge(rows, n_groups)
         self._size = max(self._size, n_groups)
 
+    def take_others(self) -> tuple[Codes, Floats]:
+        """Codes and values (n,) of what is not, or no longer, in the lists, since they were last taken.
+
+        Of a group with NaN or +inf that is every value. Take them after ``stored``, which lets go of some.
+        """
+        codes, values = self._lists.take_others()
+        return np.frombuffer(codes, np.int32), np.frombuffer(values, np.float64)
+
     def stored(self, n_groups: int) -> ExactSums:
         """The words of the lists of at least so many groups, and where each begins (n_groups + 1,)."""
         if n_groups > self._size:

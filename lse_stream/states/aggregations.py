@@ -25,10 +25,12 @@ class ScaledSum:
     Attributes:
       has_weights: w is the second input; otherwise 1.
       times: x is so many times the value: 1, 2 or -1.
+      of_others: of the values alone that ``SmallestValues`` of the same state do not keep.
     """
 
     has_weights: bool = False
     times: float = 1.0
+    of_others: bool = False
 
     def is_plain(self, scale: Scale) -> bool:
         """Whether it is a sum of ``exp(x)``, which has a kernel of its own."""
@@ -186,7 +188,7 @@ def leave_one_out(k: int) -> Aggregation:
         name=f"{LEAVE_ONE_OUT} {k}",
         code=LEAVE_ONE_OUT_CODE,
         inputs=("value",),
-        sums=(ScaledSum(), ScaledSum(times=-1.0)),
+        sums=(ScaledSum(), ScaledSum(times=-1.0, of_others=True)),
         exact=(ExactSum(0), ExactSum(0, 0), SmallestValues(k)),
         results=("elpd_loo", "count", "max", "p_loo", "pareto_k", "lppd", "log_likelihood", "mean", "variance"),
         columns=("elpd_loo", "p_loo", "pareto_k", "lppd", "count"),

@@ -18,6 +18,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int32]
+Rows = tuple[Codes, Floats]
 
 
 class Quotients(NamedTuple):
@@ -62,10 +63,23 @@ class StateArray:
         Args:
           inputs: columns (n,) in the order of ``aggregation.inputs``, checked by its ``check_inputs``.
         """
-        sums = tuple(_group_scaled(part, scale, codes, inputs, groups) for part in aggregation.sums)
-        return cls(
-            aggregation, scale, sums, tuple(_group_exact(part, codes, inputs, groups) for part in aggregation.exact)
+        others: Rows = codes, inputs[0]
+        exact = []
+        for part in aggregation.exact:
+            if isinstance(part, SmallestValues):
+                lists = _kernel.Smallest(part.k)
+                lists.update(codes, inputs[0], groups)
+                stored, others = _settled(lists, groups)
+                exact.append(stored)
+            else:
+                exact.append(_group_exact(part, codes, inputs, groups))
+        sums = tuple(
+            _group_scaled(part, scale, others[0], others[1:], groups)
+            if part.of_others
+            else _group_scaled(part, scale, codes, inputs, groups)
+            for part in aggregation.sums
         )
+        return cls(aggregation, scale, sums, tuple(exact))
 
     @classmethod
     @lru_cache(maxsize=64)  # of one state: every new accumulator has it
@@ -78,9 +92,23 @@ class StateArray:
 
     def merge(self, codes: Codes, groups: int) -> "StateArray":
         """The merged states (groups,) of the states with each code."""
-        sums = tuple(_kernel.merge_groups(codes, states, groups, self.scale.factor) for states in self.sums)
-        parts = zip(self.aggregation.exact, self.exact, strict=True)
-        return self._with(sums, tuple(_merge_exact(part, codes, *stored, groups) for part, stored in parts))
+        sums = [_kernel.merge_groups(codes, states, groups, self.scale.factor) for states in self.sums]
+        exact = []
+        for part, (words, at) in zip(self.aggregation.exact, self.exact, strict=True):
+            if isinstance(part, SmallestValues):
+                lists = _kernel.Smallest(part.k)
+                lists.merge(codes, words, at, groups)
+                stored, others = _settled(lists, groups)
+                exact.append(stored)
+                for i, scaled in enumerate(self.aggregation.sums):
+                    if scaled.of_others and others[0].size:
+                        more = _group_scaled(scaled, self.scale, others[0], others[1:], groups)
+                        twice = np.tile(np.arange(groups, dtype=np.int32), 2)
+                        sums[i] = _kernel.merge_groups(twice, _kernel.concat_sums([sums[i], more]), groups)
+            else:
+                merged, begins = _kernel.merge_sums(codes, words, at, groups)
+                exact.append((merged, begins[:-1]))
+        return self._with(tuple(sums), tuple(exact))
 
     def take(self, rows: Ints) -> "StateArray":
         """The states of ``rows``, in that order."""
@@ -146,29 +174,16 @@ def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[
     return _kernel.group_terms(codes, x, weights, groups, scale.factor)
 
 
-def _group_exact(
-    part: ExactSum | SmallestValues, codes: Codes, inputs: Sequence[Floats], groups: int
-) -> tuple[Words, Ints]:
-    if isinstance(part, SmallestValues):
-        lists = _kernel.Smallest(part.k)
-        lists.update(codes, inputs[0], groups)
-        words, begins = lists.stored(groups)
-        return words, begins[:-1]
+def _settled(lists: _kernel.Smallest, groups: int) -> tuple[tuple[Words, Ints], Rows]:
+    """The lists as they are stored, and codes and values of what is not in them."""
+    words, begins = lists.stored(groups)
+    return (words, begins[:-1]), lists.take_others()
+
+
+def _group_exact(part: ExactSum, codes: Codes, inputs: Sequence[Floats], groups: int) -> tuple[Words, Ints]:
     second = None if part.second is None else inputs[part.second]
     words, begins = _kernel.sum_products(codes, inputs[part.first], second, groups)
     return words, begins[:-1]
-
-
-def _merge_exact(
-    part: ExactSum | SmallestValues, codes: Codes, words: Words, at: Ints, groups: int
-) -> tuple[Words, Ints]:
-    if isinstance(part, SmallestValues):
-        lists = _kernel.Smallest(part.k)
-        lists.merge(codes, words, at, groups)
-        merged, begins = lists.stored(groups)
-    else:
-        merged, begins = _kernel.merge_sums(codes, words, at, groups)
-    return merged, begins[:-1]
 
 
 def check_same(expected: StateArray, found: StateArray) -> None:

@@ -132,10 +132,7 @@ def decode_states(
         end = start + _sum_words(part)
         found_sums = np.empty((n, end - start + 1), np.uint64)
         found_sums[:, 0], found_sums[:, 1:] = matrix[:, 1], matrix[:, start:end]
-        part_sums = found_sums.reshape(-1).view(_dtype(part))
-        if not trusted:
-            _kernel.check_sums(part_sums, scale.factor)
-        sums.append(part_sums)
+        sums.append(found_sums.reshape(-1).view(_dtype(part)))
         start = end
     place, ends, exact = begin + fixed, offsets[1:], []
     for stored in aggregation.exact:
@@ -145,8 +142,15 @@ def decode_states(
             size = _check_smallest(words, place, ends, stored.k, sums)
         else:
             size = _check_exact(words, place, ends, sums[0]["count"])
+        if isinstance(stored, SmallestValues):
+            for part, part_sums in zip(aggregation.sums, sums, strict=True):
+                if part.of_others:
+                    part_sums["count"] -= size - 1
         exact.append((words, place))
         place = place + size
+    if not trusted:
+        for part_sums in sums:
+            _kernel.check_sums(part_sums, scale.factor)
     require(place == ends, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
     if len(sums) == 2 and aggregation.sums[1].times == 2.0:
         with np.errstate(over="ignore"):
@@ -251,17 +255,17 @@ def _check_exact(words: Words, place: Ints, end: Ints, count: Ints) -> Ints:
 def _check_smallest(words: Words, place: Ints, end: Ints, k: int, sums: list[Sums]) -> Ints:
     """How many words each stored list takes, head included; raises StateError for one that is not canonical.
 
-    It has to agree with the sums: of all values, and of all negated ones, whose largest is the smallest of them.
+    It has to agree with the sums: of all values, and of the negatives of those that it does not keep.
     """
     expected = "expected a canonical list of smallest values"
     require(place < end, lambda _: f"{expected}, found no bytes of it")
     head = words[place]
     low, n = ((head >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for shift in (0, 16))
     special = (head >> np.uint64(32)).astype(np.int64)
-    largest, count, (least, ties) = sums[0]["max"], sums[0]["count"], (-sums[1]["max"], sums[1]["ties"])
+    largest, count, least_other = sums[0]["max"], sums[0]["count"], -sums[1]["max"]
     is_special = np.isnan(largest) | (largest == np.inf)
     fits = (low == 0) & (special == np.where(is_special, NOT_A_NUMBER, 0)) & (place + n < end)
-    fits &= (n == np.where(is_special, 0, np.minimum(count, k))) & (np.isnan(least) == np.isnan(largest))
+    fits &= (n == np.where(is_special, 0, np.minimum(count, k))) & (np.isnan(least_other) == np.isnan(largest))
     require(fits, lambda i: f"{expected}, found {n[i]} of {count[i]}, special {special[i]}")
     row, first = np.repeat(np.arange(n.size), n), np.cumsum(n) - n
     bits = words[place[row] + 1 + np.arange(row.size) - first[row]]
@@ -269,10 +273,8 @@ def _check_smallest(words: Words, place: Ints, end: Ints, k: int, sums: list[Sum
     bad = ~(values < np.inf) | (bits == np.float64(-0.0).view(np.uint64))
     bad[1:] |= (values[1:] < values[:-1]) & (row[1:] == row[:-1])
     canonical, some = np.bincount(row[bad], minlength=n.size) == 0, np.flatnonzero(n)
-    canonical[some] &= values[first[some]] == least[some]
-    whole = some[n[some] == count[some]]
-    canonical[whole] &= values[first[whole] + n[whole] - 1] == largest[whole]
-    tied = np.bincount(row[values == least[row]], minlength=n.size)
-    canonical &= is_special | (tied == np.minimum(ties, n))
+    last = values[first[some] + n[some] - 1]
+    # Where all are kept the last is the largest; what is not kept is not below it.
+    canonical[some] &= np.where(n[some] == count[some], last == largest[some], last <= least_other[some])
     require(canonical, lambda _: f"{expected}, found other values")
     return n + 1

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernel
-from .._kernel.constants import LEAST_TAIL, LIMB_BITS, MOST_SMALLEST
+from .._kernel.constants import LEAST_TAIL, MOST_SMALLEST
+from .._kernel.double_double import two_sum
 from .arrays import StateArray, require, sum_once
 
 Floats = npt.NDArray[np.float64]
@@ -25,9 +26,6 @@ Mask = npt.NDArray[np.bool_]
 LARGEST_GOOD_K = 0.7
 # Observations that are smoothed at a time: their tails stay in the cache.
 _TOGETHER = 1024
-# How much of the sum of all weights may be unknown of those outside the tail, as a logarithm: 1e-13.
-_UNKNOWN = -30.0
-_LN2 = 0.6931471805599453
 
 
 class LeaveOneOut(NamedTuple):
@@ -37,8 +35,7 @@ class LeaveOneOut(NamedTuple):
       elpd: the log predictive density of the observation, left out: elpd_loo. -inf where a log-likelihood is -inf.
       p: ``lppd - elpd``, the effective number of parameters: p_loo.
       pareto_k: the shape of the fitted tail; +inf where it was not fitted, which counts as very bad: a tail of fewer
-        than 5 or without spread, a log-likelihood that is not finite, or two or more that are so far below the others
-        (some 65 and more) that the state does not know the sum of the others well enough.
+        than 5 or without spread, or a log-likelihood that is not finite.
       lppd: the log pointwise predictive density.
     """
 
@@ -119,23 +116,39 @@ def cross_validate(states: StateArray, r_eff: float = 1.0, *, round_up: bool = F
         (tails < LEAST_TAIL) | (tails < kept),
         lambda i: f"expected {tails[i] + 1} smallest values or more, for {draws[i]} draws, found {kept}",
     )
+    starts = range(0, max(len(states), 1), _TOGETHER)
+    parts = [_of_block(states.slice(i, _TOGETHER), tails[i : i + _TOGETHER]) for i in starts]
+    return LeaveOneOut(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _of_block(states: StateArray, tails: Ints) -> LeaveOneOut:
+    draws, maximum = states.counts, states.sums[0]["max"]
     mean = states.quotients(0, per_term=True)
-    maximum, ratio = states.sums[0]["max"], states.sums[1]["max"]
-    inverse = states.quotients(1, per_term=True)
     lppd = sum_once(maximum, mean.log_high, mean.log_low)
-    elpd = 0.0 - sum_once(ratio, inverse.log_high, inverse.log_low)
+    ratios = _sum_of_ratios(states, np.zeros(len(states), np.int64))
+    inverse = _kernel.quotients_of(ratios, draws)
+    elpd = 0.0 - sum_once(ratios["max"], inverse[:, 1], inverse[:, 2])
     pareto_k = np.full(len(states), np.inf)
-    finite = np.isfinite(maximum) & np.isfinite(ratio)
-    rows = np.flatnonzero(finite & (tails >= LEAST_TAIL))
-    for i in range(0, rows.size, _TOGETHER):
-        some = rows[i : i + _TOGETHER]
-        pareto_k[some], smoothed = _smooth(states.take(some), tails[some])
-        is_fitted = np.isfinite(pareto_k[some])
-        elpd[some[is_fitted]] = smoothed[is_fitted]
+    rows = np.flatnonzero(np.isfinite(maximum) & np.isfinite(ratios["max"]) & (tails >= LEAST_TAIL))
+    if rows.size:
+        pareto_k[rows], smoothed = _smooth(states.take(rows), tails[rows])
+        is_fitted = np.isfinite(pareto_k[rows])
+        elpd[rows[is_fitted]] = smoothed[is_fitted]
     is_bad = np.isnan(maximum) | (maximum == np.inf) | (draws == 0)
     elpd, lppd = np.where(is_bad, np.nan, elpd), np.where(is_bad, np.nan, lppd)
     with np.errstate(invalid="ignore"):
         return LeaveOneOut(elpd, np.where(elpd == -np.inf, np.inf, lppd - elpd), pareto_k, lppd)
+
+
+def _sum_of_ratios(states: StateArray, first: Ints) -> _kernel.Sums:
+    """The sums (n,) of e^r over all ratios but the largest ones, of which there are as many as ``first`` (n,) says."""
+    n, (words, at) = len(states), states.exact[2]
+    counts = (words[at] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) - first
+    row = np.repeat(np.arange(n, dtype=np.int32), counts)
+    place = np.arange(row.size) - (np.cumsum(counts) - counts)[row] + at[row] + 1 + first[row]
+    kept = _kernel.group_values(row, 0.0 - words.view(np.float64)[place], n)
+    twice = np.tile(np.arange(n, dtype=np.int32), 2)
+    return _kernel.merge_groups(twice, _kernel.concat_sums([states.sums[1], kept]), n)
 
 
 def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats]:
@@ -146,32 +159,12 @@ def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats]:
     # The values ascend, so that of the ratios, which are their negatives, the cutoff is the last that is needed.
     within = np.arange(row.size) - offsets[row]
     ratios = 0.0 - words.view(np.float64)[at[row] + 1 + tails[row] - within]
-    fits = _kernel.smooth_tails(ratios, offsets, states.counts - tails)
-    pareto_k, weight_of_tail, log_raised = fits.T
-    is_tail = within > 0
-    rest = _weight_of_rest(states.sums[1], _kernel.group_values(row[is_tail], ratios[is_tail], n))
-    weight = np.where(np.isfinite(pareto_k), rest + weight_of_tail, 1.0)
-    log_weight, largest = _kernel.log(weight), states.sums[1]["max"]
-    # The sums are on a grid that goes by their second largest ratio. What is outside the tail, where nothing is above
-    # the cutoff, is rounded to it.
-    base = _kernel.group_terms(np.arange(n, dtype=np.int32), states.sums[1]["second"], np.ones(n), n)["base"]
-    unknown = np.minimum((base - 2.0 * LIMB_BITS) * _LN2, ratios[offsets[:-1]])
-    unknown += _kernel.log((states.counts - tails).astype(np.float64))
+    pareto_k, weight_of_tail, log_raised = _kernel.smooth_tails(ratios, offsets, states.counts - tails).T
+    # Weights are relative to that of the largest ratio.
+    largest, rest = ratios[offsets[1:] - 1], _sum_of_ratios(states, tails)
+    apart, error = two_sum(rest["max"], -largest)
+    quotients = _kernel.quotients_of(rest, np.ones(n, np.int64))
+    weight_of_rest = _kernel.exp(apart) * (1.0 + error) * (quotients[:, 3] + quotients[:, 4])
+    weight = np.where(np.isfinite(pareto_k), weight_of_rest + weight_of_tail, 1.0)
     with np.errstate(invalid="ignore"):
-        return np.where(unknown - largest > log_weight + _UNKNOWN, np.inf, pareto_k), log_raised - log_weight - largest
-
-
-def _weight_of_rest(all_ratios: _kernel.Sums, tail: _kernel.Sums) -> Floats:
-    """The sum of ``e^(r - max r)`` (n,) over the ratios outside the tail, where that has more than one value.
-
-    All of the largest are in the tail then, and both sums are on the grid of the second largest: what is left is a
-    difference of integers. In floats it would cancel.
-    """
-    rest = all_ratios.copy()
-    rest["ties"] = 1
-    low = all_ratios["limbs"][:, :, 0] - tail["limbs"][:, :, 0]
-    borrow = (all_ratios["limbs"][:, :, 0] < tail["limbs"][:, :, 0]).astype(np.uint64)
-    rest["limbs"][:, :, 0] = low
-    rest["limbs"][:, :, 1] = all_ratios["limbs"][:, :, 1] - tail["limbs"][:, :, 1] - borrow
-    one_and_rest = _kernel.quotients_of(rest, np.ones(rest.size, np.int64))
-    return (one_and_rest[:, 3] - 1.0) + one_and_rest[:, 4]
+        return pareto_k, log_raised - _kernel.log(weight) - largest

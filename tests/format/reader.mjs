@@ -153,7 +153,7 @@ const AGGREGATIONS = [
   {
     name: "leave_one_out",
     natural: true,
-    values: [(x) => x, (x) => -x],
+    values: [(x) => x, (x) => -x], // the second of those that are not kept
     factors: [(x) => [x, 1], (x) => [x, x]],
     smallest: true,
   },
@@ -510,6 +510,10 @@ function smallestOf(k, values) {
 
 const mergedSmallest = (k, one, two) => (one === null || two === null ? null : smallestOf(k, [...one, ...two]));
 
+/** The values that a list, which is the k smallest of them or special, does not keep. */
+const othersOf = (list, values) =>
+  list === null ? values : [...values].sort((x, y) => (x < y ? -1 : x > y ? 1 : 0)).slice(list.length);
+
 function readSmallest(view, at) {
   const [low, length] = [view.getUint16(at, true), view.getUint16(at + 2, true)];
   const special = view.getUint32(at + 4, true);
@@ -519,17 +523,18 @@ function readSmallest(view, at) {
   return [special ? null : values, at + 8 + 8 * length];
 }
 
-function checkSmallest(k, count, [sum, ofNegatives], list) {
+function checkSmallest(k, count, [sum, ofOthers], list) {
   const special = Number.isNaN(sum.max) || sum.max === Infinity;
+  demand(Number.isNaN(ofOthers.max) === Number.isNaN(sum.max), "one sum of NaN");
   demand((list === null) === special, "a special that does not fit the max");
   if (special) return;
   demand(BigInt(list.length) === (count < k ? count : k), "another number of values");
   demand(list.every((x) => x < Infinity && !Object.is(x, -0)), "a value that no list has");
   demand(list.every((x, i) => i === 0 || list[i - 1] <= x), "values that do not ascend");
   if (list.length === 0) return;
-  demand(-list[0] === ofNegatives.max, "another smallest value");
-  const ties = BigInt(list.filter((x) => x === list[0]).length);
-  demand(ties === (ofNegatives.ties < BigInt(list.length) ? ofNegatives.ties : BigInt(list.length)), "other ties");
+  const last = list[list.length - 1];
+  if (BigInt(list.length) === count) demand(last === sum.max, "another largest value");
+  else demand(last <= -ofOthers.max, "a value that is not kept, and smaller");
 }
 
 // ------------------------------------------------------------------------------------------------------------- records
@@ -579,7 +584,6 @@ function parsed(bytes) {
   let at = aggregation.smallest ? end + 8 : end;
   const sums = aggregation.values.map(() => {
     const sum = aggregation.weights ? readWeightedSum(view, at) : readSum(view, at);
-    (aggregation.weights ? checkWeightedSum : checkSum)(scale, count, sum);
     at += aggregation.weights ? 64 : 72;
     return sum;
   });
@@ -595,6 +599,10 @@ function parsed(bytes) {
     [smallest, at] = readSmallest(view, at);
     checkSmallest(k, count, sums, smallest);
   }
+  sums.forEach((sum, i) => {
+    const kept = i === 1 && aggregation.smallest && smallest !== null ? BigInt(smallest.length) : 0n;
+    (aggregation.weights ? checkWeightedSum : checkSum)(scale, count - kept, sum);
+  });
   demand(at === bytes.length, "more bytes than a record");
   return { code, scale, count, k, sums, exactSums, smallest };
 }
@@ -690,12 +698,13 @@ export function write({ code, scale, count, k, sums, exactSums, smallest }) {
 export function stateOf(code, scale, rows, k) {
   const { weights, values, factors } = AGGREGATIONS[code];
   if (weights) demand(rows.every(([, w]) => Number.isFinite(w)), "a weight that is not finite");
-  const sums = values.map((value) => {
-    const scaled = rows.map(([x]) => value(scale.negated ? -x : x) + 0); // −0.0 + 0 is 0.0
+  const smallest = k === undefined ? undefined : smallestOf(k, rows.map(([x]) => x));
+  const sums = values.map((value, i) => {
+    const some = i === 1 && k !== undefined ? othersOf(smallest, rows.map(([x]) => x)).map((x) => [x]) : rows;
+    const scaled = some.map(([x]) => value(scale.negated ? -x : x) + 0); // −0.0 + 0 is 0.0
     return weights ? weightedSumOf(scale, scaled.map((x, i) => [x, rows[i][1]])) : sumOf(scale, scaled);
   });
   const exactSums = factors.map((factor) => exactSumOf(rows.map((row) => factor(...row))));
-  const smallest = k === undefined ? undefined : smallestOf(k, rows.map(([x]) => x));
   return { code, scale, count: BigInt(rows.length), k, sums, exactSums, smallest };
 }
 
@@ -709,8 +718,12 @@ export function merge(one, two) {
   const { weights } = AGGREGATIONS[code];
   const both = (sum, i) => (weights ? mergedWeightedSums(sum, two.sums[i]) : mergedSums(scale, sum, two.sums[i]));
   const exactSums = one.exactSums.map((sum, i) => mergedExactSums(sum, two.exactSums[i]));
-  const smallest = k === undefined ? undefined : mergedSmallest(k, one.smallest, two.smallest);
-  return { code, scale, count, k, sums: one.sums.map(both), exactSums, smallest };
+  const sums = one.sums.map(both);
+  if (k === undefined) return { code, scale, count, k, sums, exactSums };
+  const smallest = mergedSmallest(k, one.smallest, two.smallest);
+  const others = othersOf(smallest, [...(one.smallest ?? []), ...(two.smallest ?? [])]);
+  sums[1] = mergedSums(scale, sums[1], sumOf(scale, others.map((x) => -x + 0)));
+  return { code, scale, count, k, sums, exactSums, smallest };
 }
 
 /** The log-sum-exp of a state on the natural scale, as the nearest float. */

@@ -159,6 +159,15 @@ def try_exact_sums(rng: np.random.Generator) -> None:
     for factor in (None, x, x[::-1]):
         windows.update(rng.integers(0, 5, x.size).astype(np.int32), x, factor, 5)
     windows.take()
+    lists = _kernel.Smallest(int(rng.integers(1, 9)))
+    for _ in range(3):
+        lists.update(rng.integers(0, 5, x.size).astype(np.int32), np.nan_to_num(x, nan=rng.choice([0.0, np.nan])), 5)
+        lists.take_others()
+    stored, begins = lists.stored(5)
+    lists.merge(np.arange(5, dtype=np.int32), stored, begins[:-1], 5)
+    with suppress(ValueError):
+        lists.merge(np.zeros(n, np.int32), words, at, 5)
+    lists.stored(5)
 
 
 def try_tails(rng: np.random.Generator) -> None:

@@ -87,6 +87,37 @@ def test_groups_grow_and_stay_apart() -> None:
     assert words[2:4].view(np.float64).tolist() == [-2.0, -1.0]
 
 
+@settings(max_examples=60)
+@given(rows, st.integers(1, 9))
+def test_what_is_not_kept_comes_out_once(rows: list[tuple[int, float]], k: int) -> None:
+    lists = _kernel.Smallest(k)
+    out: list[tuple[int, float]] = []
+
+    def take() -> None:
+        codes, x = lists.take_others()
+        out.extend(zip(codes.tolist(), x.tolist(), strict=True))
+
+    for i in range(0, len(rows), 7):
+        some = rows[i : i + 7]
+        other = _kernel.Smallest(k)
+        for target in (lists, other):
+            target.update(np.array([code for code, _ in some[:4]], np.int32), np.array([x for _, x in some[:4]]), 6)
+        if i % 2:
+            take()
+        other.update(np.array([code for code, _ in some[4:]], np.int32), np.array([x for _, x in some[4:]]), 6)
+        words, begins = other.stored(6)
+        out.extend(zip(*(column.tolist() for column in other.take_others()), strict=True))
+        lists.merge(np.arange(6, dtype=np.int32), words, begins[:-1], 6)
+    words, begins = lists.stored(6)
+    take()
+    added = [row for i in range(0, len(rows), 7) for row in [*rows[i : i + 4], *rows[i : i + 7]]]
+    for group in range(6):
+        kept = words[begins[group] + 1 : begins[group + 1]].view(np.float64).tolist()
+        found = kept + [x for code, x in out if code == group]
+        expected = [x + 0.0 for code, x in added if code == group]
+        assert np.array_equal(np.sort(found), np.sort(expected), equal_nan=True)
+
+
 @pytest.mark.parametrize("k", [0, -1, 65536])
 def test_how_many_are_kept_is_bounded(k: int) -> None:
     with pytest.raises(ValueError, match=f"expected 1 to 65535, found {k}"):

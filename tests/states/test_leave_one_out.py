@@ -13,7 +13,7 @@ from loo_model import leave_one_out as leave_one_out_model
 from loo_references import log_likelihoods, read
 from model import sealed
 
-from lse_stream import LeaveOneOutAccumulator, StateError, finalize, group_states, logmeanexp, merge_states
+from lse_stream import LeaveOneOutAccumulator, StateError, finalize, group_states, merge_states
 from lse_stream.scales import NATURAL
 from lse_stream.states.aggregations import find_aggregation, leave_one_out
 from lse_stream.states.arrays import StateArray
@@ -60,19 +60,16 @@ def test_what_is_left_of_a_sum_does_not_cancel() -> None:
     assert elpd == pytest.approx(-2.2004, abs=1e-4)
 
 
-@pytest.mark.parametrize("gap", [20, 60, 66, 72, 105, 700])
+@pytest.mark.parametrize("gap", [20, 60, 66, 72, 105, 700, 1e5])
 @pytest.mark.parametrize("draws", [300, 1000])
-def test_two_draws_far_below_the_others_are_smoothed_or_not_fitted(draws: int, gap: int) -> None:
-    """From some 65 on the state knows too little of the sum of the others: raw weights then, and k says so."""
+def test_two_draws_far_below_the_others_do_not_hide_their_sum(draws: int, gap: float) -> None:
     values = -1.0 - 0.1 * np.random.default_rng(1).random(draws)
     values[:2] -= gap, gap + 1
     found = LeaveOneOutAccumulator(values, draws=draws).value()
-    assert gap > 66 or found.pareto_k < INF
-    if found.pareto_k < INF:
-        expected = leave_one_out_model(values.tolist())
-        assert [found.elpd_loo, found.p_loo, found.pareto_k] == pytest.approx(expected, rel=1e-12)
-    else:
-        assert found.elpd_loo == pytest.approx(-logmeanexp(-values), rel=1e-15)
+    expected = leave_one_out_model(values.tolist())
+    size = max(1.0, gap * 1e-3)  # of the ratios, which are rounded on the way
+    assert [found.elpd_loo, found.p_loo] == pytest.approx(expected[:2], rel=1e-12, abs=1e-12 * size)
+    assert found.pareto_k == pytest.approx(expected[2], rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +227,7 @@ def test_a_sealed_record_that_is_not_canonical_is_refused(change: str) -> None:
     if change == "swap":
         words[[first + 1, first + 2]] = words[[first + 2, first + 1]]
     elif change == "another":
-        words[first] = np.float64(-3.5).view(np.uint64)
+        words[-1] = np.float64(0.5).view(np.uint64)
     elif change == "negative zero":
         words[-1] = np.float64(-0.0).view(np.uint64)
     elif change == "too many":

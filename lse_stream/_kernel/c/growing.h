@@ -322,6 +322,7 @@ static void Smallest_dealloc(PyObject *object) {
     smallest *self = (smallest *)object;
     for (size_t i = 0; i < self->size; i++) free(((value_list *)self->lists.start)[i].value);
     free(self->limits.memory), free(self->lists.memory);
+    free(self->other_code), free(self->other);
     free_object(object);
 }
 
@@ -378,6 +379,8 @@ static PyObject *Smallest_export(PyObject *object, PyObject *args) {
     if (result == DONE) {
         if (LENGTH(v[0], int64_t) != self->size + 1)
             result = MISMATCH;
+        else if (settle_smallest(self))
+            result = NO_MEMORY;
         else if ((words = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(8 * smallest_words(self)))))
             WITHOUT_GIL(1, (store_smallest(self, v[0].buf, (uint64_t *)PyBytes_AsString(words)), DONE));
         release(&self->base, 1);
@@ -386,10 +389,22 @@ static PyObject *Smallest_export(PyObject *object, PyObject *args) {
     return result == DONE ? words : outcome(result);
 }
 
+/* Codes and values of what is not kept, which are gone then. */
+static PyObject *Smallest_take_others(PyObject *object, PyObject *ignored) {
+    (void)ignored;
+    smallest *self = (smallest *)object;
+    if (acquire(&self->base, 1)) return outcome(BUSY);
+    const char *codes = self->other_code ? (const char *)self->other_code : "", *values = self->other ? (const char *)self->other : "";
+    PyObject *taken = Py_BuildValue("y#y#", codes, (Py_ssize_t)(4 * self->others), values, (Py_ssize_t)(8 * self->others));
+    if (taken) self->others = 0;
+    release(&self->base, 1);
+    return taken;
+}
+
 static PyObject *Smallest_nbytes(PyObject *object, void *closure) {
     (void)closure;
     const smallest *self = (const smallest *)object;
-    return PyLong_FromSize_t(self->limits.bytes + self->lists.bytes + self->bytes);
+    return PyLong_FromSize_t(self->limits.bytes + self->lists.bytes + self->bytes + 12 * self->room);
 }
 
 static PyObject *ExactWindows_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -472,6 +487,7 @@ static PyMethodDef Smallest_methods[] = {
     {"update", Smallest_update, METH_VARARGS, "((codes, values), groups): adds values to the groups of their codes."},
     {"merge", Smallest_merge, METH_VARARGS, "((codes, words, at), groups): merges stored lists into the groups of their codes."},
     {"export", Smallest_export, METH_VARARGS, "(begins): the words of the lists; writes where each begins."},
+    {"take_others", Smallest_take_others, METH_NOARGS, "Codes and values of what is not, or no longer, in the lists."},
     {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef WordIndex_getset[] = {

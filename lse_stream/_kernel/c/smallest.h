@@ -1,4 +1,4 @@
-/* The k smallest values of each group, copies counted. */
+/* The k smallest values of each group, copies counted, and the others on their way out. */
 
 /* At least the k smallest that were added, in no order. */
 typedef struct {
@@ -14,6 +14,9 @@ typedef struct {
     block limits;   /* of each group, below which a value may be one of the k smallest */
     block lists;
     size_t bytes;
+    int32_t *other_code; /* values that are not, or no longer, among the k smallest, until they are taken */
+    double *other;
+    size_t others, room;
 } smallest;
 
 /* Moves the k smallest of n >= k values to the front, the largest of them behind the others (Hoare's Find). */
@@ -54,13 +57,42 @@ static int smallest_grow(smallest *g, size_t n) {
     return DONE;
 }
 
-/* From now on the list of a group is empty, and says that NaN or +inf was added. */
-static void make_special(smallest *g, size_t group) {
+static int make_room_for_others(smallest *g, size_t more) {
+    if (g->others + more <= g->room) return DONE;
+    size_t room = 2 * g->room > g->others + more ? 2 * g->room : g->others + more;
+    int32_t *codes = realloc(g->other_code, room * sizeof *codes);
+    if (codes) g->other_code = codes;
+    double *values = realloc(g->other, room * sizeof *values);
+    if (values) g->other = values;
+    if (!codes || !values) return NO_MEMORY;
+    g->room = room;
+    return DONE;
+}
+
+/* Puts a value, for which there is room, among those that are not kept. */
+INLINE void let_go(smallest *g, size_t group, double x) {
+    g->other_code[g->others] = (int32_t)group;
+    g->other[g->others++] = x + 0.0; /* 0.0, not -0.0 */
+}
+
+/* Lets go of the values of a list from one on. */
+static int shorten(smallest *g, size_t group, size_t size) {
     value_list *list = (value_list *)g->lists.start + group;
+    if (make_room_for_others(g, list->size - size)) return NO_MEMORY;
+    for (size_t i = size; i < list->size; i++) let_go(g, group, list->value[i]);
+    list->size = (uint32_t)size;
+    return DONE;
+}
+
+/* From now on the list of a group is empty, and says that NaN or +inf was added. */
+static int make_special(smallest *g, size_t group) {
+    value_list *list = (value_list *)g->lists.start + group;
+    if (shorten(g, group, 0)) return NO_MEMORY;
     free(list->value);
     g->bytes -= list->room * sizeof *list->value;
     *list = (value_list){NULL, 0, 0, 1};
     ((double *)g->limits.start)[group] = -INFINITY;
+    return DONE;
 }
 
 /* Adds a value below the limit of its group. */
@@ -75,12 +107,10 @@ static int put_small(smallest *g, size_t group, double x) {
         list->value = values, list->room = (uint32_t)room;
     }
     list->value[list->size++] = x + 0.0; /* 0.0, not -0.0 */
-    if (list->size == g->most) {
-        select_smallest(list->value, list->size, g->k);
-        list->size = (uint32_t)g->k;
-        ((double *)g->limits.start)[group] = list->value[g->k - 1];
-    }
-    return DONE;
+    if (list->size < g->most) return DONE;
+    select_smallest(list->value, list->size, g->k);
+    ((double *)g->limits.start)[group] = list->value[g->k - 1];
+    return shorten(g, group, g->k);
 }
 
 /* Adds values to the lists of their codes. Those that count are few, and their lists too many for the cache: they are fetched
@@ -91,15 +121,18 @@ static int add_small(smallest *g, const int32_t *codes, const double *x, size_t 
     uint16_t counts[ROWS];
     for (size_t i = 0; i < n; i += ROWS) {
         size_t size = n - i < ROWS ? n - i : ROWS, found = 0;
+        if (make_room_for_others(g, ROWS)) return NO_MEMORY;
         for (size_t j = 0; j < size; j++) {
             double v = x[i + j];
             int32_t code = codes[i + j];
             if (__builtin_expect(v < limits[code], 0)) {
                 counts[found++] = (uint16_t)j;
                 __builtin_prefetch(lists + code, 1);
-            } else if (__builtin_expect(!(v < INFINITY), 0)) {
-                make_special(g, (size_t)code);
+                continue;
             }
+            let_go(g, (size_t)code, v);
+            if (__builtin_expect(!(v < INFINITY), 0) && (make_special(g, (size_t)code) || make_room_for_others(g, ROWS)))
+                return NO_MEMORY;
         }
         for (size_t j = 0; j < found; j++) {
             const value_list *list = lists + codes[i + counts[j]];
@@ -107,8 +140,12 @@ static int add_small(smallest *g, const int32_t *codes, const double *x, size_t 
         }
         for (size_t j = 0; j < found; j++) {
             size_t row = i + counts[j];
-            /* The limit may be lower by now. */
-            if (x[row] < limits[codes[row]] && put_small(g, (size_t)codes[row], x[row])) return NO_MEMORY;
+            if (x[row] < limits[codes[row]]) { /* which may be lower by now */
+                if (put_small(g, (size_t)codes[row], x[row])) return NO_MEMORY;
+            } else {
+                if (make_room_for_others(g, 1)) return NO_MEMORY;
+                let_go(g, (size_t)codes[row], x[row]);
+            }
         }
     }
     return DONE;
@@ -131,11 +168,15 @@ static int merge_small(smallest *g, const int32_t *codes, const uint64_t *words,
         double *limit = (double *)g->limits.start + codes[i];
         exact_head head;
         memcpy(&head, words + at[i], sizeof head);
-        if (head.special) make_special(g, (size_t)codes[i]);
+        if (make_room_for_others(g, head.words)) return NO_MEMORY;
+        if (head.special && make_special(g, (size_t)codes[i])) return NO_MEMORY;
         for (size_t j = 0; j < head.words; j++) {
             double x = double_of(words[(size_t)at[i] + 1 + j]);
-            if (!(x < *limit)) break;
-            if (put_small(g, (size_t)codes[i], x)) return NO_MEMORY;
+            if (x < *limit) {
+                if (put_small(g, (size_t)codes[i], x) || make_room_for_others(g, head.words)) return NO_MEMORY;
+            } else {
+                let_go(g, (size_t)codes[i], x);
+            }
         }
     }
     return DONE;
@@ -146,13 +187,25 @@ static int compare_doubles(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* How many words the lists of all groups take as they are stored: heads as of exact sums, then values that ascend. Where NaN or
+/* Lets go of what the lists have beyond the k smallest. */
+static int settle_smallest(smallest *g) {
+    for (size_t i = 0; i < g->size; i++) {
+        value_list *list = (value_list *)g->lists.start + i;
+        if (list->size <= g->k) continue;
+        select_smallest(list->value, list->size, g->k);
+        ((double *)g->limits.start)[i] = list->value[g->k - 1];
+        if (shorten(g, i, g->k)) return NO_MEMORY;
+    }
+    return DONE;
+}
+
+/* How many words the lists of all groups take, once settled, as they are stored: heads as of exact sums, then values that ascend. Where NaN or
    +inf was added there are none, and the head says so. */
 static size_t smallest_words(const smallest *g) {
     size_t words = g->size;
     for (size_t i = 0; i < g->size; i++) {
         const value_list *list = (const value_list *)g->lists.start + i;
-        if (!list->is_special) words += list->size < g->k ? list->size : g->k;
+        words += list->size;
     }
     return words;
 }
@@ -161,11 +214,7 @@ static void store_smallest(smallest *g, int64_t *begins, uint64_t *out) {
     size_t at = 0;
     for (size_t i = 0; i < g->size; i++) {
         value_list *list = (value_list *)g->lists.start + i;
-        if (list->size > g->k) {
-            select_smallest(list->value, list->size, g->k);
-            list->size = (uint32_t)g->k;
-        }
-        size_t n = list->is_special ? 0 : list->size;
+        size_t n = list->size;
         if (n) qsort(list->value, n, sizeof(double), compare_doubles);
         exact_head head = {0, (uint16_t)n, list->is_special ? NOT_A_NUMBER : 0};
         begins[i] = (int64_t)at;

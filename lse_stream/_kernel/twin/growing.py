@@ -154,6 +154,15 @@ class Smallest:
         self._k = k
         self._lists: list[Floats] = []
         self._special = np.zeros(0, np.bool_)
+        self._others: list[tuple[Codes, Floats]] = []
+
+    def _let_go(self, code: int, values: Floats) -> None:
+        self._others.append((np.full(values.size, code, np.int32), values + 0.0))
+
+    def take_others(self) -> tuple[bytes, bytes]:
+        """Codes and values of what is not, or no longer, in the lists."""
+        others, self._others = self._others, []
+        return b"".join(codes.tobytes() for codes, _ in others), b"".join(values.tobytes() for _, values in others)
 
     def _grow(self, codes: Codes, n_groups: int) -> None:
         check_codes(codes, max(n_groups, len(self._lists)))
@@ -169,12 +178,14 @@ class Smallest:
         self._grow(codes, n_groups)
         if not codes.size:
             return
-        self._special[codes[~(x < np.inf)]] = True
         order = np.argsort(codes, kind="stable")
         present, starts = np.unique(codes[order], return_index=True)
         for code, some in zip(present.tolist(), np.split(x[order], starts[1:]), strict=True):
-            both = np.concatenate([self._lists[code], some[some < np.inf] + 0.0])  # 0.0, not -0.0
-            self._lists[code] = np.sort(both)[: self._k]
+            both = np.sort(np.concatenate([self._lists[code], some + 0.0]))  # 0.0, not -0.0; NaN is the last
+            self._special[code] |= not both[-1] < np.inf
+            kept = 0 if self._special[code] else self._k
+            self._lists[code] = both[:kept]
+            self._let_go(code, both[kept:])
 
     def merge(self, arrays: tuple[Codes, Words, Ints], n_groups: int) -> None:
         """Merges stored lists into the groups of their codes."""
@@ -183,16 +194,21 @@ class Smallest:
             raise ValueError("arrays of different lengths")
         parts = [self._read(words, place) for place in at.tolist()]
         self._grow(codes, n_groups)
-        sizes = [part.size for part in parts]
-        self.update((np.repeat(codes, sizes), np.concatenate([np.empty(0), *parts])), n_groups)
+        for code, (_, special) in zip(codes.tolist(), parts, strict=True):
+            if special:
+                self._special[code] = True
+                self._let_go(code, self._lists[code])
+                self._lists[code] = np.empty(0)
+        sizes = [values.size for values, _ in parts]
+        self.update((np.repeat(codes, sizes), np.concatenate([np.empty(0), *(v for v, _ in parts)])), n_groups)
 
-    def _read(self, words: Words, at: int) -> Floats:
-        """The values of a stored list; NaN where it is special."""
+    def _read(self, words: Words, at: int) -> tuple[Floats, bool]:
+        """The values of a stored list, and whether it is special."""
         head = int(words[at]) if 0 <= at < words.size else 0xFFFF << 16
         n = head >> 16 & 0xFFFF
         if n > self._k or at + n >= words.size:
             raise ValueError("a stored sum that cannot be read")
-        return np.array([np.nan]) if head >> 32 else words[at + 1 : at + 1 + n].view(np.float64)
+        return words[at + 1 : at + 1 + n].view(np.float64), head >> 32 != 0
 
     def export(self, begins: Ints) -> bytes:
         """The words of the stored lists; writes where each begins."""
@@ -200,9 +216,8 @@ class Smallest:
             raise ValueError("arrays of different lengths")
         parts = []
         for values, special in zip(self._lists, self._special.tolist(), strict=True):
-            some = np.empty(0) if special else values
-            head = np.array([NOT_A_NUMBER << 32 if special else some.size << 16], np.uint64)
-            parts.append(np.concatenate([head, some.view(np.uint64)]))
+            head = np.array([NOT_A_NUMBER << 32 if special else values.size << 16], np.uint64)
+            parts.append(np.concatenate([head, values.view(np.uint64)]))
         begins[0] = 0
         np.cumsum([part.size for part in parts], out=begins[1:])
         return b"".join(part.tobytes() for part in parts)
