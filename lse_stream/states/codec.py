@@ -133,6 +133,8 @@ def decode_states(
         found_sums = np.empty((n, end - start + 1), np.uint64)
         found_sums[:, 0], found_sums[:, 1:] = matrix[:, 1], matrix[:, start:end]
         sums.append(found_sums.reshape(-1).view(_dtype(part)))
+        if not trusted and not part.of_others:
+            _kernel.check_sums(sums[-1], scale.factor)
         start = end
     place, ends, exact = begin + fixed, offsets[1:], []
     for stored in aggregation.exact:
@@ -142,15 +144,13 @@ def decode_states(
             size = _check_smallest(words, place, ends, stored.k, sums)
         else:
             size = _check_exact(words, place, ends, sums[0]["count"])
-        if isinstance(stored, SmallestValues):
-            for part, part_sums in zip(aggregation.sums, sums, strict=True):
-                if part.of_others:
-                    part_sums["count"] -= size - 1
+        for part, part_sums in zip(aggregation.sums, sums, strict=True):
+            if isinstance(stored, SmallestValues) and part.of_others:
+                part_sums["count"] -= size - 1
+                if not trusted:
+                    _kernel.check_sums(part_sums, scale.factor)
         exact.append((words, place))
         place = place + size
-    if not trusted:
-        for part_sums in sums:
-            _kernel.check_sums(part_sums, scale.factor)
     require(place == ends, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
     if len(sums) == 2 and aggregation.sums[1].times == 2.0:
         with np.errstate(over="ignore"):

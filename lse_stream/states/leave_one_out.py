@@ -162,8 +162,10 @@ def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats]:
     pareto_k, weight_of_tail, log_raised = _kernel.smooth_tails(ratios, offsets, states.counts - tails).T
     # Weights are relative to that of the largest ratio.
     largest, rest = ratios[offsets[1:] - 1], _sum_of_ratios(states, tails)
-    apart, error = two_sum(rest["max"], -largest)
     quotients = _kernel.quotients_of(rest, np.ones(n, np.int64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart, error = two_sum(rest["max"], -largest)
+        error = np.where(np.isfinite(apart), error, 0.0)
     weight_of_rest = _kernel.exp(apart) * (1.0 + error) * (quotients[:, 3] + quotients[:, 4])
     weight = np.where(np.isfinite(pareto_k), weight_of_rest + weight_of_tail, 1.0)
     with np.errstate(invalid="ignore"):
