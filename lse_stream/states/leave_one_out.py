@@ -136,7 +136,7 @@ def _of_block(states: StateArray, tails: Ints) -> LeaveOneOut:
         elpd[rows[is_fitted]] = smoothed[is_fitted]
     is_bad = np.isnan(maximum) | (maximum == np.inf) | (draws == 0)
     elpd, lppd = np.where(is_bad, np.nan, elpd), np.where(is_bad, np.nan, lppd)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return LeaveOneOut(elpd, np.where(elpd == -np.inf, np.inf, lppd - elpd), pareto_k, lppd)
 
 
@@ -168,5 +168,5 @@ def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats]:
         error = np.where(np.isfinite(apart), error, 0.0)
     weight_of_rest = _kernel.exp(apart) * (1.0 + error) * (quotients[:, 3] + quotients[:, 4])
     weight = np.where(np.isfinite(pareto_k), weight_of_rest + weight_of_tail, 1.0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return pareto_k, log_raised - _kernel.log(weight) - largest

@@ -162,6 +162,8 @@ def test_chains_that_are_stored_merge_to_all_draws() -> None:
         ([-INF, -INF], -INF, INF, INF),
         ([-1.0, NAN] * 30, NAN, NAN, INF),
         ([-1.0, INF] * 30, NAN, NAN, INF),
+        ([1e300, -1.7976931348623157e308], -1.7976931348623157e308, INF, INF),
+        ([-1e300] * 2 + [1e305] * 100, -1e300, 1e305 + 1e300, INF),
     ],
 )
 def test_special_values(draws: list[float], elpd: float, p: float, k: float) -> None:
