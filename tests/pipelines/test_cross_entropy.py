@@ -167,6 +167,7 @@ def test_what_the_function_refuses(lists: Any, labels: Any, error: type[Exceptio
         list_functions.cross_entropy(pa.array(lists), pa.array(labels))
 
 
+@pytest.mark.engine
 def test_bytes_depend_on_the_rows_alone(tmp_path: Path) -> None:
     rows = sharded(pq.read_table(DIGITS).slice(0, 100))
     check_bytes("cross_entropy", main, tmp_path, rows, [*ROWS, "--key=fold", "--num_shards=2"])

@@ -121,6 +121,7 @@ def test_units_of_time(tmp_path: Path, unit: str) -> None:
     assert found == total(tmp_path / "one", cut(table, unit), ["time"])
 
 
+@pytest.mark.engine
 def test_bytes_depend_on_the_states_alone(tmp_path: Path) -> None:
     total(tmp_path / "states", cut(sample(), "hour"), ["time", "model"], "--state")
     [states] = parts(tmp_path / "states")

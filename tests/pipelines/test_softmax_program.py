@@ -85,6 +85,7 @@ def test_states_broadcast_or_joined_give_the_same_bytes(tmp_path: Path, monkeypa
         assert contents(tmp_path / "out") == first
 
 
+@pytest.mark.engine
 def test_bytes_do_not_depend_on_workers_or_the_order_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = split(tmp_path / "in", sample(600), 3, row_group_size=100)
     run(tmp_path / "out", source, "--key=k")
