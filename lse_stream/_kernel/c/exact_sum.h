@@ -72,12 +72,17 @@ static void propagate(exact_sum *s) {
     s->additions = 0;
 }
 
+/* Adds +-bits 2^shift to a chunk and the next, bits < 2^53. */
+INLINE void add_to_chunks(int64_t *chunk, int shift, uint64_t bits, int64_t negative) {
+    int64_t low = (int64_t)(bits << shift & 0xffffffff), high = (int64_t)(bits >> (32 - shift));
+    chunk[0] += (low ^ -negative) + negative;
+    chunk[1] += (high ^ -negative) + negative;
+}
+
 /* Adds +-bits 2^at units, bits < 2^53. */
 INLINE void add_bits(exact_sum *s, int at, uint64_t bits, int64_t negative) {
-    int chunk = at >> 5, shift = at & 31;
-    int64_t low = (int64_t)(bits << shift & 0xffffffff), high = (int64_t)(bits >> (32 - shift));
-    s->chunk[chunk] += (low ^ -negative) + negative;
-    s->chunk[chunk + 1] += (high ^ -negative) + negative;
+    int chunk = at >> 5;
+    add_to_chunks(s->chunk + chunk, at & 31, bits, negative);
     s->first = chunk < s->first ? chunk : s->first;
     s->last = chunk + 1 > s->last ? chunk + 1 : s->last;
 }

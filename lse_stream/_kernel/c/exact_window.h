@@ -35,13 +35,6 @@ static void propagate_window(exact_window *w) {
     w->additions = 0;
 }
 
-/* Adds +-bits 2^(32 chunk + shift), of the window's chunks, bits < 2^53. */
-INLINE void add_to_window(exact_window *w, int chunk, int shift, uint64_t bits, int64_t negative) {
-    int64_t low = (int64_t)(bits << shift & 0xffffffff), high = (int64_t)(bits >> (32 - shift));
-    w->chunk[chunk] += (low ^ -negative) + negative;
-    w->chunk[chunk + 1] += (high ^ -negative) + negative;
-}
-
 /* Adds a, or a b; returns whether it fits: what is not finite does not. Where b is 0 there is nothing to add. */
 INLINE int fits_window(exact_window *w, double a, double b, int is_product) {
     if (is_product && b == 0.0) return 1;
@@ -55,10 +48,10 @@ INLINE int fits_window(exact_window *w, double a, double b, int is_product) {
     if (from < 0 || to + 1 >= WINDOW - 1 || w->is_full) return 0;
     if (is_product) {
         unsigned __int128 m = (unsigned __int128)ma * mb;
-        add_to_window(w, from, at & 31, (uint64_t)m & ((1ULL << 53) - 1), negative);
-        add_to_window(w, to, (at + 53) & 31, (uint64_t)(m >> 53), negative);
+        add_to_chunks(w->chunk + from, at & 31, (uint64_t)m & ((1ULL << 53) - 1), negative);
+        add_to_chunks(w->chunk + to, (at + 53) & 31, (uint64_t)(m >> 53), negative);
     } else {
-        add_to_window(w, from, at & 31, ma, negative);
+        add_to_chunks(w->chunk + from, at & 31, ma, negative);
     }
     if (++w->additions == ADDITIONS) propagate_window(w);
     return 1;

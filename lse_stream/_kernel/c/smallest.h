@@ -95,6 +95,14 @@ static int make_special(smallest *g, size_t group) {
     return DONE;
 }
 
+/* Lets go of what a list of at least k values has beyond the k smallest. */
+static int keep_smallest(smallest *g, size_t group) {
+    value_list *list = (value_list *)g->lists.start + group;
+    select_smallest(list->value, list->size, g->k);
+    ((double *)g->limits.start)[group] = list->value[g->k - 1];
+    return shorten(g, group, g->k);
+}
+
 /* Adds a value below the limit of its group. */
 static int put_small(smallest *g, size_t group, double x) {
     value_list *list = (value_list *)g->lists.start + group;
@@ -108,9 +116,7 @@ static int put_small(smallest *g, size_t group, double x) {
     }
     list->value[list->size++] = x + 0.0; /* 0.0, not -0.0 */
     if (list->size < g->most) return DONE;
-    select_smallest(list->value, list->size, g->k);
-    ((double *)g->limits.start)[group] = list->value[g->k - 1];
-    return shorten(g, group, g->k);
+    return keep_smallest(g, group);
 }
 
 /* Adds values to the lists of their codes. Those that count are few, and their lists too many for the cache: they are fetched
@@ -189,18 +195,13 @@ static int compare_doubles(const void *a, const void *b) {
 
 /* Lets go of what the lists have beyond the k smallest. */
 static int settle_smallest(smallest *g) {
-    for (size_t i = 0; i < g->size; i++) {
-        value_list *list = (value_list *)g->lists.start + i;
-        if (list->size <= g->k) continue;
-        select_smallest(list->value, list->size, g->k);
-        ((double *)g->limits.start)[i] = list->value[g->k - 1];
-        if (shorten(g, i, g->k)) return NO_MEMORY;
-    }
+    for (size_t i = 0; i < g->size; i++)
+        if (((value_list *)g->lists.start)[i].size > g->k && keep_smallest(g, i)) return NO_MEMORY;
     return DONE;
 }
 
-/* How many words the lists of all groups take, once settled, as they are stored: heads as of exact sums, then values that ascend. Where NaN or
-   +inf was added there are none, and the head says so. */
+/* How many words the lists of all groups take, once settled, as they are stored: heads as of exact sums, then values that
+   ascend. Where NaN or +inf was added there are none, and the head says so. */
 static size_t smallest_words(const smallest *g) {
     size_t words = g->size;
     for (size_t i = 0; i < g->size; i++) {
