@@ -169,4 +169,4 @@ def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats]:
     weight_of_rest = _kernel.exp(apart) * (1.0 + error) * (quotients[:, 3] + quotients[:, 4])
     weight = np.where(np.isfinite(pareto_k), weight_of_rest + weight_of_tail, 1.0)
     with np.errstate(invalid="ignore", over="ignore"):
-        return pareto_k, log_raised - _kernel.log(weight) - largest
+        return pareto_k, log_raised - _kernel.log(weight)

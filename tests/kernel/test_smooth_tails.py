@@ -42,8 +42,8 @@ def expected(tail: Floats, others: int = 100) -> tuple[float, float, float]:
         after, k = smoothed(weights, len(tail) - 1)
         if k == inf:
             return math.inf, math.nan, math.nan
-        ratios = fsum([mpf(others), *(a / w for a, w in zip(after[1:], weights[1:], strict=True))])
-        return float(k), float(fsum(after[1:])), float(log(ratios))
+        raised = [mpf(others), *(a / w for a, w in zip(after[1:], weights[1:], strict=True))]
+        return float(k), float(fsum(after[1:])), float(log(fsum(raised)) - mpf(tail[-1]))
 
 
 def check(tail: Floats, others: int = 100) -> None:
@@ -99,7 +99,7 @@ def test_leave_one_out_is_that_of_arviz_stats() -> None:
         others = np.array([rest.size for rest in rests])
         found = _kernel.smooth_tails(np.concatenate(tails), offsets, others)
         rows = zip(found.tolist(), tails, rests, entry["elpd_loo"], entry["pareto_k"], strict=True)
-        for (k, total, ratios), tail, rest, elpd, pareto_k in rows:
+        for (k, total, raised), tail, rest, elpd, pareto_k in rows:
             assert (k == np.inf) == np.isnan(pareto_k)
             if k == np.inf:
                 continue
@@ -107,7 +107,7 @@ def test_leave_one_out_is_that_of_arviz_stats() -> None:
             tolerance = 1e-10 if math.expm1(tail[0] - tail[-1]) <= -1e-4 else 1e-8
             assert k == pytest.approx(pareto_k, rel=0, abs=tolerance)
             rest_total = math.fsum(np.exp(rest - tail[-1]).tolist())
-            assert -tail[-1] + ratios - math.log(rest_total + total) == pytest.approx(elpd, rel=1e-12, abs=1e-12)
+            assert raised - math.log(rest_total + total) == pytest.approx(elpd, rel=1e-12, abs=1e-12)
     assert fitted > 900
 
 
@@ -193,11 +193,22 @@ def test_a_product_of_thousands_of_factors_does_not_overflow() -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-def test_a_constant_that_is_added_exactly_changes_nothing() -> None:
+def test_a_constant_that_is_added_exactly_moves_the_logarithm_alone() -> None:
     rng = np.random.default_rng(5)
     tails = [np.sort(np.round(rng.standard_cauchy(size) * 1024) / 1024) for size in range(1, 80, 7)]
+    found = smooth(tails)
     for constant in (1.0, -700.125, 2.0**30):
-        assert smooth([tail + constant for tail in tails]).tobytes() == smooth(tails).tobytes()
+        moved = smooth([tail + constant for tail in tails])
+        assert moved[:, :2].tobytes() == found[:, :2].tobytes()
+        fitted = np.isfinite(found[:, 0])
+        assert moved[fitted, 2] == pytest.approx(found[fitted, 2] - constant, rel=1e-15, abs=1e-12)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_ratios_far_from_0_lose_no_digits_where_they_cancel() -> None:
+    """One draw lies far above the others, so that what is to be found is near 0 however large the ratio is."""
+    for size in (1e5, 1e8, 1e12):
+        check(np.concatenate([np.arange(20.0) / 8, [size]]), 1)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -205,7 +216,8 @@ def test_the_other_draws_count_in_the_ratios_alone() -> None:
     tail = np.arange(30.0) / 8
     few, many = smooth([tail], 1)[0], smooth([tail], 2**40)[0]
     assert few[:2].tolist() == many[:2].tolist()
-    assert many[2] == pytest.approx(math.log(2.0**40 + math.exp(few[2]) - 1), rel=1e-15)
+    others = (2.0**40 - 1.0) * math.exp(-tail[-1])
+    assert many[2] == pytest.approx(math.log(others + math.exp(few[2])), rel=1e-15)
 
 
 @pytest.mark.usefixtures("kernel")

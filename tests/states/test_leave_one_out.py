@@ -60,15 +60,14 @@ def test_what_is_left_of_a_sum_does_not_cancel() -> None:
     assert elpd == pytest.approx(-2.2004, abs=1e-4)
 
 
-@pytest.mark.parametrize("gap", [20, 60, 66, 72, 105, 700, 1e5])
+@pytest.mark.parametrize("gap", [20, 60, 66, 72, 105, 700, 1e5, 1e9])
 @pytest.mark.parametrize("draws", [300, 1000])
 def test_two_draws_far_below_the_others_do_not_hide_their_sum(draws: int, gap: float) -> None:
     values = -1.0 - 0.1 * np.random.default_rng(1).random(draws)
     values[:2] -= gap, gap + 1
     found = LeaveOneOutAccumulator(values, draws=draws).value()
     expected = leave_one_out_model(values.tolist())
-    size = max(1.0, gap * 1e-3)  # of the ratios, which are rounded on the way
-    assert [found.elpd_loo, found.p_loo] == pytest.approx(expected[:2], rel=1e-12, abs=1e-12 * size)
+    assert [found.elpd_loo, found.p_loo] == pytest.approx(expected[:2], rel=1e-12, abs=1e-12)
     assert found.pareto_k == pytest.approx(expected[2], rel=1e-12)
 
 

@@ -10,14 +10,14 @@
 /* 2^exponent of a normal number. */
 INLINE double power_of(int64_t exponent) { return double_of((uint64_t)(exponent + 1023) << 52); }
 
-/* r - R, exactly, and its weight as a pair. */
-INLINE void weigh_ratio(double r, double largest, double *v, double *below, double *high, double *low) {
+/* The weight of r, as a pair. */
+INLINE void weigh_ratio(double r, double largest, double *high, double *low) {
     int64_t exponent;
-    two_sum_portable(r, -largest, v, below);
-    if (!(*v >= -DBL_MAX && *v <= 0.0)) *v = -DBL_MAX, *below = 0.0; /* beyond the doubles; or r is not of a tail */
-    int counts = *v >= LEAST_LOG_WEIGHT;
-    own_term(counts ? *v : LEAST_LOG_WEIGHT, NATURAL, high, low, &exponent);
-    *low = *low + *high * (counts ? *below : 0.0);
+    double v, below;
+    two_sum_portable(r, -largest, &v, &below);
+    int counts = v >= LEAST_LOG_WEIGHT && v <= 0.0; /* above, r is not of a tail */
+    own_term(counts ? v : LEAST_LOG_WEIGHT, NATURAL, high, low, &exponent);
+    *low = *low + *high * (counts ? below : 0.0);
     *high = *high * power_of(exponent + LIFT), *low = *low * power_of(exponent + LIFT);
 }
 
@@ -32,9 +32,9 @@ static double exp_less_one(double z) {
 
 /* What a fit works with. Arrays have a multiple of 8 elements, and what is not used of them is known. */
 typedef struct {
-    double *v, *below, *x, *depth, *high, *low, *log_high, *log_low; /* as many as values of the tail, and one more */
-    double *slope, *kappa, *profile, *share;                         /* as many as points of the grid */
-    size_t size;                                                     /* of the tail whose depths there are */
+    double *x, *depth, *high, *low, *log_high, *log_low; /* as many as values of the tail, and one more */
+    double *slope, *kappa, *profile, *share;             /* as many as points of the grid */
+    size_t size;                                         /* of the tail whose depths there are */
 } tail_space;
 
 static size_t grid_points(size_t size) { return GRID_POINTS + (size_t)sqrt((double)size); }
@@ -42,11 +42,11 @@ static size_t grid_points(size_t size) { return GRID_POINTS + (size_t)sqrt((doub
 /* The memory, for free(), of tails of at most so many values; NULL where there is none. */
 static double *new_tail_space(tail_space *s, size_t most) {
     size_t values = LANES_FOR(most + 1), points = LANES_FOR(grid_points(most));
-    double **arrays[] = {&s->v, &s->below, &s->x, &s->depth, &s->high, &s->low, &s->log_high, &s->log_low,
+    double **arrays[] = {&s->x, &s->depth, &s->high, &s->low, &s->log_high, &s->log_low,
                          &s->slope, &s->kappa, &s->profile, &s->share};
-    double *memory = allocate((8 * values + 4 * points) * sizeof(double)), *next = memory;
+    double *memory = allocate((6 * values + 4 * points) * sizeof(double)), *next = memory;
     if (!memory) return NULL;
-    for (int i = 0; i < 12; i++) *arrays[i] = next, next += i < 8 ? values : points;
+    for (int i = 0; i < 10; i++) *arrays[i] = next, next += i < 6 ? values : points;
     s->size = 0;
     return memory;
 }
@@ -105,9 +105,9 @@ static int smooth_tail(const double *r, size_t size, int64_t others, tail_space 
     size_t padded = LANES_FOR(size + 1);
     out[0] = INFINITY, out[1] = out[2] = double_of(THE_NAN);
     if (size < LEAST_TAIL) return DONE;
-    weigh_ratio(r[0], largest, &s->v[0], &s->below[0], &cut_high, &cut_low);
+    weigh_ratio(r[0], largest, &cut_high, &cut_low);
     for (size_t i = 0; i < size; i++) {
-        weigh_ratio(r[i + 1], largest, &s->v[i], &s->below[i], &high, &low);
+        weigh_ratio(r[i + 1], largest, &high, &low);
         double x = (high - cut_high) + (low - cut_low);
         above = x > above ? x : above; /* they ascend, whatever their rounding */
         s->x[i] = above;
@@ -124,18 +124,17 @@ static int smooth_tail(const double *r, size_t size, int64_t others, tail_space 
     }
     s->high[size] = (double)others * LARGEST_WEIGHT;
     loops->logs(s->high, s->low, -LIFT, padded, s->log_high, s->log_low);
-    s->v[size] = s->below[size] = 0.0;
     for (size_t i = 0; i <= size; i++) {
-        two_sum_portable(s->log_high[i], -s->v[i], &high, &error);
-        s->log_high[i] = high + (error + (s->log_low[i] - s->below[i]));
+        two_sum_portable(s->log_high[i], -(i < size ? r[i + 1] : largest), &high, &error);
+        s->log_high[i] = high + (error + s->log_low[i]);
     }
     out[0] = k, out[1] = sum * power_of(-LIFT);
     row_values(s->log_high, 1, size + 1, &out[2]);
     return DONE;
 }
 
-/* Writes k, the sum of the smoothed weights and the logarithm of that of all ratios of smoothed to raw ones, for each of n
-   observations; +inf, NaN and NaN where nothing is fitted. */
+/* Writes k, the sum of the smoothed weights and the logarithm of that of all weights times e^-r, for each of n observations;
+   +inf, NaN and NaN where nothing is fitted. */
 static int smooth_tails(const double *tails, const int64_t *offsets, const int64_t *others, size_t n,
                         double (*out)[3]) {
     tail_space space;

@@ -22,7 +22,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LARGEST_WEIGHT = 2.0**LIFT
-LARGEST = np.finfo(np.float64).max
 TOGETHER = 2**18  # values of tails smoothed together: bounds the memory of the temporaries
 
 
@@ -37,16 +36,14 @@ def _log(x: Floats) -> Floats:
     return out
 
 
-def _weigh_ratios(r: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """r - R as double-doubles, and its weights times 2^LIFT as such."""
+def _weigh_ratios(r: Floats) -> tuple[Floats, Floats]:
+    """The weights times 2^LIFT as double-doubles."""
     v, below = two_sum(r, -r[-1])
-    inside = (v >= -LARGEST) & (v <= 0.0)
-    v, below = np.where(inside, v, -LARGEST), np.where(inside, below, 0.0)
-    counts = v >= c.LEAST_LOG_WEIGHT
+    counts = (v >= c.LEAST_LOG_WEIGHT) & (v <= 0.0)
     high, low, exponent = terms_of(np.where(counts, v, c.LEAST_LOG_WEIGHT))
     low = low + high * np.where(counts, below, 0.0)
     power = power_of(exponent + LIFT)
-    return v, below, high * power, low * power
+    return high * power, low * power
 
 
 def _exp_less_one(z: Floats) -> Floats:
@@ -103,7 +100,7 @@ def _fit(x: Floats) -> tuple[Floats, Floats]:
 def _smooth(r: Floats, others: Ints) -> Floats:
     """Of cutoffs and the tails above (m + 1, n): (3, n)."""
     size = len(r) - 1
-    v, below, high, low = _weigh_ratios(r)
+    high, low = _weigh_ratios(r)
     x = np.maximum.accumulate(np.maximum((high[1:] - high[0]) + (low[1:] - low[0]), 0.0))
     kappa, sigma = _fit(x)
     k = (size * kappa + 0.5 * c.PRIOR_VALUES) / (size + c.PRIOR_VALUES)
@@ -112,20 +109,19 @@ def _smooth(r: Floats, others: Ints) -> Floats:
     depth = -log_of_pair(*divide(odd, zero, np.full_like(odd, 2.0 * size), zero), 0)[0]
     weight = (high[0] + low[0]) + sigma * np.where(k != 0.0, _exp_less_one(k * depth) / k, depth)
     weight = np.where(weight < LARGEST_WEIGHT, weight, LARGEST_WEIGHT)
-    v, below = (np.concatenate([part[1:], np.zeros((1, part.shape[1]))]) for part in (v, below))
     summands = np.concatenate([weight, others[None] * LARGEST_WEIGHT])
     log_high, log_low = log_of_pair(summands, np.zeros_like(summands), -LIFT)
-    log_high, error = two_sum(log_high, -v)
-    logs = log_high + (error + (log_low - below))
-    ratios = np.empty(others.size)
-    row_values(np.ascontiguousarray(logs.T), ratios)
+    log_high, error = two_sum(log_high, -np.concatenate([r[1:], r[-1:]]))
+    logs = log_high + (error + log_low)
+    raised = np.empty(others.size)
+    row_values(np.ascontiguousarray(logs.T), raised)
     fits = np.isfinite(kappa) & (sigma > 0.0)
-    return np.where(fits, np.stack([k, _total(weight) * 2.0**-LIFT, ratios]), [[np.inf], [np.nan], [np.nan]])
+    return np.where(fits, np.stack([k, _total(weight) * 2.0**-LIFT, raised]), [[np.inf], [np.nan], [np.nan]])
 
 
 @np.errstate(all="ignore")
 def smooth_tails(tails: Floats, offsets: Ints, others: Ints, out: Floats) -> None:
-    """Writes k, the sum of smoothed weights, and the logarithm of the ratios' sum of each tail."""
+    """Writes k, the sum of smoothed weights, and the logarithm of the sum of all weights times e^-r of each tail."""
     if others.size + 1 != offsets.size:
         raise ValueError("arrays of different lengths")
     check_places(offsets, tails.size)
