@@ -42,14 +42,32 @@ def test_schema_and_size(path: Path, schema: pa.Schema, num_rows: int) -> None:
     assert path.stat().st_size < 1 << 20
 
 
-def test_the_draws_are_of_every_patient_and_model() -> None:
-    path = SAMPLES / "diabetes_draws.parquet"
+@pytest.mark.parametrize(
+    ("name", "draws"), [("diabetes_draws", make_diabetes.DRAWS), ("diabetes_folds", make_diabetes.DRAWS_OF_FOLD)]
+)
+def test_the_draws_are_of_every_patient_and_model(name: str, draws: int) -> None:
+    path = SAMPLES / f"{name}.parquet"
     table = pq.read_table(path)
     assert table.schema.equals(make_diabetes.SCHEMA)
     assert path.stat().st_size < 1 << 20
     found = {(row["model"], row["draw"], row["patient"]) for row in table.drop_columns("log_likelihood").to_pylist()}
-    assert len(found) == table.num_rows == 2 * 250 * 442
+    assert len(found) == table.num_rows == 2 * draws * 442
     assert {model for model, _, _ in found} == set(make_diabetes.MODELS)
+
+
+def test_folds_are_predicted_from_the_others_alone() -> None:
+    """A patient's own progress changes the draws of all folds but its own."""
+    rng = np.random.default_rng(0)
+    features, target = rng.normal(size=(40, 2)), rng.normal(size=40)
+    target = (target - target.mean()) / target.std()
+    swapped = target.copy()
+    swapped[[3, 13]] = target[[13, 3]]  # both of fold 3; the scale stays
+    one, other = (make_diabetes.held_out(features, y, 0) for y in (target, swapped))
+    others = np.arange(40) % make_diabetes.FOLDS == 3
+    others[[3, 13]] = False
+    assert np.array_equal(one[:, others], other[:, others])
+    apart = np.arange(40) % make_diabetes.FOLDS != 3
+    assert (one[:, apart] != other[:, apart]).all()
 
 
 def test_the_draws_are_those_of_the_posterior() -> None:
@@ -71,10 +89,10 @@ def test_the_draws_are_those_of_the_posterior() -> None:
     np.testing.assert_allclose(found.mean(0), true, atol=6 * found.std(0).max() / np.sqrt(200_000))
 
 
-@pytest.mark.parametrize("name", ["diabetes_draws", "digits_logits"])
+@pytest.mark.parametrize("name", ["diabetes_draws", "diabetes_folds", "digits_logits"])
 def test_the_scripts_make_what_is_shipped(tmp_path: Path, name: str) -> None:
     pytest.importorskip("sklearn")
-    {"diabetes_draws": make_diabetes, "digits_logits": make_digits}[name].make(tmp_path)
+    (make_digits if name == "digits_logits" else make_diabetes).make(tmp_path)
     made, shipped = (pq.read_table(folder / f"{name}.parquet") for folder in (tmp_path, SAMPLES))
     assert made.schema.equals(shipped.schema)
     *keys, last = made.schema.names
