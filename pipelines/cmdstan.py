@@ -3,7 +3,7 @@
 import csv
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -37,6 +37,7 @@ class Chain:
       header: the names of the columns.
       lines, begin: how many lines and bytes there are up to and with the header.
       warmup: how many rows of warm-up come first.
+      draws: how many rows the comments promise after these; None where they do not.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Chain:
     lines: int
     begin: int
     warmup: int
+    draws: int | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def _read_header(path: str) -> Chain:
                         if not text.isprintable():
                             raise InputError(f"{path}: expected a header of names, found {text[:SHOWN]!r}")
                         [header] = csv.reader([text])
-                        return Chain(path, tuple(header), lines, begin, _warmup(path, settings))
+                        warmup, draws = _promised(path, settings)
+                        return Chain(path, tuple(header), lines, begin, warmup, draws)
     except UnicodeDecodeError as error:
         found = f"{error.object[:SHOWN]!r}"
         raise InputError(f"{path}: expected a CSV file with a header of names, found {found}") from error
@@ -134,15 +137,19 @@ def _read_header(path: str) -> Chain:
     raise InputError(f"{path}: expected a CSV file with a header of names, found none")
 
 
-def _warmup(path: str, settings: dict[str, str]) -> int:
-    """How many rows of warm-up the comments promise."""
-    if settings.get("save_warmup") not in ("1", "true") or settings.get("algorithm") == "fixed_param":
-        return 0
-    number, thin = settings.get("num_warmup", ""), settings.get("thin", "1")
-    if not re.fullmatch(r"\d+", number) or not re.fullmatch(r"0*[1-9]\d*", thin):
-        what = f"num_warmup = {number} and thin = {thin}"
-        raise InputError(f"{path}: expected numbers of draws in the comments, as save_warmup is set, found {what}")
-    return -(-int(number) // int(thin))
+def _promised(path: str, settings: Mapping[str, str]) -> tuple[int, int | None]:
+    """How many rows of warm-up and of draws the comments promise."""
+    thin = settings.get("thin", "1")
+
+    def rows(name: str) -> int:
+        number = settings.get(name, "")
+        if not re.fullmatch(r"\d+", number) or not re.fullmatch(r"0*[1-9]\d*", thin):
+            found = f"{name} = {number} and thin = {thin}"
+            raise InputError(f"{path}: expected numbers of draws in the comments, found {found}")
+        return -(-int(number) // int(thin))
+
+    has_warmup = settings.get("save_warmup") in ("1", "true") and settings.get("algorithm") != "fixed_param"
+    return rows("num_warmup") if has_warmup else 0, rows("num_samples") if "num_samples" in settings else None
 
 
 def to_parquet(chains: Chains, directory: str) -> Iterator[tuple[int, int]]:
@@ -176,6 +183,9 @@ def to_parquet(chains: Chains, directory: str) -> Iterator[tuple[int, int]]:
         if not kept:
             found = f"{chain.warmup - warmup} of warm-up" if chain.warmup else "none"
             raise DataError(f"{chain.path}: expected draws below the header, found {found}")
+        if chain.draws is not None and kept < chain.draws:
+            promised = f"expected {chain.draws} draws, as num_samples says in its comments, found {kept}"
+            raise DataError(f"{chain.path}: {promised}: it is still being written, or is cut off")
 
 
 def _tables(chain: Chain, columns: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:

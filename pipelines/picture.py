@@ -20,8 +20,15 @@ def check_picture(path: str, *, overwrite: bool) -> None:
     """Raises UsageError where no picture can be drawn at a path, or where there is what may not be replaced."""
     if os.path.splitext(path)[1].lower() not in KINDS:
         raise UsageError(f"--picture {path}: expected a name that ends in {' or '.join(KINDS)}")
+    if os.path.isdir(path):
+        raise UsageError(f"--picture {path}: expected the name of a file, found a directory")
     if os.path.exists(path) and not overwrite:
         raise UsageError(f"--picture {path}: expected nothing there yet (or --overwrite), found a file")
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UsageError(f"--picture {path}: expected a directory that can be written to, found {folder}, which cannot")
     if find_spec("matplotlib") is None:
         raise UsageError("--picture: expected matplotlib, found none: pip install 'lse-stream[picture]'")
 

@@ -336,6 +336,16 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "output around the input": (two(), "--input a.parquet b.parquet --output .", ["--output .", "found"]),
     "another kind of picture": (two(), f"{TWO} --picture a.gif", ["--picture a.gif", ".svg or .png"]),
     "a picture that is there": (two() | {"a.svg": b"mine"}, f"{TWO} --picture a.svg", ["a.svg", "--overwrite"]),
+    "a picture below a file": (
+        two(),
+        f"{TWO} --picture a.parquet/a.svg",
+        ["--picture a.parquet/a.svg: expected a directory that can be written to", "a.parquet, which cannot"],
+    ),
+    "a directory in place of a picture": (
+        two() | {"a.svg/b": b""},
+        f"{TWO} --picture a.svg --overwrite",
+        ["--picture a.svg", "found a directory"],
+    ),
     "a picture in the output": (two(), f"{TWO} --picture out/a.svg", ["--output out", "apart from the picture"]),
 }
 
@@ -351,7 +361,8 @@ def test_faults_during_the_run(
 ) -> None:
     """A picture that cannot be written: there are no results without it."""
     monkeypatch.chdir(tmp_path)
-    bad = (two(), f"{TWO} --picture a.parquet/a.svg", ["a.parquet/a.svg: expected a file that can be written"])
+    name = "a" * 300 + ".svg"  # longer than a file system takes
+    bad = (two(), f"{TWO} --picture {name}", [f"{name}: expected a file that can be written"])
     check_bad(main, "compare", tmp_path, capsys, bad, status=1)
 
 
