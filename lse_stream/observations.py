@@ -15,7 +15,7 @@ from .keys import describe_key
 from .state_column import STATE, states_to_arrow
 from .state_table import StateTable
 from .states.aggregations import LOG_LIKELIHOOD, Aggregation, leave_one_out
-from .states.leave_one_out import LeaveOneOut, cross_validate, good_k, tail_length, values_to_keep
+from .states.leave_one_out import LeaveOneOut, cross_validate, good_k, tail_length
 from .states.results import result_of, variances
 
 # Columns of a table of observations, beside their keys; with WAIC and with leave-one-out these too (Vehtari, Gelman,
@@ -42,13 +42,13 @@ class Evaluation:
 
     Attributes:
       waic: by WAIC, with the ``ddof`` of its variances.
-      loo: by leave-one-out, for ``draws`` in all, with r_eff and rounding of the tail's length.
+      loo: by leave-one-out, from so many ``smallest`` values of a state, with r_eff and rounding of the tail's length.
     """
 
     waic: bool = False
     ddof: int = 1
     loo: bool = False
-    draws: int = 1
+    smallest: int = 1
     r_eff: float = 1.0
     round_up: bool = False
 
@@ -58,7 +58,7 @@ class Evaluation:
     @property
     def aggregation(self) -> Aggregation:
         """Of the draws of an observation."""
-        return leave_one_out(values_to_keep(self.draws, self.r_eff)) if self.loo else LOG_LIKELIHOOD
+        return leave_one_out(self.smallest) if self.loo else LOG_LIKELIHOOD
 
     @property
     def per_observation(self) -> list[str]:
@@ -154,11 +154,14 @@ def _leave_out(evaluation: Evaluation, states: StateTable) -> LeaveOneOut:
         (largest < np.inf) | is_null,
         lambda row: f"log-likelihoods below inf, found {'NaN' if np.isnan(largest[row]) else 'inf'} among them",
     )
-    tails = tail_length(draws, evaluation.r_eff, round_up=evaluation.round_up)
+    tails, kept = tail_length(draws, evaluation.r_eff, round_up=evaluation.round_up), evaluation.smallest
     _require(
         states,
-        (tails < values_to_keep(evaluation.draws, evaluation.r_eff)) | is_null,
-        lambda row: f"no more than the {evaluation.draws} draws that --draws says, found {draws[row]}",
+        (tails < kept) | is_null,
+        lambda row: (
+            f"so few draws that their tail has less than the {kept} values that a state was made for, "
+            f"found {draws[row]} draws, whose tail has {tails[row]}"
+        ),
     )
     return cross_validate(array, evaluation.r_eff, round_up=evaluation.round_up)
 

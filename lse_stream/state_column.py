@@ -175,6 +175,15 @@ def aggregation_of(data_type: pa.DataType, name: str) -> tuple[Aggregation, Scal
     return aggregation, scale
 
 
+def expected_states(data_type: pa.DataType) -> str | None:
+    """What is expected in place of a type that is not of states which can be read; None where it is."""
+    try:
+        aggregation_of(data_type, STATE)
+    except (TypeError, ValueError) as error:
+        return str(error).partition("expected ")[2].partition(", found")[0]
+    return None
+
+
 def _records(storage: pa.Array, expected: tuple[Aggregation, Scale] | None, *, trusted: bool) -> StateArray:
     """The states of a binary array of one or more, without nulls."""
     n = len(storage)

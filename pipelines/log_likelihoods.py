@@ -1,20 +1,25 @@
 """The log-likelihoods that a command line names, in any layout: found, checked, and how they become rows."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of
+from lse_stream.coarsening import coarsen
 from lse_stream.columns import is_list_type
 from lse_stream.errors import InputError
 from lse_stream.layouts import OBSERVATION, ROWS_OF_COLUMNS, ROWS_OF_LISTS, Columns, DrawLists, ObservationLists
 from lse_stream.observations import VALUE
 from lse_stream.parquet.scan import Dataset, find_files, first_schema, scan
+from lse_stream.scales import NATURAL
+from lse_stream.state_column import STATE, StateType, aggregation_of, expected_states
+from lse_stream.states.aggregations import Aggregation
 
 from .cmdstan import Chains, are_csv, find_columns, read_headers, to_parquet
 from .command import UsageError
@@ -22,7 +27,7 @@ from .options import Options
 from .output import prepare_output
 from .run import errors_as_run_error, progress, temporary_directory
 
-Layout = Columns | DrawLists | ObservationLists
+Layout = Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,11 @@ class Found:
 
     Attributes:
       dataset: the files, or those that hold what is in them.
-      layout: makes their tables rows; None where they are rows.
+      layout: makes their tables rows, or checks states; None where they are rows.
       observation: the columns of rows that name observations.
+      stored: what the states of observations are, where rows are such.
       draws: how many the observation has that has most, where the footers say it.
+      nulls: how many values are null, by the footers; None where these do not say it.
       warmup: how many draws of warm-up were left out.
       temporary: directories that are not needed once all is read.
     """
@@ -41,7 +48,9 @@ class Found:
     dataset: Dataset
     layout: Layout | None
     observation: tuple[str, ...]
+    stored: Aggregation | None = None
     draws: int | None = None
+    nulls: int | None = None
     warmup: int = 0
     temporary: tuple[str, ...] = ()
 
@@ -87,11 +96,34 @@ def _in_parquet(options: Options) -> Found:
         path, schema = first_schema(options.input)
         if options.value in schema.names and is_list_type(schema.field(options.value).type):
             return _of_lists(options, path)
+        if options.value == STATE and isinstance(schema.field(options.value).type, StateType):
+            return _of_states(options)
         if not (options.observation or options.group):
             raise UsageError("--inner logmeanexp: expected --observation, found none")
     values = [options.value] if options.weight is None else [options.value, options.weight]
-    columns = [*options.key, *options.observation, *options.group, *options.draw]
-    return Found(scan(options.input, columns, values), None, tuple(options.group or options.observation))
+    dataset = scan(options.input, [*options.key, *options.observation, *options.group, *options.draw], values)
+    return Found(dataset, None, tuple(options.group or options.observation), nulls=_nulls(dataset, [options.value]))
+
+
+def _of_states(options: Options) -> Found:
+    for word in ("weight", "group", "draws"):
+        if getattr(options, word):
+            raise UsageError(f"--{word}: expected none with a --value of states, found one")
+    if not options.observation:
+        raise UsageError("--value state: expected --observation, found none")
+
+    needed = [*(["elpd_loo"] if options.loo else []), *(["variance"] if options.waic else []), "logmeanexp"]
+
+    def expected(data_type: pa.DataType) -> str | None:
+        if fault := expected_states(data_type):
+            return fault
+        if (found := aggregation_of(data_type, STATE)) and found[1] == NATURAL and {*needed} <= {*found[0].results}:
+            return None
+        return f"states with {' and '.join(needed)}, as loglik writes them with the same options"
+
+    dataset = scan(options.input, [*options.key, *options.observation], [], {STATE: expected})
+    found = aggregation_of(dataset.schema.field(STATE).type, STATE)
+    return Found(dataset, partial(coarsen, {}, {}), tuple(options.observation), stored=found and found[0])
 
 
 def _in_columns(options: Options) -> Found:
@@ -105,9 +137,8 @@ def _in_columns(options: Options) -> Found:
         if more := set(find_columns(options.wide, other, names)[0]) - set(columns):
             raise InputError(f"{other}: expected the columns like {options.wide!r} of {path}, found {min(more)!r} too")
     layout = Columns(tuple(options.key), tuple(columns), observations)
-    return Found(
-        dataset.widen(len(columns), ROWS_OF_COLUMNS), layout, (OBSERVATION,), _draws(options, dataset, columns)
-    )
+    nulls, wide = _nulls(dataset, columns), dataset.widen(len(columns), ROWS_OF_COLUMNS)
+    return Found(wide, layout, (OBSERVATION,), draws=_draws(options, dataset, nulls), nulls=nulls)
 
 
 def _of_lists(options: Options, path: str) -> Found:
@@ -119,9 +150,8 @@ def _of_lists(options: Options, path: str) -> Found:
     names = [*options.key, *options.observation]
     dataset = scan(options.input, names, [], {options.value: _expected_lists})
     width = max((-(-values // rows) for _, values, rows in _sizes(dataset, options.value)), default=1)
-    return Found(
-        dataset.widen(width, ROWS_OF_LISTS), ObservationLists(tuple(names), options.value), tuple(options.observation)
-    )
+    layout, nulls = ObservationLists(tuple(names), options.value), _nulls(dataset, [options.value])
+    return Found(dataset.widen(width, ROWS_OF_LISTS), layout, tuple(options.observation), nulls=nulls)
 
 
 def _in_lists(
@@ -139,9 +169,21 @@ def _in_lists(
     dataset = scan(paths, options.key, [], {value: _expected_lists})
     if observations is None:
         observations = array_of(np.arange(_width(dataset, value)))
-    layout = DrawLists(tuple(options.key), value, observations)
-    dataset = dataset.widen(len(observations), ROWS_OF_LISTS)
-    return Found(dataset, layout, (OBSERVATION,), _draws(options, dataset, [value]), warmup, temporary)
+    layout, nulls = DrawLists(tuple(options.key), value, observations), _nulls(dataset, [value])
+    return Found(
+        dataset.widen(len(observations), ROWS_OF_LISTS),
+        layout,
+        (OBSERVATION,),
+        draws=_draws(options, dataset, nulls),
+        nulls=nulls,
+        warmup=warmup,
+        temporary=temporary,
+    )
+
+
+def _draws(options: Options, dataset: Dataset, nulls: int | None) -> int | None:
+    """The draws of an observation, which are the rows, if there are no keys to tell rows apart, and no nulls."""
+    return None if options.key or nulls != 0 else dataset.num_rows
 
 
 def _expected_lists(data_type: pa.DataType) -> str | None:
@@ -187,14 +229,14 @@ def _leaves(metadata: pq.FileMetaData, names: Sequence[str]) -> list[int]:
     return found
 
 
-def _draws(options: Options, dataset: Dataset, columns: Sequence[str]) -> int | None:
-    """The draws of an observation, which are the rows, if there are no keys to tell rows apart, and no nulls."""
-    if options.key or not options.loo or options.draws is not None:
-        return None
+def _nulls(dataset: Dataset, columns: Sequence[str]) -> int | None:
+    """How many values of columns are null, by the footers; None where one does not say it."""
+    nulls = 0
     for metadata in dataset.footers.values():
         leaves = _leaves(metadata, columns)
         for group in map(metadata.row_group, range(metadata.num_row_groups)):
             for found in (group.column(leaf).statistics for leaf in leaves):
-                if found is None or not found.has_null_count or found.null_count:
+                if found is None or not found.has_null_count:
                     return None
-    return dataset.num_rows
+                nulls += found.null_count
+    return nulls

@@ -77,6 +77,8 @@ also be in other layouts, of Parquet files and (--wide) of CmdStan's CSV files:
                             which are called by their positions, from 0
   --value LISTS --observation COLUMN
                             a row is an observation, with a list of its draws
+  --value state             a row is a state that --per_observation --state
+                            wrote: of chains or batches that are merged here
 In rows, --group leaves out groups in place of observations: the values of a
 group and a draw (--draw) are summed first.
 
@@ -113,6 +115,11 @@ examples:
   PROGRAM --input visits.parquet --value log_lik \\
       --group patient --draw draw --inner logmeanexp --loo --output out/patients
 
+  # chains one by one, each with --draws 4000 --per_observation --state, together
+  PROGRAM --input out/chain_1/observations out/chain_2/observations \\
+      --value state --observation patient --inner logmeanexp --loo \\
+      --output out/all
+
   # one exact total of a column
   PROGRAM --input data/ --value loglik --output out/total
 """
@@ -138,6 +145,7 @@ def describe(
     state: bool = False,
     layout: Layout | None = None,
     draw: Sequence[str] = (),
+    stored: bool = False,
 ) -> None:
     """What is computed: of the rows of ``dataset``, files in directories inside ``directory``, which exists.
 
@@ -146,17 +154,22 @@ def describe(
     Args:
       layout: makes the tables of ``dataset`` rows, where they are not.
       draw: columns that tell draws apart, where the rows of an observation and a draw are to be summed.
+      stored: the rows of ``dataset`` are states of observations.
     """
-    tables, (value, *weight) = _rows(engine, dataset, [*keys, *observation], inner, skip_nulls, layout, draw)
-    if inner != "none":
-        names = [*keys, *observation]
-        aggregation = evaluation.aggregation if evaluation else WEIGHTED_LOGSUMEXP if weight else LOGSUMEXP
-        aggregations = {STATE: ColumnAggregation(aggregation, NATURAL, (value, *weight))}
-        if draw:
-            aggregations[ROWS] = ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (ROWS,))
-        reduction = Reduction(tuple(names), aggregations, skip_nulls)
-        value = VALUE
-        states = engine.reduce("Inner", tables, reduction, num_shards if per_observation else None)
+    names, value = [*keys, *observation], VALUE
+    if inner == "none":
+        tables, (value,) = _rows(engine, dataset, names, inner, skip_nulls, layout, draw)
+    else:
+        shards = num_shards if per_observation else None
+        tables, columns = _rows(engine, dataset, names, inner, skip_nulls, layout, draw)
+        if stored:
+            states = engine.merge("Inner", tables, names, shards)
+        else:
+            aggregation = evaluation.aggregation if evaluation else WEIGHTED_LOGSUMEXP if columns[1:] else LOGSUMEXP
+            aggregations = {STATE: ColumnAggregation(aggregation, NATURAL, columns)}
+            if draw:
+                aggregations[ROWS] = ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (ROWS,))
+            states = engine.reduce("Inner", tables, Reduction(tuple(names), aggregations, skip_nulls), shards)
         finish = partial(evaluate, evaluation, state) if evaluation else partial(values_of, inner)
         tables = engine.finish("Observations", states, partial(of_whole_draws, finish) if draw else finish)
         if per_observation:
@@ -165,8 +178,8 @@ def describe(
             engine.write("WriteObservations", tables, names, path, num_shards, counters)
         if evaluation.loo:
             tables = engine.map("Classify", tables, classify)
-    columns = {name: name for name in evaluation.per_observation} if evaluation else {STATE: value}
-    sums = {name: ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (column,)) for name, column in columns.items()}
+    summed = {name: name for name in evaluation.per_observation} if evaluation else {STATE: value}
+    sums = {name: ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (column,)) for name, column in summed.items()}
     totals = engine.reduce("Sum", tables, Reduction(tuple(keys), sums, skip_nulls), num_shards)
     overall = engine.merge("Merge", totals, [], 1)
     finish = (
@@ -199,7 +212,18 @@ def _rows(
     return engine.finish("SumOfDraws", engine.reduce("Draws", tables, reduction), partial(sums_of, names)), (VALUE,)
 
 
-def most_draws(options: Options, found: Found) -> int:
+def smallest(options: Options, found: Found) -> int:
+    """How many of the smallest values of an observation leave-one-out needs."""
+    if found.stored is not None:
+        return found.stored.parameter or 1
+    return values_to_keep(_most_draws(options, found) if options.draws is None else options.draws, _r_eff(options))
+
+
+def _r_eff(options: Options) -> float:
+    return 1.0 if options.r_eff is None else float(options.r_eff)
+
+
+def _most_draws(options: Options, found: Found) -> int:
     """How many draws the observation has that has most: by the footers, or a pass over the data in this process."""
     if found.draws is not None:
         return max(found.draws, 1)
@@ -228,7 +252,7 @@ build = build_of(describe)
 def _parse(argv: Sequence[str]) -> Options:
     words = ("input", "key", "output", "num_shards", "state", "skip_nulls", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
-    parser.add_argument("--value", metavar="COLUMN", help="column of log-likelihoods; may be of lists, see above")
+    parser.add_argument("--value", metavar="COLUMN", help="column of log-likelihoods, of lists or of states, see above")
     parser.add_argument(
         "--wide",
         metavar="PATTERN",
@@ -310,7 +334,7 @@ def _parse(argv: Sequence[str]) -> Options:
         check_picture(options.picture, overwrite=options.overwrite)
         check_apart(options.output, [options.picture], "the picture")
     try:
-        values_to_keep(1 if options.draws is None else options.draws, 1.0 if options.r_eff is None else options.r_eff)
+        values_to_keep(1 if options.draws is None else options.draws, _r_eff(options))
     except ValueError as error:
         raise UsageError(f"--{error}") from error
     on_the_way = [name for name, used in ((OBSERVATION, options.wide), (ROWS, options.group)) if used]
@@ -350,8 +374,7 @@ def _run(argv: Sequence[str]) -> None:
         waic=options.waic,
         ddof=options.ddof,
         loo=options.loo,
-        draws=options.draws or 1,
-        r_eff=1.0 if options.r_eff is None else options.r_eff,
+        r_eff=_r_eff(options),
         round_up=options.tail == "r",
     )
 
@@ -359,7 +382,7 @@ def _run(argv: Sequence[str]) -> None:
     with found_by(options) as found:
 
         def plan(engine: Engine, /, *, directory: str) -> None:
-            known = not options.loo or options.draws is not None
+            of_draws = replace(evaluation, smallest=smallest(options, found)) if options.loo else evaluation
             describe(
                 engine,
                 found.dataset,
@@ -367,13 +390,14 @@ def _run(argv: Sequence[str]) -> None:
                 keys=options.key,
                 observation=found.observation,
                 inner=options.inner,
-                evaluation=evaluation if known else replace(evaluation, draws=most_draws(options, found)),
+                evaluation=of_draws,
                 per_observation=options.per_observation,
                 num_shards=options.num_shards,
                 skip_nulls=options.skip_nulls,
                 state=options.state,
                 layout=found.layout,
                 draw=options.draw,
+                stored=found.stored is not None,
             )
 
         run(options, plan, found.dataset.rows_read, temporary=found.temporary)
@@ -390,8 +414,10 @@ def summary(source: Found, options: Options, evaluation: Evaluation, seconds: fl
     found = read_totals(totals)
     what = "row" if options.inner == "none" else "group" if options.group else "observation"
     warmup = f", without {pluralize(source.warmup, 'draw')} of warm-up" if source.warmup else ""
+    read = pluralize(source.dataset.num_rows, "row" if source.stored is None else "state")
+    nulls = f" with {pluralize(source.nulls, 'null')}" if source.nulls else ""
     lines = [
-        f"{pluralize(source.dataset.num_rows, 'row')} of {pluralize(source.dataset.num_files, 'file')}{warmup}: "
+        f"{read} of {pluralize(source.dataset.num_files, 'file')}{nulls}{warmup}: "
         f"{pluralize(found.counts[TERMS], what)} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
         *([] if options.picture is None else [f"picture in {options.picture}"]),

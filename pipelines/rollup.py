@@ -19,7 +19,7 @@ from lse_stream.parquet.panes import SUPERSEDED
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.parquet.sink import COUNTERS, TERMS
 from lse_stream.plan import Engine
-from lse_stream.state_column import STATE, aggregation_of
+from lse_stream.state_column import STATE, aggregation_of, expected_states
 from lse_stream.state_table import StateTable
 
 from .command import UsageError
@@ -100,14 +100,6 @@ def results_of(dataset: Dataset, keys: Sequence[str]) -> list[str] | None:
     return results if COUNT in results else None
 
 
-def _state_type(data_type: pa.DataType) -> str | None:
-    try:
-        aggregation_of(data_type, STATE)
-    except (TypeError, ValueError) as error:
-        return str(error).partition("expected ")[2].partition(", found")[0]
-    return None
-
-
 def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in given:
@@ -172,7 +164,7 @@ def _run(argv: Sequence[str]) -> None:
         if unit not in UNITS:
             raise UsageError(f"--truncate {name}={unit}: expected one of {', '.join(UNITS)}, found {unit!r}")
     check_columns({"key": options.key}, {}, [STATE])
-    dataset = scan(options.input, [], [], {STATE: _state_type}, all_columns=True)
+    dataset = scan(options.input, [], [], {STATE: expected_states}, all_columns=True)
     for path, metadata in dataset.footers.items():
         if SUPERSEDED in (metadata.metadata or {}):
             raise InputError(

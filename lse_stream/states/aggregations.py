@@ -190,7 +190,10 @@ def leave_one_out(k: int) -> Aggregation:
         inputs=("value",),
         sums=(ScaledSum(), ScaledSum(times=-1.0, of_others=True)),
         exact=(ExactSum(0), ExactSum(0, 0), SmallestValues(k)),
-        results=("elpd_loo", "count", "max", "p_loo", "pareto_k", "lppd", "log_likelihood", "mean", "variance"),
+        results=(
+            *("elpd_loo", "count", "max", "p_loo", "pareto_k", "lppd", "p_waic"),
+            *("log_likelihood", "mean", "variance", "logsumexp", "logmeanexp"),
+        ),
         columns=("elpd_loo", "p_loo", "pareto_k", "lppd", "count"),
         parameter=k,
     )

@@ -236,6 +236,23 @@ def test_the_summary_tells_of_warm_up(tmp_path: Path, capsys: pytest.CaptureFixt
     assert first.startswith("120 rows of 2 files, without 2,000 draws of warm-up: 6 observations of 1 key, ")
 
 
+def test_the_summary_tells_of_nulls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every layout, by the footers of the files."""
+    values = [[None if i < 3 and j == 1 else x for j, x in enumerate(row)] for i, row in enumerate(LOG_LIK)]
+    lists = pa.table({"ll": values})
+    of_observation = pa.table({"o": INDEX, "ll": [list(column) for column in zip(*values, strict=True)]})
+    for table, arguments in (
+        (long(values), ["--value=value", "--observation=observation"]),
+        (wide(values), ["--wide=log_lik[*]"]),
+        (lists, ["--value=ll"]),
+        (of_observation, ["--value=ll", "--observation=o"]),
+    ):
+        source = write(tmp_path / "a.parquet", table)
+        argv = ["--input", str(source), "--inner=logmeanexp", "--overwrite", "--output", str(tmp_path / "out")]
+        assert main([*argv, *arguments]) == 0
+        assert " rows of 1 file with 3 nulls: 6 observations of 1 key, " in capsys.readouterr().out
+
+
 def test_fixed_parameters_have_no_warm_up(tmp_path: Path) -> None:
     text = csv_text(LOG_LIK, saved="1").replace("algorithm = hmc (Default)", "algorithm = fixed_param")
     (tmp_path / "chain.csv").write_text(text)
@@ -543,6 +560,11 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         ["in/a.csv: expected draws", "found 12 of warm-up"],
     ),
     "bytes": ({"in/a.csv": with_row("\x00\x01\n")}, ARGUMENTS, ["in/a.csv, line"]),
+    "cut off at the end of a line": (
+        {"in/a.csv": "".join(DATA[: FIRST + 2]).encode()},
+        ARGUMENTS,
+        ["in/a.csv: expected 3 draws, as num_samples says", "found 2", "cut off"],
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from loo_references import read
-from programs import ROOT, check_bad, check_bytes, contents, write
+from programs import BEAM, ROOT, check_bad, check_bytes, check_fault, contents, damage, write
 
 from pipelines import rollup
 from pipelines.loglik import main
@@ -98,6 +98,68 @@ def test_chains_merged_later_are_all_draws(tmp_path: Path) -> None:
         assert merged[name].to_numpy().tobytes() == whole[name].to_numpy().tobytes()
 
 
+@pytest.mark.parametrize("options", [[], ["--waic"], ["--tail=r"], ["--r_eff=1.5"], [BEAM]], ids=" ".join)
+def test_stored_states_give_the_bytes_of_all_draws(tmp_path: Path, options: list[str]) -> None:
+    """Totals too, by whatever r_eff and tail they are asked for."""
+    table = sample(401)
+    whole = run(
+        tmp_path / "whole",
+        write(tmp_path / "whole.parquet", table),
+        *(*ALWAYS, "--key=model", "--per_observation", "--state", "--draws=401", *options),
+    )
+    chains = table["draw"].to_numpy() % 3
+    always = [*ALWAYS, "--key=model", "--draws=401", "--per_observation", "--state"]
+    for chain in range(3):
+        part = write(tmp_path / f"{chain}.parquet", table.filter(pa.array(chains == chain)))
+        run(tmp_path / "chains" / f"{chain}", part, *always)
+    found = run(
+        tmp_path / "all",
+        tmp_path / "chains" / "*" / "observations",
+        *("--value=state", "--key=model", "--observation=o", "--inner=logmeanexp", "--loo"),
+        *("--per_observation", "--state", *options),
+    )
+    assert found.keys() == whole.keys() == {"observations", "overall", "totals"}
+    assert contents(tmp_path / "all") == contents(tmp_path / "whole")
+
+
+def test_stored_states_of_waic_and_of_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "a.parquet", sample())
+    waic = ["--observation=o", "--inner=logmeanexp", "--waic"]
+    run(tmp_path / "waic", source, "--value=v", "--per_observation", "--state", *waic)
+    run(tmp_path / "both", source, "--per_observation", "--state", *ALWAYS)
+    right = contents(tmp_path / "waic" / "totals")
+    for states in ("waic", "both"):
+        argv = ["--input", f"{tmp_path}/{states}/observations", "--value=state", *waic]
+        assert main([*argv, "--output", f"{tmp_path}/from_{states}"]) == 0
+        assert contents(tmp_path / f"from_{states}" / "totals") == right
+        assert "40 states of 1 file: 40 observations of 1 key" in capsys.readouterr().out
+    argv = ["--input", f"{tmp_path}/waic/observations", "--value=state", *waic, "--loo"]
+    assert main([*argv, "--output", f"{tmp_path}/none"]) == 2
+    check_fault(capsys.readouterr().err, ["'state'", "expected states with elpd_loo and variance", "found"], "loglik")
+
+
+def test_stored_states_that_do_not_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of another number of draws, of too many draws, and damaged."""
+    table = sample(300)
+    for name, draws in (("a", 300), ("b", 200)):
+        options = [f"--draws={draws}", "--per_observation", "--state"]
+        run(tmp_path / name, write(tmp_path / f"{name}.parquet", table.slice(0, 3000)), *ALWAYS, *options)
+    always = ["--value=state", *ALWAYS[:1], *ALWAYS[2:], "--output", str(tmp_path / "none"), "--quiet"]
+    both = ["--input", f"{tmp_path}/a/observations", f"{tmp_path}/b/observations"]
+    assert main([*both, *always]) == 2
+    check_fault(capsys.readouterr().err, ["column 'state'", "leave_one_out 53", "leave_one_out 41"], "loglik")
+    inputs = [str(write(tmp_path / "c" / f"{i}.parquet", pq.read_table(tmp_path / "b/observations"))) for i in range(9)]
+    assert main(["--input", *inputs, *always]) == 1
+    check_fault(capsys.readouterr().err, ["observation o=", "the 41 values that a state was made for"], "loglik")
+    for option in ("--draws=9", "--group=o", "--weight=v"):
+        assert main([*both[:2], *always, option, *(["--draw=o"] if "group" in option else [])]) == 2
+        assert option.split("=")[0] in capsys.readouterr().err
+    damage(Path(inputs[0]), 0, pq.read_schema(inputs[0]).names.index("state"))
+    assert main(["--input", *inputs, *always]) == 1
+    check_fault(capsys.readouterr().err, [inputs[0]], "loglik")
+    assert not (tmp_path / "none").exists()
+
+
 def test_observations_may_have_different_numbers_of_draws(tmp_path: Path) -> None:
     table = sample()
     kept = table.filter(pa.array(table["draw"].to_numpy() < 100 + 5 * (table["o"].to_numpy() % 7)))
@@ -183,7 +245,7 @@ BAD_ROWS = {
     "more draws than said": (
         {"o": [1] * 300, "v": [float(i) for i in range(300)]},
         "--draws 100",
-        ["observation o=1", "the 100 draws that --draws says", "found 300"],
+        ["observation o=1", "less than the 21 values that a state was made for", "found 300 draws, whose tail has 51"],
     ),
 }
 
