@@ -1,7 +1,7 @@
 """Log-likelihoods in other layouts than a row for each draw of an observation: their tables made into such rows."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from .observations import VALUE
 # The column that names observations where the input has no column which does.
 OBSERVATION = "observation"
 
-# Rows that a table becomes at most. A column takes 10 microseconds or more a table to read, however few its rows are:
-# of 2,000 columns a value takes 75 ns in tables of 2^18 rows, and 22 in those of 2^21, whose arrays have 16 MB.
-ROWS_OF_LISTS, ROWS_OF_COLUMNS = 1 << 18, 1 << 21
+# Values that are read at a time. A column takes 10 microseconds or more a table to read, however few its rows are; and
+# of a few draws an observation has so few rows that they are not worth to be added at once.
+VALUES_OF_DRAWS, VALUES_OF_OBSERVATIONS = 1 << 21, 1 << 16
+# Rows of the tables that these become, about: their arrays stay in the cache.
+ROWS = 1 << 16
 
 Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[Any]
@@ -94,13 +96,14 @@ class Columns:
     columns: tuple[str, ...]
     observations: pa.Array
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """The rows of the table: keys, OBSERVATION and VALUE."""
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """The rows of the table, some observations at a time: keys, OBSERVATION and VALUE."""
         arrays = [one_array(table.column(name)) for name in self.columns]
         kinds = {array.type for array in arrays}
-        if len(kinds) > 1 or not is_primitive(arrays[0].type):
-            arrays = [array.cast(pa.float64()) for array in arrays]
-        return _rows_of(table.select(self.keys), self.observations, pa.concat_arrays(arrays))
+        is_cast = len(kinds) > 1 or not is_primitive(arrays[0].type)
+        for some in _blocks(len(arrays), table.num_rows):
+            values = pa.concat_arrays([array.cast(pa.float64()) if is_cast else array for array in arrays[some]])
+            yield _rows_of(table.select(self.keys), self.observations[some], values)
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,8 @@ class DrawLists:
     value: str
     observations: pa.Array
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """The rows of the table: keys, OBSERVATION and VALUE.
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """The rows of the table, some observations at a time: keys, OBSERVATION and VALUE.
 
         Raises:
           ValueError: a list of another length, or an integer beyond +-2^53.
@@ -131,10 +134,11 @@ class DrawLists:
             found = "null" if lists[row].as_py() is None else f"one of {lengths[row]}"
             raise ValueError(f"column {self.value!r}, row {row}: expected lists of {width} values, found {found}")
         values = _items(lists, self.value)
-        null = nulls_of(values)
-        turned = _transposed(numbers_of(values), width)
-        values = array_of(turned, values.type, None if null is None else _transposed(null, width))
-        return _rows_of(table.select(self.keys), self.observations, values)
+        numbers, null = numbers_of(values).reshape(-1, width), nulls_of(values)
+        for some in _blocks(width, len(lists)):
+            turned = np.ascontiguousarray(numbers[:, some].T).ravel()
+            mask = None if null is None else np.ascontiguousarray(null.reshape(-1, width)[:, some].T).ravel()
+            yield _rows_of(table.select(self.keys), self.observations[some], array_of(turned, values.type, mask))
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,13 @@ class ObservationLists:
         rows = np.repeat(np.arange(len(lists)), lengths)
         columns = [take(table.column(name), rows) for name in self.names]
         return pa.Table.from_arrays([*columns, values], names=[*self.names, VALUE])
+
+
+def _blocks(width: int, draws: int) -> Iterator[slice]:
+    """Observations of so many draws each that are some ROWS together; at least once, for the types."""
+    step = max(1, ROWS // max(draws, 1))
+    for start in range(0, max(width, 1), step):
+        yield slice(start, min(start + step, width))
 
 
 def lists_of(columns: Sequence[pa.Array]) -> pa.Array:

@@ -1,7 +1,7 @@
 """The log-likelihoods that a command line names, in any layout: found, checked, and how they become rows."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +14,17 @@ from lse_stream.buffers import array_of
 from lse_stream.coarsening import coarsen
 from lse_stream.columns import is_list_type
 from lse_stream.errors import InputError
-from lse_stream.layouts import OBSERVATION, ROWS_OF_COLUMNS, ROWS_OF_LISTS, Columns, DrawLists, ObservationLists
+from lse_stream.layouts import (
+    OBSERVATION,
+    VALUES_OF_DRAWS,
+    VALUES_OF_OBSERVATIONS,
+    Columns,
+    DrawLists,
+    ObservationLists,
+)
 from lse_stream.observations import VALUE
 from lse_stream.parquet.scan import Dataset, find_files, first_schema, scan
+from lse_stream.parquet.source import Convert
 from lse_stream.scales import NATURAL
 from lse_stream.state_column import STATE, StateType, aggregation_of, expected_states
 from lse_stream.states.aggregations import Aggregation
@@ -26,8 +34,6 @@ from .command import UsageError
 from .options import Options
 from .output import prepare_output
 from .run import errors_as_run_error, progress, temporary_directory
-
-Layout = Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Found:
     """
 
     dataset: Dataset
-    layout: Layout | None
+    layout: Convert | None
     observation: tuple[str, ...]
     stored: Aggregation | None = None
     draws: int | None = None
@@ -137,7 +143,7 @@ def _in_columns(options: Options) -> Found:
         if more := set(find_columns(options.wide, other, names)[0]) - set(columns):
             raise InputError(f"{other}: expected the columns like {options.wide!r} of {path}, found {min(more)!r} too")
     layout = Columns(tuple(options.key), tuple(columns), observations)
-    nulls, wide = _nulls(dataset, columns), dataset.widen(len(columns), ROWS_OF_COLUMNS)
+    nulls, wide = _nulls(dataset, columns), dataset.widen(len(columns), VALUES_OF_DRAWS)
     return Found(wide, layout, (OBSERVATION,), draws=_draws(options, dataset, nulls), nulls=nulls)
 
 
@@ -151,7 +157,7 @@ def _of_lists(options: Options, path: str) -> Found:
     dataset = scan(options.input, names, [], {options.value: _expected_lists})
     width = max((-(-values // rows) for _, values, rows in _sizes(dataset, options.value)), default=1)
     layout, nulls = ObservationLists(tuple(names), options.value), _nulls(dataset, [options.value])
-    return Found(dataset.widen(width, ROWS_OF_LISTS), layout, tuple(options.observation), nulls=nulls)
+    return Found(dataset.widen(width, VALUES_OF_OBSERVATIONS), layout, tuple(options.observation), nulls=nulls)
 
 
 def _in_lists(
@@ -171,7 +177,7 @@ def _in_lists(
         observations = array_of(np.arange(_width(dataset, value)))
     layout, nulls = DrawLists(tuple(options.key), value, observations), _nulls(dataset, [value])
     return Found(
-        dataset.widen(len(observations), ROWS_OF_LISTS),
+        dataset.widen(len(observations), VALUES_OF_DRAWS),
         layout,
         (OBSERVATION,),
         draws=_draws(options, dataset, nulls),

@@ -39,6 +39,7 @@ from lse_stream.observations import (
 )
 from lse_stream.parquet.scan import Dataset
 from lse_stream.parquet.sink import COUNTERS, TERMS
+from lse_stream.parquet.source import Convert
 from lse_stream.plan import Engine
 from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.scales import NATURAL
@@ -48,7 +49,7 @@ from lse_stream.states.aggregations import LOG_LIKELIHOOD, LOGSUMEXP, WEIGHTED_L
 from lse_stream.states.leave_one_out import LARGEST_GOOD_K, good_k, values_to_keep
 
 from .command import UsageError
-from .log_likelihoods import Found, Layout, found_by
+from .log_likelihoods import Found, found_by
 from .options import COMMON, Options, Parser, check_columns
 from .output import OBSERVATIONS, OVERALL, TOTALS, check_apart, make_table_directory
 from .picture import add_picture_option, check_picture, save_picture
@@ -143,7 +144,7 @@ def describe(
     num_shards: int = 1,
     skip_nulls: bool = True,
     state: bool = False,
-    layout: Layout | None = None,
+    layout: Convert | None = None,
     draw: Sequence[str] = (),
     stored: bool = False,
 ) -> None:
@@ -196,7 +197,7 @@ def _rows(
     names: list[str],
     inner: str,
     skip_nulls: bool,
-    layout: Layout | None,
+    layout: Convert | None,
     draw: Sequence[str],
 ) -> tuple[Any, tuple[str, ...]]:
     """The rows of observations, which have the key columns ``names``, and which of their columns are the values."""

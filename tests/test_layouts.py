@@ -1,11 +1,13 @@
 """Log-likelihoods in other layouts become the rows that they are: names of columns, wide tables, lists."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from lse_stream import layouts
 from lse_stream.layouts import Columns, DrawLists, ObservationLists, columns_like, lists_of
 
 INDEX = [1, 2, 10]
@@ -83,11 +85,16 @@ COLUMN_TYPES = [
 ]
 
 
+def whole(layout: Columns | DrawLists) -> Callable[[pa.Table], pa.Table]:
+    """The layout, with all rows as one table."""
+    return lambda table: pa.concat_tables(layout(table))
+
+
 @pytest.mark.parametrize("types", COLUMN_TYPES, ids=lambda types: str(types[0]))
 def test_a_column_for_each_observation(types: list[pa.DataType]) -> None:
     columns = [pa.array(column).cast(kind) for column, kind in zip(zip(*VALUES, strict=True), types, strict=True)]
     table = pa.table([CHAINS, *columns], names=["chain", "x", "y", "z"])
-    convert = Columns(("chain",), ("x", "y", "z"), OBSERVATIONS)
+    convert = whole(Columns(("chain",), ("x", "y", "z"), OBSERVATIONS))
     assert convert(table).to_pydict() == ROWS
     assert convert(pa.concat_tables([table[:1], table[1:]])).to_pydict() == ROWS
     nothing = convert(table[:0])
@@ -98,7 +105,7 @@ def test_a_column_for_each_observation(types: list[pa.DataType]) -> None:
 def test_columns_may_be_dictionaries() -> None:
     columns = [pa.array(column, pa.float64()).dictionary_encode() for column in zip(*VALUES, strict=True)]
     table = pa.table([CHAINS, *columns], names=["chain", "x", "y", "z"])
-    assert Columns(("chain",), ("x", "y", "z"), OBSERVATIONS)(table).to_pydict() == ROWS
+    assert whole(Columns(("chain",), ("x", "y", "z"), OBSERVATIONS))(table).to_pydict() == ROWS
 
 
 LIST_TYPES: list[Any] = [
@@ -113,7 +120,7 @@ LIST_TYPES: list[Any] = [
 def test_a_list_for_each_draw(kind: pa.DataType) -> None:
     lists = pa.array([[0, 0, 0], *VALUES, [0, 0, 0]], kind)[1:3]
     table = pa.table({"chain": CHAINS, "ll": lists})
-    convert = DrawLists(("chain",), "ll", OBSERVATIONS)
+    convert = whole(DrawLists(("chain",), "ll", OBSERVATIONS))
     assert convert(table).to_pydict() == ROWS
     assert convert(pa.concat_tables([table[:1], table[1:]])).to_pydict() == ROWS
     assert convert(table[:0]).num_rows == 0
@@ -147,7 +154,7 @@ def test_observations_may_have_any_number_of_draws() -> None:
 )
 def test_lists_that_do_not_serve(lists: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DrawLists((), "ll", OBSERVATIONS)(pa.table({"ll": lists}))
+        whole(DrawLists((), "ll", OBSERVATIONS))(pa.table({"ll": lists}))
 
 
 def test_columns_become_lists() -> None:
@@ -156,11 +163,24 @@ def test_columns_become_lists() -> None:
     assert lists_of([column[:0] for column in columns]).to_pylist() == []
 
 
-def test_values_are_those_of_the_long_layout() -> None:
-    """Of many draws and observations, and so that equal keys follow each other."""
+@pytest.mark.parametrize("rows", [1, 100, 120, 1 << 16])
+def test_values_are_those_of_the_long_layout(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many draws and observations, some at a time, and so that equal keys follow each other."""
+    monkeypatch.setattr(layouts, "ROWS", rows)
     x = np.random.default_rng(0).normal(size=(50, 30))
-    expected = {"observation": np.repeat(np.arange(30), 50).tolist(), "value": x.T.ravel().tolist()}
-    wide = pa.table({str(i): x[:, i] for i in range(30)})
+    masked = [[None if value > 1.0 else value for value in row] for row in x.tolist()]
+    chain = ["a"] * 20 + ["b"] * 30
+    expected = {
+        "chain": chain * 30,
+        "observation": np.repeat(np.arange(30), 50).tolist(),
+        "value": [value for column in zip(*masked, strict=True) for value in column],
+    }
+    wide = pa.table({"chain": chain} | {str(i): [row[i] for row in masked] for i in range(30)})
     observations = pa.array(np.arange(30))
-    assert Columns((), tuple(wide.column_names), observations)(wide).to_pydict() == expected
-    assert DrawLists((), "ll", observations)(pa.table({"ll": list(x)})).to_pydict() == expected
+    for layout, table in (
+        (Columns(("chain",), tuple(map(str, range(30))), observations), wide),
+        (DrawLists(("chain",), "ll", observations), pa.table({"chain": chain, "ll": masked})),
+    ):
+        tables = list(layout(table))
+        assert len(tables) == -(-30 // max(1, rows // 50))
+        assert pa.concat_tables(tables).to_pydict() == expected

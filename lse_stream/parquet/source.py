@@ -17,8 +17,9 @@ from .scan import Reading, RowGroup
 # page.
 BUFFER_BYTES = 1 << 20
 
-# Makes of a table what comes out; raises ValueError for one with a fault, and names the column.
-Convert = Callable[[pa.Table], pa.Table]
+# Makes of a table what comes out, a table or several in turn; raises ValueError for one with a fault, and names the
+# column.
+Convert = Callable[[pa.Table], pa.Table | Iterator[pa.Table]]
 
 
 class RowGroupReader:
@@ -86,14 +87,14 @@ class RowGroupReader:
                 return
             try:
                 self._check_integers(table)
-                prepared = table if self._convert is None else self._convert(table)
+                made = table if self._convert is None else self._convert(table)
+                yield from [made] if isinstance(made, pa.Table) else made
             except ValueError as error:
                 for row_group in row_groups if len(row_groups) > 1 else ():  # a table may reach over several
                     for _ in self.tables([row_group]):
                         pass
                 raise DataError(f"{_place(row_groups[0])}{f', from row {row}' if row else ''}, {error}") from None
             row += table.num_rows
-            yield prepared
 
     def _read(self, row_groups: Sequence[RowGroup]) -> Iterator[pa.Table]:
         file = self._open(row_groups[0].path)
