@@ -2,6 +2,8 @@
 
 #define WINDOW 7 /* chunks; the last is for carries alone, and contains the sign */
 
+#define SHORT_OF_SUMS 6 /* rows of one code in a row, up to which each is added alone */
+
 typedef struct {
     int64_t chunk[WINDOW];
     int16_t first; /* chunk of the sum that chunk[0] is */
@@ -35,6 +37,12 @@ static void propagate_window(exact_window *w) {
     w->additions = 0;
 }
 
+/* Whether there is room for bits in chunks low to high of the sum, and their carry. The first bits say where the window is. */
+INLINE int has_room(exact_window *w, int low, int high) {
+    if (!w->is_used) w->is_used = 1, w->first = (int16_t)(low - 1);
+    return low >= w->first && high + 2 < w->first + WINDOW && !w->is_full;
+}
+
 /* Adds a, or a b; returns whether it fits: what is not finite does not. Where b is 0 there is nothing to add. */
 INLINE int fits_window(exact_window *w, double a, double b, int is_product) {
     if (is_product && b == 0.0) return 1;
@@ -43,9 +51,8 @@ INLINE int fits_window(exact_window *w, double a, double b, int is_product) {
     uint64_t ma = mantissa_of(a, &of_a), mb = is_product ? mantissa_of(b, &of_b) : 1;
     int at = of_a + of_b - UNIT, low = at >> 5, high = is_product ? (at + 53) >> 5 : low;
     if (!ma) return 1;
-    if (!w->is_used) w->is_used = 1, w->first = (int16_t)(low - 1);
+    if (!has_room(w, low, high)) return 0;
     int from = low - w->first, to = high - w->first;
-    if (from < 0 || to + 1 >= WINDOW - 1 || w->is_full) return 0;
     if (is_product) {
         unsigned __int128 m = (unsigned __int128)ma * mb;
         add_to_chunks(w->chunk + from, at & 31, (uint64_t)m & ((1ULL << 53) - 1), negative);
@@ -53,7 +60,28 @@ INLINE int fits_window(exact_window *w, double a, double b, int is_product) {
     } else {
         add_to_chunks(w->chunk + from, at & 31, ma, negative);
     }
-    if (++w->additions == ADDITIONS) propagate_window(w);
+    if (++w->additions >= ADDITIONS) propagate_window(w);
+    return 1;
+}
+
+/* Adds n <= ROWS values, or their squares, at once; returns whether they fit. */
+static int fit_window(exact_window *w, const double *x, size_t n, int squares) {
+    double part[PARTS];
+    uint64_t bits[PARTS];
+    int at[PARTS], low = INT16_MAX, high = -1;
+    if (!(squares ? loops->squares_in_parts : loops->sum_in_parts)(x, n, part)) return 0;
+    for (int p = 0; p < PARTS; p++) {
+        int exponent, zeros;
+        if (!(bits[p] = mantissa_of(part[p], &exponent))) continue;
+        zeros = __builtin_ctzll(bits[p]);
+        bits[p] >>= zeros, at[p] = exponent + zeros - UNIT;
+        low = at[p] >> 5 < low ? at[p] >> 5 : low, high = at[p] >> 5 > high ? at[p] >> 5 : high;
+    }
+    if (high < 0) return 1; /* all are 0, or cancel */
+    if (!has_room(w, low, high)) return 0;
+    for (int p = 0; p < PARTS; p++)
+        if (bits[p]) add_to_chunks(w->chunk + (at[p] >> 5) - w->first, at[p] & 31, bits[p], signbit(part[p]) != 0);
+    if ((w->additions += PARTS) >= ADDITIONS) propagate_window(w);
     return 1;
 }
 
@@ -62,10 +90,14 @@ INLINE int fits_window(exact_window *w, double a, double b, int is_product) {
 static size_t add_to_windows(exact_windows *g, const int32_t *codes, const double *a, const double *b, size_t n, int64_t *others) {
     exact_window *windows = (exact_window *)g->windows.start;
     size_t found = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0, end; i < n; i = end) {
         exact_window *w = windows + codes[i];
-        __builtin_prefetch(windows + codes[i + PREFETCH_STATES < n ? i + PREFETCH_STATES : i], 1);
-        if (__builtin_expect(!(b ? fits_window(w, a[i], b[i], 1) : fits_window(w, a[i], 1.0, 0)), 0)) others[found++] = (int64_t)i;
+        for (end = i + 1; end < n && end - i < ROWS && codes[end] == codes[i]; end++);
+        if (end - i > SHORT_OF_SUMS && (!b || b == a) && fit_window(w, a + i, end - i, b == a)) continue;
+        for (size_t j = i; j < end; j++) {
+            __builtin_prefetch(windows + codes[j + PREFETCH_STATES < n ? j + PREFETCH_STATES : j], 1);
+            if (__builtin_expect(!(b ? fits_window(w, a[j], b[j], 1) : fits_window(w, a[j], 1.0, 0)), 0)) others[found++] = (int64_t)j;
+        }
     }
     return found;
 }

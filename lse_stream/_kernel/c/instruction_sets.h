@@ -9,6 +9,7 @@ typedef __int128 wide;
 #define ROWS_TOGETHER 64 /* most rows of a matrix finished together, a multiple of 8 */
 #define LONG_ROW 24      /* columns from which on the values of one row share a vector, or rows have a lane each */
 #define ROWS 512         /* rows of one pass by group: their limbs stay in the first-level cache */
+#define PARTS 4          /* doubles that a sum of ROWS values or squares is taken apart to */
 
 INLINE uint64_t bits_of(double d) {
     uint64_t b;
@@ -21,6 +22,9 @@ INLINE double double_of(uint64_t b) {
     memcpy(&d, &b, 8);
     return d;
 }
+
+/* 2^exponent of a normal number. */
+INLINE double power_of(int64_t exponent) { return double_of((uint64_t)(exponent + 1023) << 52); }
 
 /* 2^-base as the function power of vector_loops.h takes it. */
 INLINE uint64_t bias_of(int64_t base) { return (uint64_t)(1023 - base) * 128; }
@@ -78,6 +82,8 @@ typedef struct {
     void (*multiply)(const products *p, const factors *f, size_t n, double *out);
     void (*rows)(const double *x, size_t n, size_t columns, double *out);
     void (*logs)(const double *high, const double *low, int64_t power, size_t n, double *log_high, double *log_low);
+    int (*sum_in_parts)(const double *x, size_t n, double part[PARTS]);
+    int (*squares_in_parts)(const double *x, size_t n, double part[PARTS]);
     void (*sum_logs)(const double *slope, size_t points, const double *x, size_t n, double *out);
 } instruction_set;
 

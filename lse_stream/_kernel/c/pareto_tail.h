@@ -7,9 +7,6 @@
 
 #define LARGEST_WEIGHT double_of((uint64_t)(1023 + LIFT) << 52)
 
-/* 2^exponent of a normal number. */
-INLINE double power_of(int64_t exponent) { return double_of((uint64_t)(exponent + 1023) << 52); }
-
 /* The weight of r, as a pair. */
 INLINE void weigh_ratio(double r, double largest, double *high, double *low) {
     int64_t exponent;

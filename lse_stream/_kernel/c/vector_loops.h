@@ -202,6 +202,64 @@ TARGET static void NAME(cut_each)(const double *x, const uint64_t *bias, size_t 
 #define PRODUCT NAME(two_prod)
 #endif
 
+/* The exponent of a power of two above the magnitudes of values; NaN does not count. */
+TARGET INLINE int NAME(exponent_above)(const double *x, size_t n) {
+    VD max = SPLAT(0.0);
+    double lanes[LANES], most = 0.0;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) max = MAX(ABS(LOADD(x + i)), max);
+    STORED(lanes, max);
+    for (size_t j = 0; j < LANES; j++) most = lanes[j] > most ? lanes[j] : most;
+    for (; i < n; i++) most = fabs(x[i]) > most ? fabs(x[i]) : most;
+    return (int)(bits_of(most) >> 52) - 1022;
+}
+
+/* The sum of n <= ROWS values, or of their squares, in parts that are exact: what a value has on a coarse grid, below it on a
+   fine one, and what a rounded square lacks, on two more. The grids are relative to a power of two above all magnitudes, and
+   such that sums of so many doubles on them are exact. Returns whether that was all of every value; else the parts are void. */
+TARGET INLINE int NAME(parts)(const double *x, size_t n, int squares, double part[PARTS]) {
+    int top = NAME(exponent_above)(x, n) * (squares ? 2 : 1);
+    if (top < -700 || top > 900) return 0; /* with room for the grids, and for squares that are far smaller */
+    VD coarse = SPLAT(1.5 * power_of(top + 10)), fine = SPLAT(1.5 * power_of(top - 34));
+    VD coarse_error = SPLAT(1.5 * power_of(top - 45)), fine_error = SPLAT(1.5 * power_of(top - 89));
+    VD sum[PARTS] = {SPLAT(0.0), SPLAT(0.0), SPLAT(0.0), SPLAT(0.0)};
+    VU rest = (VU){0};
+    double last[LANES], lanes[LANES];
+    uint64_t rests[LANES], any = 0;
+    for (size_t i = 0; i < n; i += LANES) {
+        const double *from = x + i;
+        if (i + LANES > n) {
+            for (size_t j = 0; j < LANES; j++) last[j] = i + j < n ? x[i + j] : 0.0;
+            from = last;
+        }
+        VD value = LOADD(from), v = value, error = SPLAT(0.0), high;
+        if (squares) {
+            PRODUCT(value, value, &v, &error);
+            rest |= MASK(v == 0.0) & ~MASK(value == 0.0);
+        }
+        high = (v + coarse) - coarse;
+        sum[0] = sum[0] + high, v = v - high, sum[1] = sum[1] + v;
+        rest |= ~MASK((v + fine) - fine == v); /* also of NaN */
+        if (squares) {
+            high = (error + coarse_error) - coarse_error;
+            sum[2] = sum[2] + high, error = error - high, sum[3] = sum[3] + error;
+            rest |= ~MASK((error + fine_error) - fine_error == error);
+        }
+    }
+    for (int p = 0; p < PARTS; p++) {
+        STORED(lanes, sum[p]);
+        part[p] = 0.0;
+        for (size_t j = 0; j < LANES; j++) part[p] = part[p] + lanes[j];
+    }
+    STOREU(rests, rest);
+    for (size_t j = 0; j < LANES; j++) any |= rests[j];
+    return !any;
+}
+
+TARGET static int NAME(sum_in_parts)(const double *x, size_t n, double part[PARTS]) { return NAME(parts)(x, n, 0, part); }
+
+TARGET static int NAME(squares_in_parts)(const double *x, size_t n, double part[PARTS]) { return NAME(parts)(x, n, 1, part); }
+
 /* log1p of a double-double y > -1: 1 + y = 2^e (1 + w) / c with 128 c an integer in [64, 128], and a series in w. */
 TARGET INLINE void NAME(log1p_pair)(VD yh, VD yl, VD *oh, VD *ol) {
     VU small = MASK(ABS(yh) < 0x1p-8);
@@ -623,7 +681,7 @@ TARGET static void NAME(widen)(const float *restrict x, size_t n, double *restri
 static const instruction_set NAME(set) = {
     STRING(SET), NAME(block_max), NAME(max_below), NAME(sum_near), NAME(sum_far), NAME(cut_each), NAME(finish), NAME(widen),
     NAME(weigh_near), NAME(weigh_any), NAME(sum_products), NAME(multiply), NAME(rows),
-    NAME(logs), NAME(sum_logs),
+    NAME(logs), NAME(sum_in_parts), NAME(squares_in_parts), NAME(sum_logs),
 };
 
 #undef VD
