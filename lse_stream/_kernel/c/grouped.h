@@ -13,6 +13,7 @@ typedef struct __attribute__((aligned(64))) {
 #define GENERAL INT32_MIN
 #define NO_REST (INT32_MIN + 1) /* the base where there is no second */
 #define SHORT_RUN 6             /* rows of one code in a row, up to which each is looked at alone */
+#define LONG_RUN 32             /* from which on they are worth a state of their own */
 #define PREFETCH_ROWS 64   /* rows whose slots are fetched before they are visited */
 #define PREFETCH_STATES 16 /* rows ahead where each is a merge or a product, which takes longer */
 #define MOST_OF_SLOT ((int64_t)1 << 30) /* terms of a state that fits a slot; so many rows later they are still below 2^32 */
@@ -222,7 +223,19 @@ static void add_rows(group_slot *slots, const int32_t *codes, const double *x, s
     } else {
         for (size_t j = 0, end; j < n; j = end) {
             for (end = j + 1; end < n && codes[end] == codes[j]; end++);
-            put_run(slots, codes[j], x + j, end - j, batch);
+            if (end - j >= LONG_RUN)
+                add_rows_to_slot(&slots[codes[j]], x + j, end - j);
+            else
+                if (end - j >= LONG_RUN)
+                add_rows_to_slot(&slots[codes[j]], x + j, end - j);
+            else
+                if (end - j >= LONG_RUN)
+                add_rows_to_slot(&slots[codes[j]], x + j, end - j);
+            else
+                if (end - j >= LONG_RUN)
+                add_rows_to_slot(&slots[codes[j]], x + j, end - j);
+            else
+                put_run(slots, codes[j], x + j, end - j, batch);
         }
         add_batch(slots, batch, 0);
     }
