@@ -30,6 +30,49 @@ LEAST_WAITING, WAITING_PER_GROUP = 1 << 16, 8
 # What such a row takes at most: a code and two numbers, with what aligns them.
 ROW_BYTES = 24
 
+# Where several parts of so many groups are updated, no part is in the cache. Rows then wait until there are so many per
+# group, and are added group by group: to sort them costs less than the misses, and those of a group are added at once.
+# Of so many groups that too few rows per group could wait, none do.
+MANY_GROUPS, ROWS_PER_GROUP, MOST_WAITING = 1 << 11, 96, 1 << 22
+# Rows of a group that follow each other, from which on they are as good as sorted.
+LONG_RUN = 8
+# Sorted rows that are added together: they stay in the cache from part to part.
+SORTED_TOGETHER = 1 << 15
+
+
+class _WaitingRows:
+    """Rows that are to be added in the order of their groups."""
+
+    def __init__(self, num_inputs: int) -> None:
+        # Memory that was not written yet is not taken.
+        self._codes, self._sorted_codes = np.empty((2, MOST_WAITING), np.int32)
+        self._inputs, self._sorted_inputs = np.empty((2, num_inputs, MOST_WAITING))
+        self.size = self._most = 0
+
+    def add(self, codes: Codes, inputs: Sequence[Floats]) -> bool:
+        """Whether there was room."""
+        end = self.size + codes.size
+        if end > MOST_WAITING:
+            return False
+        self._codes[self.size : end] = codes
+        for column, values in zip(self._inputs, inputs, strict=True):
+            column[self.size : end] = values
+        self.size, self._most = end, max(self._most, end)
+        return True
+
+    def take(self, groups: int) -> Iterator[tuple[Codes, list[Floats]]]:
+        """All rows, sorted, some at a time."""
+        n, self.size = self.size, 0
+        for column, values in zip(self._inputs, self._sorted_inputs, strict=True):
+            _kernel.sort_rows(self._codes[:n], column[:n], groups, self._sorted_codes[:n], values[:n])
+        for start in range(0, n, SORTED_TOGETHER):
+            some = slice(start, min(start + SORTED_TOGETHER, n))
+            yield self._sorted_codes[some], [values[some] for values in self._sorted_inputs]
+
+    @property
+    def nbytes(self) -> int:
+        return self._most * 2 * (4 + 8 * len(self._inputs))
+
 
 class _ExactSums:
     """The exact sums of groups whose number grows: in windows, and of rows that do not fit, which wait to be added."""
@@ -113,9 +156,9 @@ class _SmallestValues:
         words, begins = self._lists.stored(groups)
         return words, begins[:-1]
 
-    def take_others(self) -> tuple[Codes, Floats]:
-        """Codes and values that are in no list, since they were last taken."""
-        return self._lists.take_others()
+    def pour_others(self, sums: _kernel.Groups, times: float, groups: int) -> None:
+        """Adds, times their values, those that are in no list to sums, since that was last done."""
+        sums.update_others(self._lists, times, groups)
 
     @property
     def nbytes(self) -> int:
@@ -139,8 +182,29 @@ class _GrowingStates:
             for part in aggregation.exact
         ]
         self._of_null: list[Codes] = []
+        self._waiting: _WaitingRows | None = None
 
     def update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
+        """Adds rows to the groups of their codes: at once, or later together with others."""
+        can_wait = self._exact and groups >= MANY_GROUPS and groups * LONG_RUN <= MOST_WAITING
+        if not can_wait or np.count_nonzero(codes[1:] != codes[:-1]) * LONG_RUN <= codes.size:
+            self._update(codes, inputs, groups)
+            return
+        if self._waiting is None:
+            self._waiting = _WaitingRows(len(inputs))
+        if not self._waiting.add(codes, inputs):
+            self._update_waiting(groups)
+            if not self._waiting.add(codes, inputs):
+                self._update(codes, inputs, groups)
+        if self._waiting.size >= min(groups * ROWS_PER_GROUP, MOST_WAITING):
+            self._update_waiting(groups)
+
+    def _update_waiting(self, groups: int) -> None:
+        if self._waiting is not None:
+            for codes, inputs in self._waiting.take(groups):
+                self._update(codes, inputs, groups)
+
+    def _update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
         for part, sums in zip(self._aggregation.sums, self._sums, strict=True):
             if not part.of_others:
                 x, weights = part.terms(inputs, self._scale)
@@ -153,10 +217,9 @@ class _GrowingStates:
         """Adds what the lists of smallest values do not keep to the sums of such."""
         for exact in self._exact:
             if isinstance(exact, _SmallestValues):
-                codes, values = exact.take_others()
                 for part, sums in zip(self._aggregation.sums, self._sums, strict=True):
-                    if part.of_others and codes.size:
-                        sums.update(codes, part.terms([values], self._scale)[0], groups)
+                    if part.of_others:
+                        exact.pour_others(sums, part.times, groups)
 
     def merge(self, codes: Codes, states: StateArray, groups: int) -> None:
         for sums, records in zip(self._sums, states.sums, strict=True):
@@ -169,6 +232,7 @@ class _GrowingStates:
         self._of_null.append(np.unique(codes))
 
     def states(self, groups: int) -> StatesColumn:
+        self._update_waiting(groups)
         settled = tuple(exact.settle(groups) for exact in self._exact)
         self._add_others(groups)
         for sums in self._sums:
@@ -182,7 +246,8 @@ class _GrowingStates:
 
     @property
     def nbytes(self) -> int:
-        return sum(sums.nbytes for sums in self._sums) + sum(exact.nbytes for exact in self._exact)
+        waiting = 0 if self._waiting is None else self._waiting.nbytes
+        return waiting + sum(sums.nbytes for sums in self._sums) + sum(exact.nbytes for exact in self._exact)
 
 
 class _KeyAccumulator:

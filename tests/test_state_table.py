@@ -37,7 +37,7 @@ from lse_stream.look_up import LookUp
 from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.state_column import StateType
 from lse_stream.state_table import StateTable
-from lse_stream.states.aggregations import AGGREGATIONS
+from lse_stream.states.aggregations import AGGREGATIONS, leave_one_out
 
 Rows = dict[str, list[Any]]
 Draw = Callable[[np.random.Generator, int], list[Any]]
@@ -48,7 +48,7 @@ AGGREGATES = {
     f"{aggregation.name}, {scale}": ColumnAggregation.of(
         aggregation.name, scale, [NAMES[role] for role in aggregation.inputs]
     )
-    for aggregation in AGGREGATIONS.values()
+    for aggregation in (*AGGREGATIONS.values(), leave_one_out(40))
     for scale in (SCALES if aggregation.has_scales else SCALES[:1])
 }
 EVERY_AGGREGATE = pytest.mark.parametrize("aggregation", AGGREGATES.values(), ids=AGGREGATES.keys())
@@ -166,10 +166,33 @@ def test_any_split_order_and_merge_gives_the_states_of_all_rows(
     for skip_nulls in (True, False):
         reduction = reduction_of(keys, {"state": aggregation}, skip_nulls=skip_nulls)
         expected = whole_bytes(StateTable.group(table_of(keys, rows), reduction))
-        # Exact sums are added up at once, now and then, or at the end; other states know no such difference.
-        for waiting in (1, 30, 1 << 16) if aggregation.aggregation.exact else (1,):
+        # Exact sums are added up at once, now and then, or at the end, and rows of many groups wait to be sorted; other
+        # states know no such difference.
+        exact = aggregation.aggregation.exact
+        for waiting, many_groups, most in ((1, 1 << 11, 1), (30, 1, 256), (1 << 16, 3, 180)) if exact else ((1, 1, 1),):
             monkeypatch.setattr(key_accumulators, "LEAST_WAITING", waiting)
+            monkeypatch.setattr(key_accumulators, "MANY_GROUPS", many_groups)
+            monkeypatch.setattr(key_accumulators, "MOST_WAITING", most)
+            monkeypatch.setattr(key_accumulators, "ROWS_PER_GROUP", 4)
+            monkeypatch.setattr(key_accumulators, "SORTED_TOGETHER", 50)
             assert whole_bytes(accumulated(keys, rows, reduction, rng)) == expected
+
+
+@EVERY_AGGREGATE
+def test_rows_of_many_groups_wait_and_are_sorted(aggregation: ColumnAggregation) -> None:
+    """By the true limits: some batches wait, and some are in runs."""
+    rng = np.random.default_rng(8)
+    n, groups = 200_000, 3000
+    keys = rng.integers(0, groups, n)
+    keys[50_000:100_000].sort()
+    table = pa.table({"i": keys, "x": rng.normal(size=n), "w": rng.normal(size=n), "t": rng.random(n)})
+    reduction = Reduction(("i",), {"state": aggregation})
+    accumulator = RowAccumulator(reduction)
+    for start in range(0, n, 25_000):
+        accumulator.add(table.slice(start, 25_000))
+    found = accumulator.table()
+    assert found is not None
+    assert whole_bytes(found) == whole_bytes(StateTable.group(table.take(rng.permutation(n)), reduction))
 
 
 @EVERY_KEY

@@ -380,6 +380,15 @@ class Groups:
         self._groups.update((np.ascontiguousarray(codes, np.int32), *arrays), n_groups)
         self._size = max(self._size, n_groups)
 
+    def update_others(self, lists: "Smallest", times: float, n_groups: int) -> None:
+        """Adds what lists do not keep, so many times its value, to groups without weights, and takes it from them.
+
+        Raises:
+          OverflowError: the count of a group would exceed 2^63 - 1. All is as before then.
+        """
+        self._groups.update_others(lists.kernel_lists, times, n_groups)
+        self._size = max(self._size, n_groups)
+
     def merge(self, codes: Codes, states: Sums, n_groups: int) -> None:
         """Merges states (n,) into the groups of their codes (n,).
 
@@ -414,7 +423,7 @@ class Smallest:
     """
 
     def __init__(self, k: int) -> None:
-        self._lists = _growing().Smallest(k)
+        self.kernel_lists = self._lists = _growing().Smallest(k)
         self._size = 0
 
     def update(self, codes: Codes, values: Floats, n_groups: int) -> None:
@@ -486,6 +495,11 @@ def rows_by_shard(shards: Codes, num_shards: int) -> tuple[Ints, Ints]:
     rows, ends = np.empty(shards.size, np.int64), np.empty(num_shards, np.int64)
     _growing().rows_by_shard(shards, rows, ends)
     return rows, ends
+
+
+def sort_rows(codes: Codes, values: Floats, n_groups: int, sorted_codes: Codes, sorted_values: Floats) -> None:
+    """Writes contiguous rows (n,) in the order of their codes; those of one code stay in theirs."""
+    _growing().sort_rows(codes, values, np.empty(n_groups, np.int64), sorted_codes, sorted_values)
 
 
 def checksum_bytes(offsets: Offsets, data: Bytes) -> Words:

@@ -34,6 +34,8 @@ from .units import Queue, Unit, Watch, run_threads
 # A thread with more keys than this hands them over to accumulators by shard, which all threads share: so many groups
 # and their index no longer fit a second-level cache, and each thread would have them all.
 MANY_KEYS = 1 << 17
+# Threads that have states of more bytes than this together merge them by shard, too, each some shards.
+MANY_BYTES = 1 << 25
 # Into how many shards at least, so that threads seldom wait for each other, and at most, as each has buffers.
 LEAST_SHARDS, MOST_SHARDS = 32, 4096
 # Rows that are split by shard at once, so that a shard has some thousands: each shard costs 0.1 ms.
@@ -353,7 +355,8 @@ class LocalEngine:
 
     def _settle(self, source: _Source, step: _ReduceStep, tables: list[StateTable]) -> None:
         """Makes of the threads' states the parts of shards."""
-        if step.reducer.keys and sum(table.num_rows for table in tables) > 2 * MANY_KEYS:
+        is_much = sum(table.num_rows for table in tables) > 2 * MANY_KEYS or sum(t.nbytes for t in tables) > MANY_BYTES
+        if step.reducer.keys and len(tables) > 1 and is_much:
             self._partitions(source, step)
         partitions = step.partitions
         if partitions is None:

@@ -77,6 +77,46 @@ def test_long_lists(k: int, order: str) -> None:
     assert stored(k, codes, x, 1) == by_sorting(k, codes.tolist(), x.tolist(), 1)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_runs_of_one_group(seed: int) -> None:
+    """Long and short ones, with NaN and +inf in some groups, and what is let go is what is not kept."""
+    rng = np.random.default_rng(seed)
+    groups, k = 9, int(rng.integers(1, 80))
+    lengths = rng.choice([1, 3, 6, 7, 40, 511, 512, 513, 1500], 50)
+    codes = np.repeat(rng.integers(0, groups, lengths.size), lengths).astype(np.int32)
+    x = rng.choice([np.round(rng.normal(size=codes.size), 1), rng.normal(size=codes.size)])
+    for group, special in ((2, NAN), (5, INF)):
+        x[rng.choice(np.flatnonzero(codes == group))] = special
+    lists = _kernel.Smallest(k)
+    for start in range(0, codes.size, 3000):
+        lists.update(codes[start : start + 3000], x[start : start + 3000], groups)
+    words, begins = lists.stored(groups)
+    expected = by_sorting(k, codes.tolist(), x.tolist(), groups)
+    assert (words.tobytes(), begins.tolist()) == expected
+    found, others = lists.take_others()
+    for group in range(groups):
+        kept = words[begins[group] + 1 : begins[group + 1]].view(np.float64)
+        everything = np.concatenate([kept, others[found == group]])
+        assert np.sort(everything).tobytes() == np.sort(x[codes == group] + 0.0).tobytes()
+
+
+def test_others_are_added_to_groups_as_they_are_taken() -> None:
+    rng = np.random.default_rng(4)
+    sums, expected = _kernel.Groups("values"), _kernel.Groups("values")
+    lists, same = _kernel.Smallest(3), _kernel.Smallest(3)
+    for n in (0, 5, 4000, 700):
+        codes, x = np.sort(rng.integers(0, 40, n)).astype(np.int32), rng.normal(size=n)
+        for each in (lists, same):
+            each.update(codes, x, 40)
+        sums.update_others(lists, -2.0, 40)
+        others, values = same.take_others()
+        expected.update(others, -2.0 * values, 40)
+        assert sums.states().tobytes() == expected.states().tobytes()
+        assert lists.take_others()[0].size == 0
+    with pytest.raises(ValueError, match="different lengths"):
+        _kernel.Groups("weighted").update_others(lists, 1.0, 40)
+
+
 def test_groups_grow_and_stay_apart() -> None:
     lists = _kernel.Smallest(2)
     lists.update(np.array([1, 1, 1], np.int32), np.array([3.0, -1.0, 2.0]), 2)

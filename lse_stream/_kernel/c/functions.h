@@ -261,6 +261,16 @@ static PyObject *py_rows_by_shard(PyObject *module, PyObject *args) {
     return finished(v, 3, WITHOUT_GIL(fits, rows_by_shard(v[0].buf, n, num_shards, v[1].buf, v[2].buf)));
 }
 
+/* (codes, values, begins, sorted codes, sorted values) */
+static PyObject *py_sort_rows(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer v[5];
+    if (open_buffers(args, "..***", v)) return NULL;
+    size_t n = LENGTH(v[0], int32_t), groups = LENGTH(v[2], int64_t);
+    int fits = n == LENGTH(v[1], double) && n == LENGTH(v[3], int32_t) && n == LENGTH(v[4], double);
+    return finished(v, 5, WITHOUT_GIL(fits, sort_rows(v[0].buf, v[1].buf, n, groups, v[2].buf, v[3].buf, v[4].buf)));
+}
+
 static PyObject *py_instruction_sets(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;
     PyObject *names = PyTuple_New(n_supported);

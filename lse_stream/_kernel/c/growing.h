@@ -263,6 +263,34 @@ static PyObject *Groups_update(PyObject *object, PyObject *args) {
     return finished(v, 3, WHILE_USED(&self->base, 1, fits, groups_update(self, v[0].buf, v[1].buf, v[2].buf, n, size)));
 }
 
+/* Adds what the lists of smallest values do not keep, so many times its value, to the groups of their codes; it is gone then. */
+static int groups_update_others(groups *g, smallest *from, double times, Py_ssize_t size) {
+    int result = groups_take(g, from->other_code, NULL, from->others, size);
+    if (result) return result;
+    for (size_t i = 0; i < from->others; i++) from->other[i] *= times;
+    result = groups_update(g, from->other_code, from->other, NULL, from->others, 0);
+    from->others = 0;
+    return result;
+}
+
+static PyTypeObject *SmallestType;
+
+/* (lists of smallest values, times, number of groups) */
+static PyObject *Groups_update_others(PyObject *object, PyObject *args) {
+    groups *self = (groups *)object;
+    PyObject *lists;
+    double times;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "O!dn", SmallestType, &lists, &times, &size)) return NULL;
+    smallest *from = (smallest *)lists;
+    int result = acquire(&from->base, 1);
+    if (result == DONE) {
+        result = WHILE_USED(&self->base, 1, self->layout != WEIGHTED, groups_update_others(self, from, times, size));
+        release(&from->base, 1);
+    }
+    return outcome(result);
+}
+
 /* Merges states into the groups of their codes. */
 static int groups_merge(groups *g, const int32_t *codes, const void *states, size_t n, Py_ssize_t size) {
     int result = groups_take(g, codes, states, n, size);
@@ -314,7 +342,7 @@ static PyObject *Smallest_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     if (!PyArg_ParseTuple(args, "n", &k)) return NULL;
     if (k < 1 || k > MOST_SMALLEST) return PyErr_Format(PyExc_ValueError, "expected 1 to %d, found %zd", MOST_SMALLEST, k);
     smallest *self = (smallest *)allocate_object(type);
-    if (self) self->k = (size_t)k, self->most = (size_t)(k + k / 4 + 16);
+    if (self) self->k = (size_t)k, self->most = (size_t)(2 * k + 16);
     return (PyObject *)self;
 }
 
@@ -479,6 +507,8 @@ static PyMethodDef ByteIndex_methods[] = {
 };
 static PyMethodDef Groups_methods[] = {
     {"update", Groups_update, METH_VARARGS, "((codes, values, weights), groups): adds values to the groups of their codes."},
+    {"update_others", Groups_update_others, METH_VARARGS,
+     "(lists, times, groups): adds what lists of smallest values do not keep, times their values, and takes it from them."},
     {"merge", Groups_merge, METH_VARARGS, "((codes, states), groups): merges states into the groups of their codes."},
     {"export", Groups_export, METH_VARARGS, "(out): writes the groups' states."},
     {NULL, NULL, 0, NULL},
@@ -526,6 +556,7 @@ static int add_growing_types(PyObject *module) {
     for (int i = 0; i < 5; i++) {
         PyObject *type = PyType_FromSpec(specs[i]);
         int result = type ? PyModule_AddObjectRef(module, names[i], type) : -1;
+        if (specs[i] == &Smallest_spec) SmallestType = (PyTypeObject *)type; /* which the module keeps */
         Py_XDECREF(type);
         if (result) return -1;
     }

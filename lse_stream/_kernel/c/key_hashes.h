@@ -38,13 +38,7 @@ static void hash_column(uint64_t *hashes, const uint64_t *words, const char *val
 /* The rows of each shard, one shard after another, in their order; ends are where the shards end. */
 static int rows_by_shard(const int32_t *shards, size_t n, size_t num_shards, int64_t *rows, int64_t *ends) {
     if (!codes_in_range(shards, n, num_shards)) return BAD_CODE;
-    memset(ends, 0, num_shards * sizeof *ends);
-    for (size_t i = 0; i < n; i++) ends[shards[i]]++;
-    int64_t start = 0;
-    for (size_t s = 0; s < num_shards; s++) {
-        int64_t count = ends[s];
-        ends[s] = start, start += count;
-    }
+    find_begins(shards, n, num_shards, ends);
     for (size_t i = 0; i < n; i++) rows[ends[shards[i]]++] = (int64_t)i;
     return DONE;
 }

@@ -96,6 +96,8 @@ static PyMethodDef methods[] = {
     {"hash_column", py_hash_column, METH_VARARGS, "(hashes, words, valid): adds a key column to the hashes of rows."},
     {"rows_by_shard", py_rows_by_shard, METH_VARARGS,
      "(shards, rows, ends): writes the rows of each shard, and where they end."},
+    {"sort_rows", py_sort_rows, METH_VARARGS,
+     "(codes, values, begins, codes, values): writes the rows in the order of their codes."},
     {"checksum_bytes", py_checksum_bytes, METH_VARARGS,
      "(offsets, data, out): writes CRC-32 and length of each byte string."},
     {"instruction_sets", py_instruction_sets, METH_NOARGS, "What this machine can run, fastest first."},

@@ -1,5 +1,7 @@
 /* The k smallest values of each group, copies counted, and the others on their way out. */
 
+#define FEW_TO_SORT 12 /* values */
+
 /* At least the k smallest that were added, in no order. */
 typedef struct {
     double *value;
@@ -19,26 +21,35 @@ typedef struct {
     size_t others, room;
 } smallest;
 
-/* Moves the k smallest of n >= k values to the front, the largest of them behind the others (Hoare's Find). */
+/* Moves what is below a pivot, or with equal what is not above it, to the front; returns how many that are. */
+INLINE size_t partition(double *x, size_t n, double pivot, int equal) {
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) { /* no branch: where a value goes cannot be foretold */
+        double v = x[i];
+        x[i] = x[found], x[found] = v;
+        found += (size_t)(equal ? v <= pivot : v < pivot);
+    }
+    return found;
+}
+
+/* A value with about as many below as above it, also of sorted values, and of two such sequences, one behind the other. */
+INLINE double pivot_of(const double *x, size_t n) {
+    double a = x[n / 4], b = x[n / 2], c = x[n - 1 - n / 4];
+    return a < b ? (b < c ? b : a < c ? c : a) : (a < c ? a : b < c ? c : b);
+}
+
+/* Moves the k smallest of n >= k > 0 values to the front, the largest of them behind the others. */
 static void select_smallest(double *x, size_t n, size_t k) {
-    ptrdiff_t low = 0, high = (ptrdiff_t)n - 1, last = (ptrdiff_t)k - 1;
-    while (low < high) {
-        double a = x[low], b = x[(low + high) / 2], c = x[high];
-        double pivot = a < b ? (b < c ? b : a < c ? c : a) : (a < c ? a : b < c ? c : b);
-        ptrdiff_t i = low, j = high;
-        while (i <= j) {
-            while (x[i] < pivot) i++;
-            while (x[j] > pivot) j--;
-            if (i > j) break;
-            double swapped = x[i];
-            x[i++] = x[j], x[j--] = swapped;
+    for (;;) {
+        double pivot = pivot_of(x, n);
+        size_t below = partition(x, n, pivot, 0);
+        if (k <= below) {
+            n = below;
+            continue;
         }
-        if (last <= j)
-            high = j;
-        else if (last >= i)
-            low = i;
-        else
-            return;
+        below += partition(x + below, n - below, pivot, 1);
+        if (k <= below) return;
+        x += below, n -= below, k -= below;
     }
 }
 
@@ -103,20 +114,50 @@ static int keep_smallest(smallest *g, size_t group) {
     return shorten(g, group, g->k);
 }
 
-/* Adds a value below the limit of its group. */
-static int put_small(smallest *g, size_t group, double x) {
+/* Adds values to the list of their group, and lets go of those that are not below its limit by then. */
+static int put_small(smallest *g, size_t group, const double *x, size_t n) {
     value_list *list = (value_list *)g->lists.start + group;
-    if (list->size == list->room) {
-        size_t room = list->room ? 2 * (size_t)list->room : 8;
-        room = room < g->most ? room : g->most;
-        double *values = realloc(list->value, room * sizeof *values);
-        if (!values) return NO_MEMORY;
-        g->bytes += (room - list->room) * sizeof *values;
-        list->value = values, list->room = (uint32_t)room;
+    const double *limit = (const double *)g->limits.start + group;
+    while (n) {
+        if (!(*x < *limit)) {
+            if (make_room_for_others(g, 1)) return NO_MEMORY;
+            let_go(g, group, *x);
+            x++, n--;
+            continue;
+        }
+        if (list->size == list->room) {
+            size_t room = list->room ? 2 * (size_t)list->room : 8;
+            room = room < g->most ? room : g->most;
+            double *values = realloc(list->value, room * sizeof *values);
+            if (!values) return NO_MEMORY;
+            g->bytes += (room - list->room) * sizeof *values;
+            list->value = values, list->room = (uint32_t)room;
+        }
+        for (; n && list->size < list->room && *x < *limit; x++, n--) list->value[list->size++] = *x + 0.0; /* 0.0, not -0.0 */
+        if (list->size == g->most && keep_smallest(g, group)) return NO_MEMORY;
     }
-    list->value[list->size++] = x + 0.0; /* 0.0, not -0.0 */
-    if (list->size < g->most) return DONE;
-    return keep_smallest(g, group);
+    return DONE;
+}
+
+/* Adds n <= ROWS values of one group. */
+static int add_small_run(smallest *g, int32_t code, const double *x, size_t n) {
+    const double *limit = (const double *)g->limits.start + code;
+    double small[ROWS + 1];
+    size_t found = 0, others;
+    int bad = 0;
+    if (make_room_for_others(g, n + 1)) return NO_MEMORY;
+    others = g->others;
+    for (size_t j = 0; j < n; j++) { /* no branch: which ones are small cannot be foretold */
+        double v = x[j];
+        int is_small = v < *limit;
+        small[found] = v, g->other[others] = v + 0.0;
+        found += (size_t)is_small, others += (size_t)!is_small;
+        bad |= !(v < INFINITY);
+    }
+    for (size_t j = g->others; j < others; j++) g->other_code[j] = code;
+    g->others = others;
+    if (bad && make_special(g, (size_t)code)) return NO_MEMORY;
+    return put_small(g, (size_t)code, small, found);
 }
 
 /* Adds values to the lists of their codes. Those that count are few, and their lists too many for the cache: they are fetched
@@ -127,6 +168,13 @@ static int add_small(smallest *g, const int32_t *codes, const double *x, size_t 
     uint16_t counts[ROWS];
     for (size_t i = 0; i < n; i += ROWS) {
         size_t size = n - i < ROWS ? n - i : ROWS, found = 0;
+        if (count_runs(codes + i, size) * SHORT_RUN <= size) {
+            for (size_t j = 0, end; j < size; j = end) {
+                for (end = j + 1; end < size && codes[i + end] == codes[i + j]; end++);
+                if (add_small_run(g, codes[i + j], x + i + j, end - j)) return NO_MEMORY;
+            }
+            continue;
+        }
         if (make_room_for_others(g, ROWS)) return NO_MEMORY;
         for (size_t j = 0; j < size; j++) {
             double v = x[i + j];
@@ -144,15 +192,8 @@ static int add_small(smallest *g, const int32_t *codes, const double *x, size_t 
             const value_list *list = lists + codes[i + counts[j]];
             __builtin_prefetch(list->value + list->size, 1);
         }
-        for (size_t j = 0; j < found; j++) {
-            size_t row = i + counts[j];
-            if (x[row] < limits[codes[row]]) { /* which may be lower by now */
-                if (put_small(g, (size_t)codes[row], x[row])) return NO_MEMORY;
-            } else {
-                if (make_room_for_others(g, 1)) return NO_MEMORY;
-                let_go(g, (size_t)codes[row], x[row]);
-            }
-        }
+        for (size_t j = 0; j < found; j++)
+            if (put_small(g, (size_t)codes[i + counts[j]], x + i + counts[j], 1)) return NO_MEMORY;
     }
     return DONE;
 }
@@ -171,26 +212,38 @@ static int are_lists(const uint64_t *words, size_t size, const int64_t *at, size
 /* Merges lists stored at places among words: values that ascend. */
 static int merge_small(smallest *g, const int32_t *codes, const uint64_t *words, const int64_t *at, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        double *limit = (double *)g->limits.start + codes[i];
         exact_head head;
+        double x[ROWS];
         memcpy(&head, words + at[i], sizeof head);
-        if (make_room_for_others(g, head.words)) return NO_MEMORY;
         if (head.special && make_special(g, (size_t)codes[i])) return NO_MEMORY;
-        for (size_t j = 0; j < head.words; j++) {
-            double x = double_of(words[(size_t)at[i] + 1 + j]);
-            if (x < *limit) {
-                if (put_small(g, (size_t)codes[i], x) || make_room_for_others(g, head.words)) return NO_MEMORY;
-            } else {
-                let_go(g, (size_t)codes[i], x);
-            }
+        for (size_t j = 0, size; j < head.words; j += size) {
+            size = head.words - j < ROWS ? head.words - j : ROWS;
+            memcpy(x, words + at[i] + 1 + j, size * sizeof *x);
+            if (put_small(g, (size_t)codes[i], x, size)) return NO_MEMORY;
         }
     }
     return DONE;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+/* Sorts by Quicksort, and a few values by insertion. */
+static void sort_ascending(double *x, size_t n) {
+    while (n > FEW_TO_SORT) {
+        double pivot = pivot_of(x, n);
+        size_t below = partition(x, n, pivot, 0), above = below + partition(x + below, n - below, pivot, 1);
+        if (below < n - above) { /* the smaller part first, so that few calls are open */
+            sort_ascending(x, below);
+            x += above, n -= above;
+        } else {
+            sort_ascending(x + above, n - above);
+            n = below;
+        }
+    }
+    for (size_t i = 1; i < n; i++) {
+        double v = x[i];
+        size_t j = i;
+        for (; j && x[j - 1] > v; j--) x[j] = x[j - 1];
+        x[j] = v;
+    }
 }
 
 /* Lets go of what the lists have beyond the k smallest. */
@@ -216,7 +269,7 @@ static void store_smallest(smallest *g, int64_t *begins, uint64_t *out) {
     for (size_t i = 0; i < g->size; i++) {
         value_list *list = (value_list *)g->lists.start + i;
         size_t n = list->size;
-        if (n) qsort(list->value, n, sizeof(double), compare_doubles);
+        sort_ascending(list->value, n);
         exact_head head = {0, (uint16_t)n, list->is_special ? NOT_A_NUMBER : 0};
         begins[i] = (int64_t)at;
         memcpy(out + at, &head, sizeof head);

@@ -125,6 +125,13 @@ class Groups:
         group_terms(part, number.astype(np.int32), x, weights, self._scale)
         self._add(present, part, n_groups)
 
+    def update_others(self, lists: "Smallest", times: float, n_groups: int) -> None:
+        """Adds what lists of smallest values do not keep, times their values, and takes it from them."""
+        if self._weighted:
+            raise ValueError("arrays of different lengths")
+        codes, values = (np.frombuffer(part, kind) for part, kind in zip(lists.take_others(), "id", strict=True))
+        self.update((codes, times * values, np.empty(0)), n_groups)
+
     def merge(self, arrays: tuple[Codes, Sums], n_groups: int) -> None:
         """Merges states into the groups of their codes."""
         codes, states = arrays
@@ -281,3 +288,12 @@ def rows_by_shard(shards: Codes, rows: Ints, ends: Ints) -> None:
     check_codes(shards, ends.size)
     rows[:] = np.argsort(shards, kind="stable")
     ends[:] = np.cumsum(np.bincount(shards, minlength=ends.size))
+
+
+def sort_rows(codes: Codes, values: Floats, begins: Ints, sorted_codes: Codes, sorted_values: Floats) -> None:
+    """Writes rows in the order of their codes."""
+    if not codes.size == values.size == sorted_codes.size == sorted_values.size:
+        raise ValueError("arrays of different lengths")
+    rows = np.empty(codes.size, np.int64)
+    rows_by_shard(codes, rows, begins)
+    sorted_codes[:], sorted_values[:] = codes[rows], values[rows]
