@@ -520,6 +520,8 @@ class LeaveOneOutSummary:
       pareto_k: the shape of the tail; the estimate is in doubt above ``min(1 - 1 / log10(count), 0.7)``. inf where the
         tail was too short to fit, or all the same.
       lppd: the log pointwise predictive density.
+      mcse: the Monte Carlo standard error of elpd_loo, which tells what other draws might give.
+      p_waic: the variance of the log-likelihoods, the effective number of parameters of WAIC.
     """
 
     count: int
@@ -527,6 +529,8 @@ class LeaveOneOutSummary:
     p_loo: float
     pareto_k: float
     lppd: float
+    mcse: float
+    p_waic: float
 
 
 class LeaveOneOutAccumulator(_PartsAccumulator):
@@ -568,7 +572,8 @@ class LeaveOneOutAccumulator(_PartsAccumulator):
           StateError: more draws than the state was made for.
         """
         found = cross_validate(self.states(), r_eff, round_up=round_up)
-        return LeaveOneOutSummary(self.count, *(float(values[0]) for values in found))
+        columns = [*(float(column[0]) for column in found), self.result("p_waic")]
+        return LeaveOneOutSummary(self.count, *columns)
 
 
 class EffectiveSampleSizeAccumulator(_PartsAccumulator):

@@ -17,7 +17,7 @@ from .keys import KeyIndex, key_schema, with_dictionaries, without_dictionaries
 from .reduction import Reduction
 from .scales import Scale
 from .state_table import StatesColumn, StateTable, split_by_shard
-from .states.aggregations import Aggregation, ExactSum, SmallestValues
+from .states.aggregations import Aggregation, ExactSum, ScaledSum, SmallestValues
 from .states.arrays import StateArray
 
 Codes = npt.NDArray[np.int32]
@@ -156,9 +156,11 @@ class _SmallestValues:
         words, begins = self._lists.stored(groups)
         return words, begins[:-1]
 
-    def pour_others(self, sums: _kernel.Groups, times: float, groups: int) -> None:
-        """Adds, times their values, those that are in no list to sums, since that was last done."""
-        sums.update_others(self._lists, times, groups)
+    def pour_others(self, sums: Sequence[tuple[ScaledSum, _kernel.Groups]], groups: int) -> None:
+        """Adds what is in no list, since that was last done, to the sums of such values."""
+        for part, of_groups in sums:
+            of_groups.update_others(self._lists, part.times, groups)
+        self._lists.drop_others()
 
     @property
     def nbytes(self) -> int:
@@ -217,9 +219,8 @@ class _GrowingStates:
         """Adds what the lists of smallest values do not keep to the sums of such."""
         for exact in self._exact:
             if isinstance(exact, _SmallestValues):
-                for part, sums in zip(self._aggregation.sums, self._sums, strict=True):
-                    if part.of_others:
-                        exact.pour_others(sums, part.times, groups)
+                parts = zip(self._aggregation.sums, self._sums, strict=True)
+                exact.pour_others([(part, sums) for part, sums in parts if part.of_others], groups)
 
     def merge(self, codes: Codes, states: StateArray, groups: int) -> None:
         for sums, records in zip(self._sums, states.sums, strict=True):

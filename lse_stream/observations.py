@@ -24,16 +24,18 @@ VALUE, COUNT = "value", "count"
 # How many rows the draw of a group has, on the way.
 ROWS = "rows"
 LPPD, P_WAIC, ELPD_WAIC = "lppd", "p_waic", "elpd_waic"
-ELPD_LOO, P_LOO, PARETO_K = "elpd_loo", "p_loo", "pareto_k"
+ELPD_LOO, P_LOO, PARETO_K, MCSE = "elpd_loo", "p_loo", "pareto_k", "mcse"
 # Beyond this p_waic of an observation that paper calls WAIC unreliable.
 DOUBTFUL = 0.4
 
 # Columns of totals over observations; with WAIC and with leave-one-out these too. ``looic`` is elpd_loo on the scale of
-# deviances; the last three count observations by their Pareto k.
+# deviances; ``mcse`` is null where a Pareto k is too large; the last three count observations by their Pareto k.
 RESULTS = ("log_likelihood", COUNT, "max")
 WAIC = (LPPD, P_WAIC, ELPD_WAIC, "se_waic")
 GOOD, BAD, VERY_BAD = "k_good", "k_bad", "k_very_bad"
-LOO = (LPPD, ELPD_LOO, P_LOO, "looic", "se", GOOD, BAD, VERY_BAD)
+LOO = (LPPD, ELPD_LOO, P_LOO, "looic", "se", MCSE, GOOD, BAD, VERY_BAD)
+# The square of mcse, on the way.
+MC_VARIANCE = "mc_variance"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Evaluation:
     @property
     def per_observation(self) -> list[str]:
         """The columns of observations that are summed to totals."""
-        loo = [ELPD_LOO, P_LOO, GOOD, BAD, VERY_BAD] if self.loo else []
+        loo = [ELPD_LOO, P_LOO, MC_VARIANCE, GOOD, BAD, VERY_BAD] if self.loo else []
         return [LPPD, *([P_WAIC, ELPD_WAIC] if self.waic else []), *loo]
 
     @property
@@ -138,7 +140,8 @@ def evaluate(evaluation: Evaluation, keep_state: bool, states: StateTable) -> pa
         found[P_WAIC] = array_of(p_waic, null=null)
         found[ELPD_WAIC] = array_of(numbers_of(lppd) - p_waic, null=null)
     if left_out:
-        for name, values in ((ELPD_LOO, left_out.elpd), (P_LOO, left_out.p), (PARETO_K, left_out.pareto_k)):
+        columns = (left_out.elpd, left_out.p, left_out.pareto_k, left_out.mcse)
+        for name, values in zip((ELPD_LOO, P_LOO, PARETO_K, MCSE), columns, strict=True):
             found[name] = array_of(values, null=null)
     if keep_state:
         found[STATE] = states_to_arrow(array, null)
@@ -176,10 +179,14 @@ def _require(
 
 
 def classify(observations: pa.Table) -> pa.Table:
-    """Observations with columns that count them by their Pareto k: good, bad, or very bad, which is above 1."""
+    """Observations with the square of mcse, and with columns that count them by their Pareto k: good, bad, or very bad,
+    which is above 1.
+    """
     for name, chunks in zip((GOOD, BAD, VERY_BAD), _classes(observations), strict=True):
         observations = observations.append_column(name, pa.chunked_array(chunks, pa.float64()))
-    return observations
+    errors = [(numbers_of(chunk), nulls_of(chunk)) for chunk in observations[MCSE].chunks]
+    squares = [array_of(error * error, null=null) for error, null in errors]
+    return observations.append_column(MC_VARIANCE, pa.chunked_array(squares, pa.float64()))
 
 
 def _classes(observations: pa.Table) -> list[list[pa.Array]]:
@@ -213,5 +220,14 @@ def total(evaluation: Evaluation, states: StateTable) -> pa.Table:
         columns["looic"] = array_of(0.0 - 2.0 * numbers_of(columns[ELPD_LOO]), null=nulls_of(columns[ELPD_LOO]))
         for name in (GOOD, BAD, VERY_BAD):
             columns[name] = columns[name].cast(pa.int64())
+        columns[MCSE] = _total_error(columns[MC_VARIANCE], columns[BAD], columns[VERY_BAD])
     names = [*states.keys.column_names, *RESULTS, *evaluation.totals]
     return pa.Table.from_arrays([columns[name] for name in names], names=names)
+
+
+def _total_error(variance: pa.Array, bad: pa.Array, very_bad: pa.Array) -> pa.Array:
+    """The Monte Carlo standard errors of totals: null where a Pareto k is too large, as it says nothing then."""
+    null = nulls_of(variance)
+    large = (numbers_of(bad) > 0) | (numbers_of(very_bad) > 0)
+    with np.errstate(invalid="ignore"):
+        return array_of(np.sqrt(numbers_of(variance)), null=large if null is None else large | null)

@@ -21,6 +21,7 @@ from lse_stream.observations import (
     DOUBTFUL,
     ELPD_WAIC,
     LOO,
+    MC_VARIANCE,
     PARETO_K,
     RESULTS,
     ROWS,
@@ -342,7 +343,7 @@ def _parse(argv: Sequence[str]) -> Options:
     check_columns(
         {"key": options.key, "observation": options.observation, "group": options.group, "draw": options.draw},
         {"value": options.value, "weight": options.weight},
-        [*RESULTS, VALUE, *WAIC, *LOO, PARETO_K, STATE, *on_the_way],
+        [*RESULTS, VALUE, *WAIC, *LOO, PARETO_K, MC_VARIANCE, STATE, *on_the_way],
     )
     return options
 

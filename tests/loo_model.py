@@ -58,6 +58,16 @@ def smoothed(weights: Sequence[mpf], tail: int) -> tuple[list[mpf], mpf]:
     return [*rest, *(min(t, weights[-1]) for t in quantiles)], k
 
 
+def monte_carlo_error(log_likelihoods: Sequence[float], r_eff: float = 1.0) -> float:
+    """That of elpd_loo, as R's loo 2.10 has it: of the weighted mean of the likelihoods, taken as log-normal."""
+    with mp.workdps(DIGITS):
+        likelihoods = [exp(mpf(x)) for x in sorted(map(float, log_likelihoods), reverse=True)]
+        weights, _ = smoothed([likelihoods[-1] / x for x in likelihoods], tail_length(len(likelihoods), r_eff))
+        mean = fdot(weights, likelihoods) / fsum(weights)
+        squares = fsum((w * (x / mean - 1)) ** 2 for w, x in zip(weights, likelihoods, strict=True))
+        return float(sqrt(log1p(squares / fsum(weights) ** 2 / mpf(r_eff))))
+
+
 def leave_one_out(log_likelihoods: Sequence[float], r_eff: float = 1.0) -> tuple[float, float, float]:
     """elpd_loo, p_loo and Pareto k of an observation from its log-likelihood under each draw, as nearest doubles."""
     values = [float(x) for x in log_likelihoods]

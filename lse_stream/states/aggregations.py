@@ -24,7 +24,7 @@ class ScaledSum:
 
     Attributes:
       has_weights: w is the second input; otherwise 1.
-      times: x is so many times the value: 1, 2 or -1.
+      times: x is so many times the value: 1, 2, -1 or -2.
       of_others: of the values alone that ``SmallestValues`` of the same state do not keep.
     """
 
@@ -188,13 +188,13 @@ def leave_one_out(k: int) -> Aggregation:
         name=f"{LEAVE_ONE_OUT} {k}",
         code=LEAVE_ONE_OUT_CODE,
         inputs=("value",),
-        sums=(ScaledSum(), ScaledSum(times=-1.0, of_others=True)),
+        sums=(ScaledSum(), ScaledSum(times=-1.0, of_others=True), ScaledSum(times=-2.0, of_others=True)),
         exact=(ExactSum(0), ExactSum(0, 0), SmallestValues(k)),
         results=(
-            *("elpd_loo", "count", "max", "p_loo", "pareto_k", "lppd", "p_waic"),
+            *("elpd_loo", "count", "max", "p_loo", "pareto_k", "mcse", "lppd", "p_waic"),
             *("log_likelihood", "mean", "variance", "logsumexp", "logmeanexp"),
         ),
-        columns=("elpd_loo", "p_loo", "pareto_k", "lppd", "count"),
+        columns=("elpd_loo", "p_loo", "pareto_k", "mcse", "lppd", "count"),
         parameter=k,
     )
 

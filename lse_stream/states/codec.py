@@ -17,6 +17,8 @@ Equal states have equal bytes. A record that is damaged is refused: the check fi
 wrong bits within 32 that lies wholly inside the check or wholly outside; of any other damage one in 2^32 is missed.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -152,11 +154,9 @@ def decode_states(
         exact.append((words, place))
         place = place + size
     require(place == ends, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
-    if len(sums) == 2 and aggregation.sums[1].times == 2.0:
-        with np.errstate(over="ignore"):
-            twice = 2.0 * sums[0]["max"]
-        same = (twice == sums[1]["max"]) | (np.isnan(twice) & np.isnan(sums[1]["max"]))
-        require(same, lambda i: f"expected a second max of {twice[i]}, found {sums[1]['max'][i]}")
+    for (part, one), (of_twice, two) in pairwise(zip(aggregation.sums, sums, strict=True)):
+        if of_twice.times == 2.0 * part.times:
+            _check_twice(one["max"], two["max"])
     return StateArray(aggregation, scale, tuple(sums), tuple(exact))
 
 
@@ -220,6 +220,14 @@ def _header(words: Words, offsets: Ints) -> tuple[Aggregation, Scale]:
 def _stored_words(words: Words, place: Ints) -> Ints:
     """How many words each stored sum takes, head included."""
     return (words[place] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) + 1
+
+
+def _check_twice(maximum: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> None:
+    """Raises StateError where the max of a sum of twice the values is not twice that of the values."""
+    with np.errstate(over="ignore"):
+        twice = 2.0 * maximum
+    same = (twice == found) | (np.isnan(twice) & np.isnan(found))
+    require(same, lambda i: f"expected a max of {twice[i]} of twice the values, found {found[i]}")
 
 
 def _check_exact(words: Words, place: Ints, end: Ints, count: Ints) -> Ints:

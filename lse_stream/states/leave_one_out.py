@@ -37,12 +37,15 @@ class LeaveOneOut(NamedTuple):
       pareto_k: the shape of the fitted tail; +inf where it was not fitted, which counts as very bad: a tail of fewer
         than 5 or without spread, or a log-likelihood that is not finite.
       lppd: the log pointwise predictive density.
+      mcse: the Monte Carlo standard error of elpd, which tells what other draws might give: as R's loo has it, from the
+        variance of the weighted mean, taken as log-normal. In doubt where pareto_k is.
     """
 
     elpd: Floats
     p: Floats
     pareto_k: Floats
     lppd: Floats
+    mcse: Floats
 
 
 def tail_length(draws: Ints, r_eff: float = 1.0, *, round_up: bool = False) -> Ints:
@@ -117,56 +120,81 @@ def cross_validate(states: StateArray, r_eff: float = 1.0, *, round_up: bool = F
         lambda i: f"expected {tails[i] + 1} smallest values or more, for {draws[i]} draws, found {kept}",
     )
     starts = range(0, max(len(states), 1), _TOGETHER)
-    parts = [_of_block(states.slice(i, _TOGETHER), tails[i : i + _TOGETHER]) for i in starts]
+    parts = [_of_block(states.slice(i, _TOGETHER), tails[i : i + _TOGETHER], r_eff) for i in starts]
     return LeaveOneOut(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _of_block(states: StateArray, tails: Ints) -> LeaveOneOut:
+def _of_block(states: StateArray, tails: Ints, r_eff: float) -> LeaveOneOut:
     draws, maximum = states.counts, states.sums[0]["max"]
     mean = states.quotients(0, per_term=True)
     lppd = sum_once(maximum, mean.log_high, mean.log_low)
-    ratios = _sum_of_ratios(states, np.zeros(len(states), np.int64))
+    first = np.zeros(len(states), np.int64)
+    ratios = _sum_of_ratios(states, 1, first)
     inverse = _kernel.quotients_of(ratios, draws)
     elpd = 0.0 - sum_once(ratios["max"], inverse[:, 1], inverse[:, 2])
+    # Of the raw weights, the ratios over that of the largest: (sum of squares) / (square of the sum) - 1 / draws.
+    weights = _weights_of(ratios, ratios["max"])
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        squares = _weights_of(_sum_of_ratios(states, 2, first), 2.0 * ratios["max"])
+        variance = np.maximum(squares / (weights * weights) - 1.0 / draws, 0.0)
     pareto_k = np.full(len(states), np.inf)
     rows = np.flatnonzero(np.isfinite(maximum) & np.isfinite(ratios["max"]) & (tails >= LEAST_TAIL))
     if rows.size:
-        pareto_k[rows], smoothed = _smooth(states.take(rows), tails[rows])
+        pareto_k[rows], *smoothed = _smooth(states.take(rows), tails[rows])
         is_fitted = np.isfinite(pareto_k[rows])
-        elpd[rows[is_fitted]] = smoothed[is_fitted]
+        for raw, of_smoothed in zip((elpd, variance), smoothed, strict=True):
+            raw[rows[is_fitted]] = of_smoothed[is_fitted]
     is_bad = np.isnan(maximum) | (maximum == np.inf) | (draws == 0)
     elpd, lppd = np.where(is_bad, np.nan, elpd), np.where(is_bad, np.nan, lppd)
     with np.errstate(invalid="ignore", over="ignore"):
-        return LeaveOneOut(elpd, np.where(elpd == -np.inf, np.inf, lppd - elpd), pareto_k, lppd)
+        p = np.where(elpd == -np.inf, np.inf, lppd - elpd)
+        mcse = np.where(np.isfinite(elpd), np.sqrt(_log1p(variance / r_eff)), np.nan)
+    return LeaveOneOut(elpd, p, pareto_k, lppd, mcse)
 
 
-def _sum_of_ratios(states: StateArray, first: Ints) -> _kernel.Sums:
-    """The sums (n,) of e^r over all ratios but the largest ones, of which there are as many as ``first`` (n,) says."""
+def _sum_of_ratios(states: StateArray, power: int, first: Ints) -> _kernel.Sums:
+    """The sums (n,) of e^(power r), which is 1 or 2, over all ratios but the ``first`` (n,) largest ones."""
     n, (words, at) = len(states), states.exact[2]
     counts = (words[at] >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64) - first
     row = np.repeat(np.arange(n, dtype=np.int32), counts)
     place = np.arange(row.size) - (np.cumsum(counts) - counts)[row] + at[row] + 1 + first[row]
-    kept = _kernel.group_values(row, 0.0 - words.view(np.float64)[place], n)
+    with np.errstate(over="ignore"):
+        kept = _kernel.group_values(row, 0.0 - power * words.view(np.float64)[place], n)
     twice = np.tile(np.arange(n, dtype=np.int32), 2)
-    return _kernel.merge_groups(twice, _kernel.concat_sums([states.sums[1], kept]), n)
+    return _kernel.merge_groups(twice, _kernel.concat_sums([states.sums[power], kept]), n)
 
 
-def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats]:
-    """Shapes (n,), and elpd (n,) with the tails smoothed, which is not defined where the shape is infinite."""
+def _weights_of(sums: _kernel.Sums, largest: Floats) -> Floats:
+    """Sums (n,) over e^largest, where that is their max or above it."""
+    quotients = _kernel.quotients_of(sums, np.ones(sums.size, np.int64))
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart, error = two_sum(sums["max"], -largest)
+        error = np.where(np.isfinite(apart), error, 0.0)
+        return _kernel.exp(apart) * (1.0 + error) * (quotients[:, 3] + quotients[:, 4])
+
+
+def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats, Floats]:
+    """Shapes (n,), and elpd and its variance (n,) with the tails smoothed; not defined where the shape is infinite."""
     n, (words, at) = len(states), states.exact[2]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(tails + 1)])
     row = np.repeat(np.arange(n, dtype=np.int32), tails + 1)
     # The values ascend, so that of the ratios, which are their negatives, the cutoff is the last that is needed.
     within = np.arange(row.size) - offsets[row]
     ratios = 0.0 - words.view(np.float64)[at[row] + 1 + tails[row] - within]
-    pareto_k, weight_of_tail, log_raised = _kernel.smooth_tails(ratios, offsets, states.counts - tails).T
     # Weights are relative to that of the largest ratio.
-    largest, rest = ratios[offsets[1:] - 1], _sum_of_ratios(states, tails)
-    quotients = _kernel.quotients_of(rest, np.ones(n, np.int64))
-    with np.errstate(over="ignore", invalid="ignore"):
-        apart, error = two_sum(rest["max"], -largest)
-        error = np.where(np.isfinite(apart), error, 0.0)
-    weight_of_rest = _kernel.exp(apart) * (1.0 + error) * (quotients[:, 3] + quotients[:, 4])
-    weight = np.where(np.isfinite(pareto_k), weight_of_rest + weight_of_tail, 1.0)
+    largest, others = ratios[offsets[1:] - 1], states.counts - tails
+    rest = _weights_of(_sum_of_ratios(states, 1, tails), largest)
     with np.errstate(invalid="ignore", over="ignore"):
-        return pareto_k, log_raised - _kernel.log(weight)
+        squares = _weights_of(_sum_of_ratios(states, 2, tails), 2.0 * largest)
+        pareto_k, elpd, weight, of_tail = _kernel.smooth_tails(ratios, offsets, others, rest).T
+        # Of every other draw the weight times e^ll is the same.
+        product = _kernel.exp(0.0 - largest - elpd)
+        of_rest = np.maximum(others * product * product - 2.0 * product * rest + squares, 0.0)
+        return pareto_k, elpd, (of_tail + of_rest) / (weight * weight)
+
+
+def _log1p(x: Floats) -> Floats:
+    """ln(1 + x) of x (n,) of 0 or more: what 1 + x is rounded by is taken back (HP-15C Advanced Functions Handbook)."""
+    total = 1.0 + x
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total == 1.0, x, np.where(total == np.inf, np.inf, x * (_kernel.log(total) / (total - 1.0))))

@@ -311,5 +311,6 @@ RESULTS: dict[str, Callable[[StateArray], Result]] = {
     "p_loo": _left_out(lambda found: found.p),
     "pareto_k": _left_out(lambda found: found.pareto_k),
     "lppd": _left_out(lambda found: found.lppd),
+    "mcse": _left_out(lambda found: found.mcse),
     "p_waic": variances,
 }

@@ -153,7 +153,7 @@ const AGGREGATIONS = [
   {
     name: "leave_one_out",
     natural: true,
-    values: [(x) => x, (x) => -x], // the second of those that are not kept
+    values: [(x) => x, (x) => -x, (x) => -2 * x], // but the first of those that are not kept
     factors: [(x) => [x, 1], (x) => [x, x]],
     smallest: true,
   },
@@ -587,8 +587,8 @@ function parsed(bytes) {
     at += aggregation.weights ? 64 : 72;
     return sum;
   });
-  if (aggregation.name === "effective_sample_size")
-    demand(Object.is(sums[1].max, 2 * sums[0].max), "a second sum that is not of twice the max");
+  const twice = { effective_sample_size: 1, leave_one_out: 2 }[aggregation.name];
+  if (twice) demand(Object.is(sums[twice].max, 2 * sums[twice - 1].max), "a sum that is not of twice the max");
   const exactSums = aggregation.factors.map(() => {
     const [sum, next] = readExactSum(view, at, count);
     at = next;
@@ -600,7 +600,7 @@ function parsed(bytes) {
     checkSmallest(k, count, sums, smallest);
   }
   sums.forEach((sum, i) => {
-    const kept = i === 1 && aggregation.smallest && smallest !== null ? BigInt(smallest.length) : 0n;
+    const kept = i > 0 && aggregation.smallest && smallest !== null ? BigInt(smallest.length) : 0n;
     (aggregation.weights ? checkWeightedSum : checkSum)(scale, count - kept, sum);
   });
   demand(at === bytes.length, "more bytes than a record");
@@ -700,7 +700,7 @@ export function stateOf(code, scale, rows, k) {
   if (weights) demand(rows.every(([, w]) => Number.isFinite(w)), "a weight that is not finite");
   const smallest = k === undefined ? undefined : smallestOf(k, rows.map(([x]) => x));
   const sums = values.map((value, i) => {
-    const some = i === 1 && k !== undefined ? othersOf(smallest, rows.map(([x]) => x)).map((x) => [x]) : rows;
+    const some = i > 0 && k !== undefined ? othersOf(smallest, rows.map(([x]) => x)).map((x) => [x]) : rows;
     const scaled = some.map(([x]) => value(scale.negated ? -x : x) + 0); // −0.0 + 0 is 0.0
     return weights ? weightedSumOf(scale, scaled.map((x, i) => [x, rows[i][1]])) : sumOf(scale, scaled);
   });
@@ -722,7 +722,8 @@ export function merge(one, two) {
   if (k === undefined) return { code, scale, count, k, sums, exactSums };
   const smallest = mergedSmallest(k, one.smallest, two.smallest);
   const others = othersOf(smallest, [...(one.smallest ?? []), ...(two.smallest ?? [])]);
-  sums[1] = mergedSums(scale, sums[1], sumOf(scale, others.map((x) => -x + 0)));
+  for (const i of [1, 2])
+    sums[i] = mergedSums(scale, sums[i], sumOf(scale, others.map((x) => AGGREGATIONS[code].values[i](x) + 0)));
   return { code, scale, count, k, sums, exactSums, smallest };
 }
 

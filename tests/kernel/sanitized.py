@@ -182,7 +182,7 @@ def try_tails(rng: np.random.Generator) -> None:
     if rng.random() < 0.2:
         offsets[rng.integers(offsets.size)] = rng.choice([-1, x.size + 1, -(2**63), 2**63 - 1])
     with suppress(ValueError):  # offsets that do not fit
-        _kernel.smooth_tails(x, offsets, rng.integers(-1, 2**63 - 1, offsets.size - 1))
+        _kernel.smooth_tails(x, offsets, rng.integers(-1, 2**63 - 1, offsets.size - 1), rng.random(offsets.size - 1))
 
 
 def main() -> None:

@@ -109,6 +109,7 @@ def test_others_are_added_to_groups_as_they_are_taken() -> None:
         for each in (lists, same):
             each.update(codes, x, 40)
         sums.update_others(lists, -2.0, 40)
+        lists.drop_others()
         others, values = same.take_others()
         expected.update(others, -2.0 * values, 40)
         assert sums.states().tobytes() == expected.states().tobytes()

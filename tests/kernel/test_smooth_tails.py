@@ -16,13 +16,16 @@ from lse_stream import _kernel
 Floats = npt.NDArray[np.float64]
 
 SETS = log_likelihoods()
-NOT_FITTED = [np.inf, np.nan, np.nan]
+NOT_FITTED = [np.inf, np.nan, np.nan, np.nan]
+# The weight of what is not of a tail.
+REST = 0.25
 THRESHOLD = math.log((math.sqrt(68) - 1) / 3) - 1024 * math.log(2)  # of the quartile, with 34 points
 
 
 def smooth(tails: list[Floats], others: int = 100) -> Floats:
     offsets = np.cumsum([0, *(tail.size for tail in tails)])
-    return _kernel.smooth_tails(np.concatenate([*tails, np.empty(0)]), offsets, np.full(len(tails), others))
+    n = len(tails)
+    return _kernel.smooth_tails(np.concatenate([*tails, np.empty(0)]), offsets, np.full(n, others), np.full(n, REST))
 
 
 def with_every_kernel(call: Callable[[], Any]) -> list[Any]:
@@ -34,28 +37,33 @@ def with_every_kernel(call: Callable[[], Any]) -> list[Any]:
     return found
 
 
-def expected(tail: Floats, others: int = 100) -> tuple[float, float, float]:
+def expected(tail: Floats, others: int = 100) -> tuple[float, float, float, float]:
     """What the model says of a cutoff and the tail above."""
     with mp.workdps(DIGITS):
         differences = [mpf(r) - mpf(tail[-1]) for r in tail.tolist()]
         weights = [exp(v) for v in differences]
         after, k = smoothed(weights, len(tail) - 1)
         if k == inf:
-            return math.inf, math.nan, math.nan
-        raised = [mpf(others), *(a / w for a, w in zip(after[1:], weights[1:], strict=True))]
-        return float(k), float(fsum(after[1:])), float(log(fsum(raised)) - mpf(tail[-1]))
+            return math.inf, math.nan, math.nan, math.nan
+        # e^-r, relative to that of the largest.
+        raised = [1 / w for w in weights[1:]]
+        total = REST + fsum(after[1:])
+        mean = (others + fsum(a * y for a, y in zip(after[1:], raised, strict=True))) / total
+        squares = fsum((a * (y / mean - 1)) ** 2 for a, y in zip(after[1:], raised, strict=True))
+        return float(k), float(log(mean) - mpf(tail[-1])), float(total), float(squares)
 
 
 def check(tail: Floats, others: int = 100) -> None:
-    """k to 1e-10, the sum and the logarithm to 1e-12."""
+    """k to 1e-10, the logarithm and the sum to 1e-12, the sum of squares to 1e-9."""
     found, model = smooth([tail], others)[0], expected(tail, others)
     assert (found[0] == np.inf) == (model[0] == np.inf)
     if found[0] == np.inf:
         assert np.array_equal(found, NOT_FITTED, equal_nan=True)
         return
     assert found[0] == pytest.approx(model[0], rel=1e-12, abs=1e-10)
-    assert found[1] == pytest.approx(model[1], rel=1e-12)
-    assert found[2] == pytest.approx(model[2], rel=1e-12, abs=1e-12)
+    assert found[1] == pytest.approx(model[1], rel=1e-12, abs=1e-12)
+    assert found[2] == pytest.approx(model[2], rel=1e-12)
+    assert found[3] == pytest.approx(model[3], rel=1e-9, abs=1e-15)
 
 
 def random_tail(rng: np.random.Generator, size: int) -> Floats:
@@ -97,17 +105,17 @@ def test_leave_one_out_is_that_of_arviz_stats() -> None:
         tails, rests = tails_of(SETS[entry["set"]], entry["r_eff"])
         offsets = np.cumsum([0, *(tail.size for tail in tails)])
         others = np.array([rest.size for rest in rests])
-        found = _kernel.smooth_tails(np.concatenate(tails), offsets, others)
-        rows = zip(found.tolist(), tails, rests, entry["elpd_loo"], entry["pareto_k"], strict=True)
-        for (k, total, raised), tail, rest, elpd, pareto_k in rows:
+        weights = [math.fsum(np.exp(rest - tail[-1]).tolist()) for rest, tail in zip(rests, tails, strict=True)]
+        found = _kernel.smooth_tails(np.concatenate(tails), offsets, others, np.array(weights))
+        rows = zip(found.tolist(), tails, entry["elpd_loo"], entry["pareto_k"], strict=True)
+        for (k, mean, *_), tail, elpd, pareto_k in rows:
             assert (k == np.inf) == np.isnan(pareto_k)
             if k == np.inf:
                 continue
             fitted += 1
             tolerance = 1e-10 if math.expm1(tail[0] - tail[-1]) <= -1e-4 else 1e-8
             assert k == pytest.approx(pareto_k, rel=0, abs=tolerance)
-            rest_total = math.fsum(np.exp(rest - tail[-1]).tolist())
-            assert raised - math.log(rest_total + total) == pytest.approx(elpd, rel=1e-12, abs=1e-12)
+            assert mean == pytest.approx(elpd, rel=1e-12, abs=1e-12)
     assert fitted > 900
 
 
@@ -199,9 +207,10 @@ def test_a_constant_that_is_added_exactly_moves_the_logarithm_alone() -> None:
     found = smooth(tails)
     for constant in (1.0, -700.125, 2.0**30):
         moved = smooth([tail + constant for tail in tails])
-        assert moved[:, :2].tobytes() == found[:, :2].tobytes()
+        assert moved[:, ::2].tobytes() == found[:, ::2].tobytes()
         fitted = np.isfinite(found[:, 0])
-        assert moved[fitted, 2] == pytest.approx(found[fitted, 2] - constant, rel=1e-15, abs=1e-12)
+        assert moved[fitted, 1] == pytest.approx(found[fitted, 1] - constant, rel=1e-15, abs=1e-12)
+        assert moved[fitted, 3] == pytest.approx(found[fitted, 3], rel=1e-6)  # of a mean near the constant
 
 
 @pytest.mark.usefixtures("kernel")
@@ -215,14 +224,15 @@ def test_ratios_far_from_0_lose_no_digits_where_they_cancel() -> None:
 def test_the_other_draws_count_in_the_ratios_alone() -> None:
     tail = np.arange(30.0) / 8
     few, many = smooth([tail], 1)[0], smooth([tail], 2**40)[0]
-    assert few[:2].tolist() == many[:2].tolist()
-    others = (2.0**40 - 1.0) * math.exp(-tail[-1])
-    assert many[2] == pytest.approx(math.log(others + math.exp(few[2])), rel=1e-15)
+    assert few[::2].tolist() == many[::2].tolist()
+    others = (2.0**40 - 1.0) * math.exp(-tail[-1]) / few[2]
+    assert many[1] == pytest.approx(math.log(others + math.exp(few[1])), rel=1e-15)
 
 
 @pytest.mark.usefixtures("kernel")
 def test_no_observations_have_no_tails() -> None:
-    assert _kernel.smooth_tails(np.empty(0), np.zeros(1, np.int64), np.empty(0, np.int64)).shape == (0, 3)
+    none = np.empty(0, np.int64)
+    assert _kernel.smooth_tails(np.empty(0), np.zeros(1, np.int64), none, np.empty(0)).shape == (0, 4)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -232,7 +242,7 @@ def test_no_observations_have_no_tails() -> None:
 )
 def test_offsets_that_do_not_fit_are_refused(offsets: list[int], observations: int) -> None:
     with pytest.raises(ValueError, match="different lengths"):
-        _kernel.smooth_tails(np.arange(20.0), np.array(offsets), np.full(observations, 80))
+        _kernel.smooth_tails(np.arange(20.0), np.array(offsets), np.full(observations, 80), np.ones(observations))
 
 
 def worst_error(found: Floats, exact: list[Any]) -> float:

@@ -44,7 +44,7 @@ def test_loo_is_that_of_arviz_stats(tmp_path: Path) -> None:
     found = run(tmp_path / "out", DRAWS, *always, "--loo", "--per_observation")
     assert found["totals"].column_names == [
         *("model", "log_likelihood", "count", "max", "lppd", "elpd_loo", "p_loo"),
-        *("looic", "se", "k_good", "k_bad", "k_very_bad"),
+        *("looic", "se", "mcse", "k_good", "k_bad", "k_very_bad"),
     ]
     observations = found["observations"]
     for row in found["totals"].to_pylist():
@@ -57,6 +57,7 @@ def test_loo_is_that_of_arviz_stats(tmp_path: Path) -> None:
             [entry["totals"][name] for name in ("elpd", "se", "p_loo")], rel=1e-12
         )
         assert row["looic"] == -2.0 * row["elpd_loo"]
+        assert row["mcse"] == pytest.approx(math.sqrt(math.fsum((own["mcse"].to_numpy() ** 2).tolist())), rel=1e-12)
         bad = sum(k > entry["totals"]["good_k"] for k in entry["pareto_k"])
         assert (row["k_good"], row["k_bad"] + row["k_very_bad"]) == (442 - bad, bad)
 
@@ -200,6 +201,16 @@ def test_the_picture_is_the_same_each_time(tmp_path: Path, kind: str) -> None:
         pictures.append((tmp_path / f"{i}.{kind}").read_bytes())
     assert pictures[0] == pictures[1]
     assert kind == "png" or b"with a Pareto k that is too large" in pictures[0]
+
+
+def test_totals_have_no_monte_carlo_error_where_a_k_is_too_large(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.parquet", sample())
+    found = run(tmp_path / "out", source, *ALWAYS, "--key=model", "--per_observation")
+    assert found["totals"]["mcse"].to_pylist() == found["overall"]["mcse"].to_pylist() * 2 == [None, None]
+    assert found["observations"]["mcse"].null_count == 0
+    calm = write(tmp_path / "b.parquet", {"o": [1] * 200 + [2] * 200, "v": np.linspace(-1.1, -1.0, 400)})
+    [total] = run(tmp_path / "calm", calm, *ALWAYS)["overall"]["mcse"].to_pylist()
+    assert 0.0 < total < 1e-2
 
 
 def test_minus_infinity_is_a_verdict(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loo_model import leave_one_out as leave_one_out_model
+from loo_model import monte_carlo_error
 from loo_references import log_likelihoods, read
 from model import sealed
 
@@ -58,6 +59,35 @@ def test_what_is_left_of_a_sum_does_not_cancel() -> None:
     draws = np.array([*(-s / 100 for s in range(1, 100)), -40.0])
     [elpd] = cross_validate(states_of([draws])).elpd
     assert elpd == pytest.approx(-2.2004, abs=1e-4)
+
+
+@pytest.mark.parametrize("r_eff", [1.0, 0.4])
+@pytest.mark.parametrize("draws", [2, 20, 27, 100, 1000])
+def test_the_monte_carlo_error_is_that_of_the_model(draws: int, r_eff: float) -> None:
+    """Of smoothed and of raw weights, of heavy tails, and of draws that are much alike."""
+    rng = np.random.default_rng(draws)
+    observations = [
+        *(-1.0 - spread * rng.standard_exponential(draws) for spread in (0.01, 0.3, 1.0, 3.0)),
+        rng.normal(-800, 5, draws),
+        np.repeat(rng.normal(size=2), draws // 2 + 1)[:draws],
+    ]
+    found = cross_validate(states_of(observations, r_eff), r_eff).mcse
+    expected = [monte_carlo_error(one.tolist(), r_eff) for one in observations]
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_monte_carlo_error_of_what_is_not_finite_or_all_alike() -> None:
+    observations = [np.full(50, -3.0), np.array([-1.0, -INF]), np.array([-1.0, NAN]), np.array([1.0, INF])]
+    found = cross_validate(states_of(observations)).mcse.tolist()
+    assert found == pytest.approx([0.0, NAN, NAN, NAN], abs=1e-8, nan_ok=True)
+
+
+def test_the_monte_carlo_error_is_how_much_estimates_differ() -> None:
+    """Of many sets of draws from one posterior, whose weights have a finite variance."""
+    rng = np.random.default_rng(0)
+    observations = list(-0.5 * (1.0 - 0.4 * rng.normal(size=(400, 1000))) ** 2)
+    found = cross_validate(states_of(observations))
+    assert float(np.sqrt(np.mean(found.mcse**2))) == pytest.approx(float(found.elpd.std()), rel=0.1)
 
 
 @pytest.mark.parametrize("gap", [20, 60, 66, 72, 105, 700, 1e5, 1e9])
@@ -142,7 +172,7 @@ def test_chains_that_are_stored_merge_to_all_draws() -> None:
     ]
     merged = finalize(merge_states(pa.concat_tables(reversed(chains)), ["i"]))
     whole = cross_validate(states_of(list(values)))
-    assert merged.column_names == ["i", "elpd_loo", "p_loo", "pareto_k", "lppd", "count"]
+    assert merged.column_names == ["i", "elpd_loo", "p_loo", "pareto_k", "mcse", "lppd", "count"]
     merged = merged.sort_by("i")
     for column, expected in (("elpd_loo", whole.elpd), ("p_loo", whole.p), ("pareto_k", whole.pareto_k)):
         assert merged[column].to_numpy().tobytes() == expected.tobytes()

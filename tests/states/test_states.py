@@ -286,7 +286,7 @@ def test_from_bytes_refuses_another_kind() -> None:
 
 def test_the_second_sum_of_an_effective_sample_size_belongs_to_the_first() -> None:
     one, other = (EffectiveSampleSizeAccumulator([x]).to_bytes() for x in (1.0, 1.5))
-    with pytest.raises(StateError, match=r"expected a second max of 2.0, found 3.0"):
+    with pytest.raises(StateError, match=r"expected a max of 2.0 of twice the values, found 3.0"):
         EffectiveSampleSizeAccumulator.from_bytes(sealed(one[:88] + other[88:]))
 
 

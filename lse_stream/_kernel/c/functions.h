@@ -182,14 +182,15 @@ static PyObject *py_exp(PyObject *module, PyObject *args) {
     return finished(v, 2, WITHOUT_GIL(v[0].len == v[1].len, (exps_of(v[0].buf, LENGTH(v[0], double), v[1].buf), DONE)));
 }
 
-/* (tails, offsets, others, out): 3 columns of out */
+/* (tails, rests, offsets, others, out): 4 columns of out */
 static PyObject *py_smooth_tails(PyObject *module, PyObject *args) {
     (void)module;
-    Py_buffer v[4];
-    if (open_buffers(args, "...*", v)) return NULL;
-    size_t n = LENGTH(v[2], int64_t), size = LENGTH(v[0], double);
-    int fits = n + 1 == LENGTH(v[1], int64_t) && 3 * n == LENGTH(v[3], double) && are_places(v[1].buf, n, size);
-    return finished(v, 4, WITHOUT_GIL(fits, smooth_tails(v[0].buf, v[1].buf, v[2].buf, n, v[3].buf)));
+    Py_buffer v[5];
+    if (open_buffers(args, "....*", v)) return NULL;
+    size_t n = LENGTH(v[3], int64_t), size = LENGTH(v[0], double);
+    int fits = n + 1 == LENGTH(v[2], int64_t) && n == LENGTH(v[1], double) && 4 * n == LENGTH(v[4], double) &&
+               are_places(v[2].buf, n, size);
+    return finished(v, 5, WITHOUT_GIL(fits, smooth_tails(v[0].buf, v[1].buf, v[2].buf, v[3].buf, n, v[4].buf)));
 }
 
 /* (states, scale): (row, fault) of the first that is not canonical, or None */

@@ -263,13 +263,15 @@ static PyObject *Groups_update(PyObject *object, PyObject *args) {
     return finished(v, 3, WHILE_USED(&self->base, 1, fits, groups_update(self, v[0].buf, v[1].buf, v[2].buf, n, size)));
 }
 
-/* Adds what the lists of smallest values do not keep, so many times its value, to the groups of their codes; it is gone then. */
-static int groups_update_others(groups *g, smallest *from, double times, Py_ssize_t size) {
+/* Adds what the lists of smallest values do not keep, so many times its value, to the groups of their codes. */
+static int groups_update_others(groups *g, const smallest *from, double times, Py_ssize_t size) {
     int result = groups_take(g, from->other_code, NULL, from->others, size);
-    if (result) return result;
-    for (size_t i = 0; i < from->others; i++) from->other[i] *= times;
-    result = groups_update(g, from->other_code, from->other, NULL, from->others, 0);
-    from->others = 0;
+    double x[BLOCK];
+    for (size_t i = 0; i < from->others && result == DONE; i += BLOCK) {
+        size_t n = from->others - i < BLOCK ? from->others - i : BLOCK;
+        for (size_t j = 0; j < n; j++) x[j] = times * from->other[i + j];
+        result = groups_update(g, from->other_code + i, x, NULL, n, 0);
+    }
     return result;
 }
 
@@ -283,10 +285,10 @@ static PyObject *Groups_update_others(PyObject *object, PyObject *args) {
     Py_ssize_t size;
     if (!PyArg_ParseTuple(args, "O!dn", SmallestType, &lists, &times, &size)) return NULL;
     smallest *from = (smallest *)lists;
-    int result = acquire(&from->base, 1);
+    int result = acquire(&from->base, 0);
     if (result == DONE) {
         result = WHILE_USED(&self->base, 1, self->layout != WEIGHTED, groups_update_others(self, from, times, size));
-        release(&from->base, 1);
+        release(&from->base, 0);
     }
     return outcome(result);
 }
@@ -429,6 +431,12 @@ static PyObject *Smallest_take_others(PyObject *object, PyObject *ignored) {
     return taken;
 }
 
+static PyObject *Smallest_drop_others(PyObject *object, PyObject *ignored) {
+    (void)ignored;
+    smallest *self = (smallest *)object;
+    return outcome(WHILE_USED(&self->base, 1, 1, (self->others = 0, DONE)));
+}
+
 static PyObject *Smallest_nbytes(PyObject *object, void *closure) {
     (void)closure;
     const smallest *self = (const smallest *)object;
@@ -508,7 +516,7 @@ static PyMethodDef ByteIndex_methods[] = {
 static PyMethodDef Groups_methods[] = {
     {"update", Groups_update, METH_VARARGS, "((codes, values, weights), groups): adds values to the groups of their codes."},
     {"update_others", Groups_update_others, METH_VARARGS,
-     "(lists, times, groups): adds what lists of smallest values do not keep, times their values, and takes it from them."},
+     "(lists, times, groups): adds what lists of smallest values do not keep, so many times its value."},
     {"merge", Groups_merge, METH_VARARGS, "((codes, states), groups): merges states into the groups of their codes."},
     {"export", Groups_export, METH_VARARGS, "(out): writes the groups' states."},
     {NULL, NULL, 0, NULL},
@@ -518,6 +526,7 @@ static PyMethodDef Smallest_methods[] = {
     {"merge", Smallest_merge, METH_VARARGS, "((codes, words, at), groups): merges stored lists into the groups of their codes."},
     {"export", Smallest_export, METH_VARARGS, "(begins): the words of the lists; writes where each begins."},
     {"take_others", Smallest_take_others, METH_NOARGS, "Codes and values of what is not, or no longer, in the lists."},
+    {"drop_others", Smallest_drop_others, METH_NOARGS, "Forgets these."},
     {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef WordIndex_getset[] = {

@@ -87,7 +87,7 @@ static PyMethodDef methods[] = {
     {"log", py_log, METH_VARARGS, "(x, out): writes each logarithm."},
     {"exp", py_exp, METH_VARARGS, "(x, out): writes each exponential."},
     {"smooth_tails", py_smooth_tails, METH_VARARGS,
-     "(tails, offsets, others, out): writes k, the smoothed weights' sum and the log of the ratios' of each tail."},
+     "(tails, rests, offsets, others, out): writes k of each tail, ln of the mean, the sum of weights, and of squares."},
     {"check", py_check, METH_VARARGS,
      "(states, scale): (row, fault) of the first that is not canonical, or None."},
     {"seal", py_seal, METH_VARARGS, "(words, offsets): writes the checks of records."},

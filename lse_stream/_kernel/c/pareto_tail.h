@@ -97,10 +97,10 @@ static int fit_exceedances(tail_space *s, size_t size, double *kappa, double *si
 }
 
 /* Of one observation, of its cutoff and the tail above. */
-static int smooth_tail(const double *r, size_t size, int64_t others, tail_space *s, double out[3]) {
-    double cut_high, cut_low, high, low, error, kappa, sigma, largest = r[size], above = 0.0, sum = 0.0;
+static int smooth_tail(const double *r, size_t size, int64_t others, double rest, tail_space *s, double out[4]) {
+    double cut_high, cut_low, high, low, error, kappa, sigma, largest = r[size], above = 0.0, sum = 0.0, squares = 0.0;
     size_t padded = LANES_FOR(size + 1);
-    out[0] = INFINITY, out[1] = out[2] = double_of(THE_NAN);
+    out[0] = INFINITY, out[1] = out[2] = out[3] = double_of(THE_NAN);
     if (size < LEAST_TAIL) return DONE;
     weigh_ratio(r[0], largest, &cut_high, &cut_low);
     for (size_t i = 0; i < size; i++) {
@@ -125,15 +125,25 @@ static int smooth_tail(const double *r, size_t size, int64_t others, tail_space 
         two_sum_portable(s->log_high[i], -(i < size ? r[i + 1] : largest), &high, &error);
         s->log_high[i] = high + (error + s->log_low[i]);
     }
-    out[0] = k, out[1] = sum * power_of(-LIFT);
-    row_values(s->log_high, 1, size + 1, &out[2]);
+    double raised, of_sum;
+    sum = rest + sum * power_of(-LIFT);
+    row_values(s->log_high, 1, size + 1, &raised); /* the sum of weights times e^-r */
+    logs_of(&sum, 1, &of_sum);
+    double mean = raised - of_sum;
+    for (size_t i = 0; i < size; i++) s->log_high[i] = s->log_high[i] - mean;
+    exps_of(s->log_high, size, s->log_low);
+    for (size_t i = 0; i < size; i++) {
+        double difference = s->log_low[i] - s->high[i] * power_of(-LIFT);
+        squares = squares + difference * difference;
+    }
+    out[0] = k, out[1] = mean, out[2] = sum, out[3] = squares;
     return DONE;
 }
 
-/* Writes k, the sum of the smoothed weights and the logarithm of that of all weights times e^-r, for each of n observations;
-   +inf, NaN and NaN where nothing is fitted. */
-static int smooth_tails(const double *tails, const int64_t *offsets, const int64_t *others, size_t n,
-                        double (*out)[3]) {
+/* Writes k, the logarithm of the mean of e^-r by the weights, the sum of these, and that of (w (e^-r / mean - 1))^2 over the tail,
+   for each of n observations; +inf, and NaN, where nothing is fitted. rests are the weights of what is not of the tail. */
+static int smooth_tails(const double *tails, const double *rests, const int64_t *offsets, const int64_t *others, size_t n,
+                        double (*out)[4]) {
     tail_space space;
     int64_t most = 0;
     int result = DONE;
@@ -141,7 +151,7 @@ static int smooth_tails(const double *tails, const int64_t *offsets, const int64
     double *memory = new_tail_space(&space, (size_t)most);
     if (!memory) return NO_MEMORY;
     for (size_t i = 0; i < n && result == DONE; i++)
-        result = smooth_tail(tails + offsets[i], (size_t)(offsets[i + 1] - offsets[i]) - 1, others[i], &space, out[i]);
+        result = smooth_tail(tails + offsets[i], (size_t)(offsets[i + 1] - offsets[i]) - 1, others[i], rests[i], &space, out[i]);
     free(memory);
     return result;
 }

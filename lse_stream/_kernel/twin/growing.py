@@ -126,11 +126,13 @@ class Groups:
         self._add(present, part, n_groups)
 
     def update_others(self, lists: "Smallest", times: float, n_groups: int) -> None:
-        """Adds what lists of smallest values do not keep, times their values, and takes it from them."""
+        """Adds what lists of smallest values do not keep, so many times its value."""
         if self._weighted:
             raise ValueError("arrays of different lengths")
-        codes, values = (np.frombuffer(part, kind) for part, kind in zip(lists.take_others(), "id", strict=True))
-        self.update((codes, times * values, np.empty(0)), n_groups)
+        codes = np.concatenate([np.empty(0, np.int32), *(codes for codes, _ in lists.others)])
+        values = np.concatenate([np.empty(0), *(values for _, values in lists.others)])
+        with np.errstate(over="ignore"):
+            self.update((codes, times * values, np.empty(0)), n_groups)
 
     def merge(self, arrays: tuple[Codes, Sums], n_groups: int) -> None:
         """Merges states into the groups of their codes."""
@@ -161,15 +163,20 @@ class Smallest:
         self._k = k
         self._lists: list[Floats] = []
         self._special = np.zeros(0, np.bool_)
-        self._others: list[tuple[Codes, Floats]] = []
+        self.others: list[tuple[Codes, Floats]] = []
 
     def _let_go(self, code: int, values: Floats) -> None:
-        self._others.append((np.full(values.size, code, np.int32), values + 0.0))
+        self.others.append((np.full(values.size, code, np.int32), values + 0.0))
 
     def take_others(self) -> tuple[bytes, bytes]:
         """Codes and values of what is not, or no longer, in the lists."""
-        others, self._others = self._others, []
+        others = self.others
+        self.drop_others()
         return b"".join(codes.tobytes() for codes, _ in others), b"".join(values.tobytes() for _, values in others)
+
+    def drop_others(self) -> None:
+        """Forgets these."""
+        self.others = []
 
     def _grow(self, codes: Codes, n_groups: int) -> None:
         check_codes(codes, max(n_groups, len(self._lists)))

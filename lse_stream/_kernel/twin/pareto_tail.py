@@ -13,7 +13,7 @@ from .. import constants as c
 from ..constants import LEAST_TAIL, LIFT
 from ..double_double import divide, quick_two_sum, two_prod, two_sum
 from .crc import check_places
-from .elementary import log, log_of_pair, terms_of
+from .elementary import exp, log, log_of_pair, terms_of
 from .values import row_values
 from .vector_loops import power_of
 from .weighted import row_softmax
@@ -97,8 +97,8 @@ def _fit(x: Floats) -> tuple[Floats, Floats]:
     return kappa, np.where(quartile > x[0], np.where(slope != 0.0, kappa / slope, mean), 0.0)
 
 
-def _smooth(r: Floats, others: Ints) -> Floats:
-    """Of cutoffs and the tails above (m + 1, n): (3, n)."""
+def _smooth(r: Floats, others: Ints, rests: Floats) -> Floats:
+    """Of cutoffs and the tails above (m + 1, n): (4, n)."""
     size = len(r) - 1
     high, low = _weigh_ratios(r)
     x = np.maximum.accumulate(np.maximum((high[1:] - high[0]) + (low[1:] - low[0]), 0.0))
@@ -115,21 +115,26 @@ def _smooth(r: Floats, others: Ints) -> Floats:
     logs = log_high + (error + log_low)
     raised = np.empty(others.size)
     row_values(np.ascontiguousarray(logs.T), raised)
+    total = rests + _total(weight) * 2.0**-LIFT
+    mean = raised - _log(total)
+    of_mean = np.empty_like(weight)
+    exp(np.ascontiguousarray(logs[:-1] - mean), of_mean)
+    squares = _total((of_mean - weight * 2.0**-LIFT) ** 2)
     fits = np.isfinite(kappa) & (sigma > 0.0)
-    return np.where(fits, np.stack([k, _total(weight) * 2.0**-LIFT, raised]), [[np.inf], [np.nan], [np.nan]])
+    return np.where(fits, np.stack([k, mean, total, squares]), [[np.inf], [np.nan], [np.nan], [np.nan]])
 
 
 @np.errstate(all="ignore")
-def smooth_tails(tails: Floats, offsets: Ints, others: Ints, out: Floats) -> None:
-    """Writes k, the sum of smoothed weights, and the logarithm of the sum of all weights times e^-r of each tail."""
-    if others.size + 1 != offsets.size:
+def smooth_tails(tails: Floats, rests: Floats, offsets: Ints, others: Ints, out: Floats) -> None:
+    """Writes k of each tail, the logarithm of the weighted mean of e^-r, the sum of weights, and that of squares."""
+    if others.size + 1 != offsets.size or rests.size != others.size:
         raise ValueError("arrays of different lengths")
     check_places(offsets, tails.size)
-    out[:] = [np.inf, np.nan, np.nan]
+    out[:] = [np.inf, np.nan, np.nan, np.nan]
     sizes = np.diff(offsets) - 1
     for size in np.unique(sizes[sizes >= LEAST_TAIL]).tolist():
         rows = np.flatnonzero(sizes == size)
         step = max(1, TOGETHER // size)
         for i in range(0, rows.size, step):
             some = rows[i : i + step]
-            out[some] = _smooth(tails[offsets[some] + np.arange(size + 1)[:, None]], others[some]).T
+            out[some] = _smooth(tails[offsets[some] + np.arange(size + 1)[:, None]], others[some], rests[some]).T
