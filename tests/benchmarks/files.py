@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import Check, Measurement, Result, alone, processes_in_turn, ratio
@@ -40,6 +41,20 @@ SHARES_PROCESS = """
 import duckdb
 connection = duckdb.connect(config={"threads": 2})
 connection.execute('''copy (%s) to '%s' (format parquet, compression zstd)''')
+"""
+# Reads all row groups of a folder, two files at a time, as the program does, and does nothing with them.
+READING_PROCESS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import pyarrow.parquet as pq
+import lse_stream
+def read(path):
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        for _ in file.iter_batches(int(sys.argv[2]), use_threads=False):
+            pass
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(read, sorted(Path(sys.argv[1]).iterdir())))
 """
 COMPONENTS, FOLDS = 8, 1000
 SHARE_KEYS = 100_000
@@ -217,6 +232,44 @@ def leave_one_out(settings: Settings) -> Iterator[Result]:
     yield Result(f"leave-one-out, {observations:,} observations of {draws:,} draws, two cores", figures, checks)
 
 
+def layouts(settings: Settings) -> Iterator[Result]:
+    """leave-one-out of draws in wide tables and in lists, beside reading alone, whole processes, two cores"""
+    observations, draws, files = 2000, settings.size(2e4), 4
+    n = observations * draws
+
+    def values(rng: np.random.Generator, rows: int, width: int) -> npt.NDArray[np.float64]:
+        return rng.normal(-2, 0.7, (rows, width)) - 0.3 * rng.standard_exponential((rows, width))
+
+    def wide(rng: np.random.Generator, start: int, rows: int) -> pa.Table:
+        del start
+        return pa.table({f"log_lik[{i}]": column for i, column in enumerate(values(rng, rows, observations).T)})
+
+    def of_draws(rng: np.random.Generator, start: int, rows: int) -> pa.Table:
+        del start
+        return pa.table({"x": list(values(rng, rows, observations))})
+
+    def of_observations(rng: np.random.Generator, start: int, rows: int) -> pa.Table:
+        return pa.table({"o": np.arange(start, start + rows), "x": list(values(rng, rows, draws))})
+
+    work: dict[str, tuple[Rows, int, int, list[str]]] = {
+        "a column for each observation": (wide, draws, 1000, ["--wide=log_lik[*]"]),
+        "a list for each draw": (of_draws, draws, 1000, ["--value=x"]),
+        "a list for each observation": (of_observations, observations, 16, ["--value=x", "--observation=o"]),
+    }
+    for layout, (make, rows, batch, arguments) in work.items():
+        folder = settings.data / f"{make.__name__}_{n}"
+        make_files(folder, rows, make, rows=rows // files)
+        always = ["--inner=logmeanexp", "--loo", f"--draws={draws}"]
+        commands = {
+            "lse_stream": program(settings, "loglik", folder, settings.data / "left_out", *always, *arguments),
+            "reading alone": [str(alone(settings.data)), "-c", READING_PROCESS, str(folder), str(batch)],
+        }
+        ours, reading = figures = processes_in_turn(commands, settings.rounds)
+        beyond = 2 * (ours.median - reading.median) / n * 1e9
+        checks = [Check("ns per value and core beyond reading", beyond, 15)]
+        yield Result(f"leave-one-out of {n:,} values, {layout}, two cores", figures, checks)
+
+
 def shares(settings: Settings) -> Iterator[Result]:
     """softmax as columns beside all others, whole processes, two cores"""
     n = settings.size(1e7)
@@ -276,6 +329,7 @@ WORK: dict[str, Callable[[Settings], Iterator[Result]]] = {
     "spilled": spilled,
     "loglik": loglik,
     "loo": leave_one_out,
+    "layouts": layouts,
     "shares": shares,
     "rollup": rollup,
 }

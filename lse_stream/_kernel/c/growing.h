@@ -241,13 +241,16 @@ static int groups_take(groups *g, const int32_t *codes, const void *states, size
     return result ? result : groups_grow(g, wanted);
 }
 
-/* Adds values to the groups of their codes. */
-static int groups_update(groups *g, const int32_t *codes, const double *x, const double *weights, size_t n, Py_ssize_t size) {
-    int result = groups_take(g, codes, NULL, n, size);
-    if (result) return result;
+/* Adds values to the groups of their codes, for which there is room. */
+static int groups_add(groups *g, const int32_t *codes, const double *x, const double *weights, size_t n) {
     if (g->layout == STATES) return add_scaled((state *)g->memory.start, codes, x, n, g->c);
     if (g->layout == WEIGHTED) return add_weighted((weighted *)g->memory.start, codes, x, weights, n, g->c);
     return add_values(&g->slots, codes, x, n);
+}
+
+static int groups_update(groups *g, const int32_t *codes, const double *x, const double *weights, size_t n, Py_ssize_t size) {
+    int result = groups_take(g, codes, NULL, n, size);
+    return result ? result : groups_add(g, codes, x, weights, n);
 }
 
 /* (codes, values, weights or none, number of groups) */
@@ -270,7 +273,7 @@ static int groups_update_others(groups *g, const smallest *from, double times, P
     for (size_t i = 0; i < from->others && result == DONE; i += BLOCK) {
         size_t n = from->others - i < BLOCK ? from->others - i : BLOCK;
         for (size_t j = 0; j < n; j++) x[j] = times * from->other[i + j];
-        result = groups_update(g, from->other_code + i, x, NULL, n, 0);
+        result = groups_add(g, from->other_code + i, x, NULL, n);
     }
     return result;
 }
