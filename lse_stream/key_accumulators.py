@@ -33,7 +33,7 @@ ROW_BYTES = 24
 # Where several parts of so many groups are updated, no part is in the cache. Rows then wait until there are so many per
 # group, and are added group by group: to sort them costs less than the misses, and those of a group are added at once.
 # Of so many groups that too few rows per group could wait, none do.
-MANY_GROUPS, ROWS_PER_GROUP, MOST_WAITING = 1 << 11, 96, 1 << 22
+MANY_GROUPS, ROWS_PER_GROUP, MOST_WAITING = 1 << 11, 200, 1 << 22
 # Rows of a group that follow each other, from which on they are as good as sorted.
 LONG_RUN = 8
 # Sorted rows that are added together: they stay in the cache from part to part.

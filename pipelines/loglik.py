@@ -384,7 +384,6 @@ def _run(argv: Sequence[str]) -> None:
     with found_by(options) as found:
 
         def plan(engine: Engine, /, *, directory: str) -> None:
-            of_draws = replace(evaluation, smallest=smallest(options, found)) if options.loo else evaluation
             describe(
                 engine,
                 found.dataset,
@@ -392,7 +391,7 @@ def _run(argv: Sequence[str]) -> None:
                 keys=options.key,
                 observation=found.observation,
                 inner=options.inner,
-                evaluation=of_draws,
+                evaluation=replace(evaluation, smallest=smallest(options, found)) if options.loo else evaluation,
                 per_observation=options.per_observation,
                 num_shards=options.num_shards,
                 skip_nulls=options.skip_nulls,

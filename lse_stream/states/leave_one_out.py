@@ -125,31 +125,36 @@ def cross_validate(states: StateArray, r_eff: float = 1.0, *, round_up: bool = F
 
 
 def _of_block(states: StateArray, tails: Ints, r_eff: float) -> LeaveOneOut:
-    draws, maximum = states.counts, states.sums[0]["max"]
+    n, maximum, (words, at) = len(states), states.sums[0]["max"], states.exact[2]
     mean = states.quotients(0, per_term=True)
     lppd = sum_once(maximum, mean.log_high, mean.log_low)
-    first = np.zeros(len(states), np.int64)
-    ratios = _sum_of_ratios(states, 1, first)
-    inverse = _kernel.quotients_of(ratios, draws)
-    elpd = 0.0 - sum_once(ratios["max"], inverse[:, 1], inverse[:, 2])
-    # Of the raw weights, the ratios over that of the largest: (sum of squares) / (square of the sum) - 1 / draws.
-    weights = _weights_of(ratios, ratios["max"])
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        squares = _weights_of(_sum_of_ratios(states, 2, first), 2.0 * ratios["max"])
-        variance = np.maximum(squares / (weights * weights) - 1.0 / draws, 0.0)
-    pareto_k = np.full(len(states), np.inf)
-    rows = np.flatnonzero(np.isfinite(maximum) & np.isfinite(ratios["max"]) & (tails >= LEAST_TAIL))
+    pareto_k, elpd, variance = np.full(n, np.inf), np.empty(n), np.empty(n)
+    # The first of a list, which has values where there is a tail.
+    least = words.view(np.float64)[np.minimum(at + 1, words.size - 1)]
+    rows = np.flatnonzero(np.isfinite(maximum) & (least > -np.inf) & (tails >= LEAST_TAIL))
     if rows.size:
-        pareto_k[rows], *smoothed = _smooth(states.take(rows), tails[rows])
-        is_fitted = np.isfinite(pareto_k[rows])
-        for raw, of_smoothed in zip((elpd, variance), smoothed, strict=True):
-            raw[rows[is_fitted]] = of_smoothed[is_fitted]
-    is_bad = np.isnan(maximum) | (maximum == np.inf) | (draws == 0)
+        pareto_k[rows], elpd[rows], variance[rows] = _smooth(states.take(rows), tails[rows])
+    rows = np.flatnonzero(np.isinf(pareto_k))
+    if rows.size:
+        elpd[rows], variance[rows] = _by_raw_weights(states.take(rows))
+    is_bad = np.isnan(maximum) | (maximum == np.inf) | (states.counts == 0)
     elpd, lppd = np.where(is_bad, np.nan, elpd), np.where(is_bad, np.nan, lppd)
     with np.errstate(invalid="ignore", over="ignore"):
         p = np.where(elpd == -np.inf, np.inf, lppd - elpd)
         mcse = np.where(np.isfinite(elpd), np.sqrt(_log1p(variance / r_eff)), np.nan)
     return LeaveOneOut(elpd, p, pareto_k, lppd, mcse)
+
+
+def _by_raw_weights(states: StateArray) -> tuple[Floats, Floats]:
+    """elpd and its variance (n,) by the ratios as they are."""
+    draws, first = states.counts, np.zeros(len(states), np.int64)
+    ratios = _sum_of_ratios(states, 1, first)
+    inverse = _kernel.quotients_of(ratios, draws)
+    elpd = 0.0 - sum_once(ratios["max"], inverse[:, 1], inverse[:, 2])
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        weights = _weights_of(ratios, ratios["max"])
+        squares = _weights_of(_sum_of_ratios(states, 2, first), 2.0 * ratios["max"])
+        return elpd, np.maximum(squares / (weights * weights) - 1.0 / draws, 0.0)
 
 
 def _sum_of_ratios(states: StateArray, power: int, first: Ints) -> _kernel.Sums:

@@ -2,8 +2,6 @@
 
 #define WINDOW 7 /* chunks; the last is for carries alone, and contains the sign */
 
-#define SHORT_OF_SUMS 6 /* rows of one code in a row, up to which each is added alone */
-
 typedef struct {
     int64_t chunk[WINDOW];
     int16_t first; /* chunk of the sum that chunk[0] is */
@@ -93,7 +91,7 @@ static size_t add_to_windows(exact_windows *g, const int32_t *codes, const doubl
     for (size_t i = 0, end; i < n; i = end) {
         exact_window *w = windows + codes[i];
         for (end = i + 1; end < n && end - i < ROWS && codes[end] == codes[i]; end++);
-        if (end - i > SHORT_OF_SUMS && (!b || b == a) && fit_window(w, a + i, end - i, b == a)) continue;
+        if (end - i > SHORT_RUN && (!b || b == a) && fit_window(w, a + i, end - i, b == a)) continue;
         for (size_t j = i; j < end; j++) {
             __builtin_prefetch(windows + codes[j + PREFETCH_STATES < n ? j + PREFETCH_STATES : j], 1);
             if (__builtin_expect(!(b ? fits_window(w, a[j], b[j], 1) : fits_window(w, a[j], 1.0, 0)), 0)) others[found++] = (int64_t)j;

@@ -226,15 +226,6 @@ static void add_rows(group_slot *slots, const int32_t *codes, const double *x, s
             if (end - j >= LONG_RUN)
                 add_rows_to_slot(&slots[codes[j]], x + j, end - j);
             else
-                if (end - j >= LONG_RUN)
-                add_rows_to_slot(&slots[codes[j]], x + j, end - j);
-            else
-                if (end - j >= LONG_RUN)
-                add_rows_to_slot(&slots[codes[j]], x + j, end - j);
-            else
-                if (end - j >= LONG_RUN)
-                add_rows_to_slot(&slots[codes[j]], x + j, end - j);
-            else
                 put_run(slots, codes[j], x + j, end - j, batch);
         }
         add_batch(slots, batch, 0);

@@ -233,9 +233,12 @@ static void Groups_dealloc(PyObject *object) {
     free_object(object);
 }
 
+/* How many groups there are, once there are at least so many. */
+INLINE size_t grown_size(size_t groups, Py_ssize_t least) { return least > 0 && (size_t)least > groups ? (size_t)least : groups; }
+
 /* Makes room for the groups of codes; the groups stay as they were where a code is out of range, or a count would be. */
 static int groups_take(groups *g, const int32_t *codes, const void *states, size_t n, Py_ssize_t size) {
-    size_t wanted = size > 0 && (size_t)size > g->slots.size ? (size_t)size : g->slots.size;
+    size_t wanted = grown_size(g->slots.size, size);
     if (!codes_in_range(codes, n, wanted)) return BAD_CODE;
     int result = take_counts(g, codes, states, n, wanted);
     return result ? result : groups_grow(g, wanted);
@@ -361,7 +364,7 @@ static void Smallest_dealloc(PyObject *object) {
 
 /* Makes room for the groups of codes; the groups stay as they were where one is out of range. */
 static int smallest_take(smallest *g, const int32_t *codes, size_t n, Py_ssize_t size) {
-    size_t wanted = size > 0 && (size_t)size > g->size ? (size_t)size : g->size;
+    size_t wanted = grown_size(g->size, size);
     return codes_in_range(codes, n, wanted) ? smallest_grow(g, wanted) : BAD_CODE;
 }
 
@@ -458,7 +461,7 @@ static void ExactWindows_dealloc(PyObject *object) {
 
 static int windows_update(exact_windows *g, const int32_t *codes, const double *a, const double *b, size_t n, Py_ssize_t size,
                           int64_t *others, size_t *found) {
-    size_t wanted = size > 0 && (size_t)size > g->size ? (size_t)size : g->size;
+    size_t wanted = grown_size(g->size, size);
     int result = codes_in_range(codes, n, wanted) ? windows_grow(g, wanted) : BAD_CODE;
     if (result == DONE) *found = add_to_windows(g, codes, a, b, n, others);
     return result;
