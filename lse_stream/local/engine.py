@@ -35,7 +35,7 @@ from .units import Queue, Unit, Watch, run_threads
 # and their index no longer fit a second-level cache, and each thread would have them all.
 MANY_KEYS = 1 << 17
 # Threads that have states of more bytes than this together merge them by shard, too, each some shards.
-MANY_BYTES = 1 << 25
+MANY_BYTES = 1 << 23
 # Into how many shards at least, so that threads seldom wait for each other, and at most, as each has buffers.
 LEAST_SHARDS, MOST_SHARDS = 32, 4096
 # Rows that are split by shard at once, so that a shard has some thousands: each shard costs 0.1 ms.
