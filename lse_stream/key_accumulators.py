@@ -49,16 +49,13 @@ class _WaitingRows:
         self._inputs, self._sorted_inputs = np.empty((2, num_inputs, MOST_WAITING))
         self.size = self._most = 0
 
-    def add(self, codes: Codes, inputs: Sequence[Floats]) -> bool:
-        """Whether there was room."""
+    def add(self, codes: Codes, inputs: Sequence[Floats]) -> None:
+        """Adds rows, for which there is room."""
         end = self.size + codes.size
-        if end > MOST_WAITING:
-            return False
         self._codes[self.size : end] = codes
         for column, values in zip(self._inputs, inputs, strict=True):
             column[self.size : end] = values
         self.size, self._most = end, max(self._most, end)
-        return True
 
     def take(self, groups: int) -> Iterator[tuple[Codes, list[Floats]]]:
         """All rows, sorted, some at a time."""
@@ -188,16 +185,15 @@ class _GrowingStates:
 
     def update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
         """Adds rows to the groups of their codes: at once, or later together with others."""
-        can_wait = self._exact and groups >= MANY_GROUPS and groups * LONG_RUN <= MOST_WAITING
+        can_wait = self._exact and groups >= MANY_GROUPS and max(groups * LONG_RUN, codes.size) <= MOST_WAITING
         if not can_wait or np.count_nonzero(codes[1:] != codes[:-1]) * LONG_RUN <= codes.size:
             self._update(codes, inputs, groups)
             return
         if self._waiting is None:
             self._waiting = _WaitingRows(len(inputs))
-        if not self._waiting.add(codes, inputs):
+        if self._waiting.size + codes.size > MOST_WAITING:
             self._update_waiting(groups)
-            if not self._waiting.add(codes, inputs):
-                self._update(codes, inputs, groups)
+        self._waiting.add(codes, inputs)
         if self._waiting.size >= min(groups * ROWS_PER_GROUP, MOST_WAITING):
             self._update_waiting(groups)
 

@@ -117,10 +117,10 @@ examples:
   PROGRAM --input visits.parquet --value log_lik \\
       --group patient --draw draw --inner logmeanexp --loo --output out/patients
 
-  # chains one by one, each with --draws 4000 --per_observation --state, together
-  PROGRAM --input out/chain_1/observations out/chain_2/observations \\
-      --value state --observation patient --inner logmeanexp --loo \\
-      --output out/all
+  # chains together, each evaluated with --draws 4000 --per_observation --state
+  PROGRAM --input 'out/chain_*/observations' \\
+      --value state --observation patient \\
+      --inner logmeanexp --loo --output out/all
 
   # one exact total of a column
   PROGRAM --input data/ --value loglik --output out/total

@@ -130,7 +130,10 @@ BAD = {
     "an infinite category": (["inf"], ["finite numbers", "'inf'"]),
     "another kind of picture": (["--picture", "a.gif"], ["--picture a.gif", ".svg or .png"]),
     "a picture that is there": (["--picture", "there.svg"], ["there.svg", "--overwrite"]),
-    "a picture below a file": (["--picture", "there.svg/a.svg"], ["there.svg/a.svg", "expected to write it"]),
+    "a picture below a file": (
+        ["--picture", "there.svg/a.svg"],
+        ["there.svg/a.svg", "expected a directory that can be written to"],
+    ),
     "an unknown option": (["--colour"], ["--colour"]),
 }
 
