@@ -11,11 +11,15 @@ from programs import ROOT
 
 import lse_stream
 import lse_stream.beam
-from lse_stream import list_functions
+from lse_stream import list_functions, testing
 
 NAMES = {f"lse_stream.{name}": getattr(lse_stream, name) for name in lse_stream.__all__}
 NAMES |= {f"lse_stream.beam.{name}": value for name, value in vars(lse_stream.beam).items() if isinstance(value, type)}
 NAMES |= {f"lse_stream.list_functions.{name}": getattr(list_functions, name) for name in ("logsumexp", "softmax")}
+NAMES |= {
+    f"lse_stream.testing.{name}": getattr(testing, name)
+    for name in ("bits", "check_combine_fn", "check_accumulators", "check_pipelines")
+}
 MODULES = {value.__module__ for value in NAMES.values() if not isinstance(value, ModuleType)}
 MODULES.add("lse_stream.beam.exception_handling")  # a method of many
 

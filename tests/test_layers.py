@@ -66,6 +66,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.beam.engine": {"pyarrow", "apache_beam"},
     "lse_stream.beam.yaml": {"pyarrow", "apache_beam"},
     "lse_stream.beam": {"pyarrow", "apache_beam"},
+    "lse_stream.testing": {"apache_beam"},
     "pipelines": {"pyarrow", "apache_beam"},
 }
 HEIGHT = {layer: height for height, layer in enumerate(LAYERS)}

@@ -32,7 +32,6 @@ from apache_beam.transforms.window import (
     TimestampedValue,
 )
 from apache_beam.typehints.decorators import TypeCheckError
-from contract import bits
 
 from lse_stream.accumulators import (
     CrossEntropyAccumulator,
@@ -50,6 +49,7 @@ from lse_stream.beam import (
     LogSumExp,
     WeightedLogSumExp,
 )
+from lse_stream.beam.internals import threaded_runner
 from lse_stream.beam.softmax import _log_softmax_of_shard
 from lse_stream.beam.tables import ROWS_TAG, STATES_TAG, _GroupBundle, _MergeShard
 from lse_stream.functions import log_softmax, softmax
@@ -59,8 +59,9 @@ from lse_stream.reduction import ColumnAggregation, Reduction
 from lse_stream.state_column import STATE
 from lse_stream.state_table import StateTable, from_ipc, to_ipc
 from lse_stream.table_functions import finalize, group_states, log_softmax_of_keys, sort_by_keys
+from lse_stream.testing import bits
 
-THREADS = PipelineOptions(direct_running_mode="multi_threading", direct_num_workers=3)
+WORKERS = PipelineOptions(direct_num_workers=3)
 
 
 def logsumexp(values: Any) -> float:
@@ -94,7 +95,7 @@ PER_KEY = [("a", logsumexp([1.0, 3.0])), ("b", logsumexp([2.0, 2.0])), ("c", mat
 
 
 def test_globally() -> None:
-    with beam.Pipeline(FnApiRunner(), THREADS) as pipeline:
+    with beam.Pipeline(threaded_runner(), WORKERS) as pipeline:
         numbers = pipeline | beam.Create(NUMBERS)
         nothing = numbers | beam.Filter(lambda _: False)
         view = nothing | "View" >> globally().as_singleton_view()
@@ -112,7 +113,7 @@ def test_globally() -> None:
 
 
 def test_per_key() -> None:
-    with beam.Pipeline(FnApiRunner(), THREADS) as pipeline:
+    with beam.Pipeline(threaded_runner(), WORKERS) as pipeline:
         pairs = pipeline | beam.Create(PAIRS)
         assert_that(pairs | LogSumExp.PerKey(), check_bits(PER_KEY), "plain")
         hot = pairs | "Hot" >> per_key().with_hot_key_fanout(lambda key: 3 if key == "a" else 1)
@@ -137,7 +138,7 @@ def test_globally_in_windows_needs_without_defaults() -> None:
 @pytest.mark.parametrize("fanout", [None, 2])
 def test_sliding_windows(fanout: int | None) -> None:
     # Fanout in sliding windows has had bugs in Beam: accumulators leaked into neighbouring windows.
-    with beam.Pipeline(FnApiRunner(), THREADS) as pipeline:
+    with beam.Pipeline(threaded_runner(), WORKERS) as pipeline:
         numbers = pipeline | beam.Create([TimestampedValue(float(time), time) for time in range(0, 20, 5)])
         totals = (
             numbers
@@ -255,11 +256,11 @@ def test_tables_give_the_totals_per_key() -> None:
 
 @pytest.mark.parametrize(
     ("options", "max_states"),
-    [(None, 1), (None, 60), (THREADS, 60), (THREADS, 1 << 20)],
+    [(None, 1), (None, 60), (WORKERS, 60), (WORKERS, 1 << 20)],
     ids=["one bundle that sends each table", "one that flushes", "three that flush", "three that do not"],
 )
 def test_tables_cut_in_any_way_give_the_same_bytes(options: PipelineOptions | None, max_states: int) -> None:
-    with beam.Pipeline(FnApiRunner(), options) as pipeline:
+    with beam.Pipeline(FnApiRunner() if options is None else threaded_runner(), options) as pipeline:
         for num_shards, pieces in ((1, 5), (3, 20)):
             shards = (
                 pipeline
@@ -298,7 +299,7 @@ def test_every_shard_comes_out(keys: list[str], rows: int) -> None:
     table = READINGS.slice(0, rows)
     expected = expected_shards(table, 4, keys)
     assert sum(pa.ipc.open_stream(data).read_all().num_rows for _, data in expected) < 4
-    with beam.Pipeline(FnApiRunner(), THREADS) as pipeline:
+    with beam.Pipeline(threaded_runner(), WORKERS) as pipeline:
         shards = pipeline | beam.Create([table]) | LogSumExp.PerKeyFromTables(keys, "level", num_shards=4)
         assert_that(shards, check_shards(expected))
 
@@ -310,7 +311,7 @@ def test_no_tables_give_no_shards() -> None:
 
 
 def test_tables_with_skip_nulls_false() -> None:
-    with beam.Pipeline(FnApiRunner(), THREADS) as pipeline:
+    with beam.Pipeline(threaded_runner(), WORKERS) as pipeline:
         tables = pipeline | beam.Create(cut(READINGS, 7, seed=3))
 
         def check(found: list[tuple[int, pa.Table]]) -> None:
@@ -586,7 +587,7 @@ def test_key_types_that_the_schemas_of_beam_refuse(keys: Any) -> None:
         assert shard["key"].to_pylist() == [keys[1].as_py(), keys[0].as_py(), None]
         assert finalize(shard)["logsumexp"].to_pylist() == [2.0, logsumexp([1.0, 4.0]), 3.0]
 
-    with beam.Pipeline(FnApiRunner(), THREADS) as pipeline:
+    with beam.Pipeline(threaded_runner(), WORKERS) as pipeline:
         tables = pipeline | beam.Create([table.slice(0, 1), table.slice(1, 2), table.slice(3)])
         assert_that(tables | LogSumExp.PerKeyFromTables(["key"], "x"), check)
 

@@ -23,7 +23,6 @@ from apache_beam.transforms.combiners import ToList
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.utils.timestamp import Timestamp
-from contract import bits
 from programs import damage
 
 from lse_stream import LogSumExpAccumulator, log_softmax
@@ -40,6 +39,7 @@ from lse_stream.beam.yaml import (
 )
 from lse_stream.errors import InputError
 from lse_stream.table_functions import finalize, group_states, sort_by_keys
+from lse_stream.testing import bits
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "pipelines" / "yaml" / "storms.yaml"

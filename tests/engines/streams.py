@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow.parquet as pq
-from contract import bits
 from programs import ROOT
 
 from lse_stream.accumulators import LogSumExpAccumulator
+from lse_stream.testing import bits
 
 from .kafka_on_flink import KafkaOnFlink
 from .processes import wait_for

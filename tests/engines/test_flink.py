@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from contract import bits
 from programs import BEAM, IN_PROCESSES, check_fault, cli, home
 
 from engines.flink import FLINK_CONFIG, LOOPBACK, JobServer, finished, job_server
 from lse_stream.accumulators import LogSumExpAccumulator
 from lse_stream.beam import LogSoftmax, LogSumExp
 from lse_stream.table_functions import group_states
+from lse_stream.testing import bits
 from pipelines.parquet import main
 
 pytestmark = [
