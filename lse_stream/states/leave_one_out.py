@@ -38,7 +38,7 @@ class LeaveOneOut(NamedTuple):
         than 5 or without spread, or a log-likelihood that is not finite.
       lppd: the log pointwise predictive density.
       mcse: the Monte Carlo standard error of elpd, which tells what other draws might give: as R's loo has it, from the
-        variance of the weighted mean, taken as log-normal. In doubt where pareto_k is.
+        variance of the weighted mean, taken as log-normal. To some 1e-8 / sqrt(draws); in doubt where pareto_k is.
     """
 
     elpd: Floats
@@ -151,10 +151,9 @@ def _by_raw_weights(states: StateArray) -> tuple[Floats, Floats]:
     ratios = _sum_of_ratios(states, 1, first)
     inverse = _kernel.quotients_of(ratios, draws)
     elpd = 0.0 - sum_once(ratios["max"], inverse[:, 1], inverse[:, 2])
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        weights = _weights_of(ratios, ratios["max"])
-        squares = _weights_of(_sum_of_ratios(states, 2, first), 2.0 * ratios["max"])
-        return elpd, np.maximum(squares / (weights * weights) - 1.0 / draws, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weight, squares = (_relative(sums) for sums in (ratios, _sum_of_ratios(states, 2, first)))
+        return elpd, np.maximum(squares / (weight * weight) - 1.0 / draws, 0.0)
 
 
 def _sum_of_ratios(states: StateArray, power: int, first: Ints) -> _kernel.Sums:
@@ -169,13 +168,10 @@ def _sum_of_ratios(states: StateArray, power: int, first: Ints) -> _kernel.Sums:
     return _kernel.merge_groups(twice, _kernel.concat_sums([states.sums[power], kept]), n)
 
 
-def _weights_of(sums: _kernel.Sums, largest: Floats) -> Floats:
-    """Sums (n,) over e^largest, where that is their max or above it."""
+def _relative(sums: _kernel.Sums) -> Floats:
+    """Sums (n,) over the term of their max."""
     quotients = _kernel.quotients_of(sums, np.ones(sums.size, np.int64))
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart, error = two_sum(sums["max"], -largest)
-        error = np.where(np.isfinite(apart), error, 0.0)
-        return _kernel.exp(apart) * (1.0 + error) * (quotients[:, 3] + quotients[:, 4])
+    return np.asarray(quotients[:, 3] + quotients[:, 4])
 
 
 def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats, Floats]:
@@ -188,14 +184,18 @@ def _smooth(states: StateArray, tails: Ints) -> tuple[Floats, Floats, Floats]:
     ratios = 0.0 - words.view(np.float64)[at[row] + 1 + tails[row] - within]
     # Weights are relative to that of the largest ratio.
     largest, others = ratios[offsets[1:] - 1], states.counts - tails
-    rest = _weights_of(_sum_of_ratios(states, 1, tails), largest)
+    sums, squares = (_sum_of_ratios(states, power, tails) for power in (1, 2))
     with np.errstate(invalid="ignore", over="ignore"):
-        squares = _weights_of(_sum_of_ratios(states, 2, tails), 2.0 * largest)
-        pareto_k, elpd, weight, of_tail = _kernel.smooth_tails(ratios, offsets, others, rest).T
-        # Of every other draw the weight times e^ll is the same.
-        product = _kernel.exp(0.0 - largest - elpd)
-        of_rest = np.maximum(others * product * product - 2.0 * product * rest + squares, 0.0)
-        return pareto_k, elpd, (of_tail + of_rest) / (weight * weight)
+        apart, error = two_sum(sums["max"], -largest)
+        # The largest weight of the rest; the max of the squares is its square.
+        top = _kernel.exp(apart) * (1.0 + np.where(np.isfinite(apart), error, 0.0))
+        pareto_k, elpd, weight, of_tail = _kernel.smooth_tails(ratios, offsets, others, top * _relative(sums)).T
+        # In units of a power of two near the sum of all weights, so that no square of a weight underflows.
+        weight, power = np.frexp(weight)
+        top, product = (np.ldexp(x, -power) for x in (top, _kernel.exp(0.0 - largest - elpd)))
+        # Of every other draw the weight times e^ll is the same product.
+        of_rest = others * product * product - 2.0 * product * (top * _relative(sums)) + top * top * _relative(squares)
+        return pareto_k, elpd, of_tail + np.maximum(of_rest, 0.0) / (weight * weight)
 
 
 def _log1p(x: Floats) -> Floats:

@@ -138,9 +138,12 @@ def test_runs_as_of_log_likelihoods_fit(squares: bool) -> None:
     """Else they would be right, but slow."""
     rng = np.random.default_rng(0)
     for spread in (1e-3, 1.0, 1e3):
+        codes = np.repeat(np.arange(4, dtype=np.int32), 1024)
         a = -spread * rng.standard_exponential(4096) - spread / 4
-        misfits = in_windows([(np.repeat(np.arange(4, dtype=np.int32), 1024), a, a if squares else None)])[1]
-        assert misfits == (a.size if _kernel.kernel_name() == "numpy" else 0)
+        first = np.full(4096, -spread)  # of few bits, or none below those of a sum
+        for batches in ([(codes, a)], [(codes, first), (codes, a)], [(codes, np.round(first)), (codes, a)]):
+            misfits = in_windows([(codes, x, x if squares else None) for codes, x in batches])[1]
+            assert misfits == (a.size * len(batches) if _kernel.kernel_name() == "numpy" else 0)
 
 
 @pytest.mark.parametrize("x", [1.7976931348623157e308, -5e-324, 3.0, -1e300])

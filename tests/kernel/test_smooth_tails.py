@@ -49,7 +49,7 @@ def expected(tail: Floats, others: int = 100) -> tuple[float, float, float, floa
         raised = [1 / w for w in weights[1:]]
         total = REST + fsum(after[1:])
         mean = (others + fsum(a * y for a, y in zip(after[1:], raised, strict=True))) / total
-        squares = fsum((a * (y / mean - 1)) ** 2 for a, y in zip(after[1:], raised, strict=True))
+        squares = fsum((a * (y / mean - 1) / total) ** 2 for a, y in zip(after[1:], raised, strict=True))
         return float(k), float(log(mean) - mpf(tail[-1])), float(total), float(squares)
 
 

@@ -76,6 +76,15 @@ def test_the_monte_carlo_error_is_that_of_the_model(draws: int, r_eff: float) ->
     assert found.tolist() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("gap", [300, 500, 697, 1e4, 1e9])
+def test_the_monte_carlo_error_of_weights_whose_squares_underflow(gap: float) -> None:
+    """Where a few draws are far below the others the smoothed weights are far below that of the largest ratio."""
+    x = -3.0 + np.random.default_rng(3).normal(size=500)
+    x[:3] -= gap
+    found = cross_validate(states_of([x]))
+    assert found.mcse.tolist() == pytest.approx([monte_carlo_error(x.tolist())], rel=1e-6)
+
+
 def test_the_monte_carlo_error_of_what_is_not_finite_or_all_alike() -> None:
     observations = [np.full(50, -3.0), np.array([-1.0, -INF]), np.array([-1.0, NAN]), np.array([1.0, INF])]
     found = cross_validate(states_of(observations)).mcse.tolist()

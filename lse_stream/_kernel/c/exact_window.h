@@ -35,9 +35,13 @@ static void propagate_window(exact_window *w) {
     w->additions = 0;
 }
 
-/* Whether there is room for bits in chunks low to high of the sum, and their carry. The first bits say where the window is. */
-INLINE int has_room(exact_window *w, int low, int high) {
+/* Where a window is follows from the first value, whose lowest bit is in a chunk of the sum. */
+INLINE void place_window(exact_window *w, int low) {
     if (!w->is_used) w->is_used = 1, w->first = (int16_t)(low - 1);
+}
+
+/* Whether there is room for bits in chunks low to high of the sum, and their carry. */
+INLINE int has_room(const exact_window *w, int low, int high) {
     return low >= w->first && high + 2 < w->first + WINDOW && !w->is_full;
 }
 
@@ -49,6 +53,7 @@ INLINE int fits_window(exact_window *w, double a, double b, int is_product) {
     uint64_t ma = mantissa_of(a, &of_a), mb = is_product ? mantissa_of(b, &of_b) : 1;
     int at = of_a + of_b - UNIT, low = at >> 5, high = is_product ? (at + 53) >> 5 : low;
     if (!ma) return 1;
+    place_window(w, low);
     if (!has_room(w, low, high)) return 0;
     int from = low - w->first, to = high - w->first;
     if (is_product) {
@@ -75,7 +80,11 @@ static int fit_window(exact_window *w, const double *x, size_t n, int squares) {
         bits[p] >>= zeros, at[p] = exponent + zeros - UNIT;
         low = at[p] >> 5 < low ? at[p] >> 5 : low, high = at[p] >> 5 > high ? at[p] >> 5 : high;
     }
-    if (high < 0) return 1; /* all are 0, or cancel */
+    if (high < 0) return 1; /* they cancel */
+    for (size_t i = 0; i < n && !w->is_used; i++) { /* as if they were added alone */
+        int exponent;
+        if (mantissa_of(x[i], &exponent)) place_window(w, ((squares ? 2 * exponent : exponent) - UNIT) >> 5);
+    }
     if (!has_room(w, low, high)) return 0;
     for (int p = 0; p < PARTS; p++)
         if (bits[p]) add_to_chunks(w->chunk + (at[p] >> 5) - w->first, at[p] & 31, bits[p], signbit(part[p]) != 0);

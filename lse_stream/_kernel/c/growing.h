@@ -571,7 +571,7 @@ static int add_growing_types(PyObject *module) {
     for (int i = 0; i < 5; i++) {
         PyObject *type = PyType_FromSpec(specs[i]);
         int result = type ? PyModule_AddObjectRef(module, names[i], type) : -1;
-        if (specs[i] == &Smallest_spec) SmallestType = (PyTypeObject *)type; /* which the module keeps */
+        if (specs[i] == &Smallest_spec && type) SmallestType = (PyTypeObject *)Py_NewRef(type);
         Py_XDECREF(type);
         if (result) return -1;
     }

@@ -133,15 +133,15 @@ static int smooth_tail(const double *r, size_t size, int64_t others, double rest
     for (size_t i = 0; i < size; i++) s->log_high[i] = s->log_high[i] - mean;
     exps_of(s->log_high, size, s->log_low);
     for (size_t i = 0; i < size; i++) {
-        double difference = s->log_low[i] - s->high[i] * power_of(-LIFT);
+        double difference = (s->log_low[i] - s->high[i] * power_of(-LIFT)) / sum; /* whose square might underflow otherwise */
         squares = squares + difference * difference;
     }
     out[0] = k, out[1] = mean, out[2] = sum, out[3] = squares;
     return DONE;
 }
 
-/* Writes k, the logarithm of the mean of e^-r by the weights, the sum of these, and that of (w (e^-r / mean - 1))^2 over the tail,
-   for each of n observations; +inf, and NaN, where nothing is fitted. rests are the weights of what is not of the tail. */
+/* Writes k, the logarithm of the mean of e^-r by the weights w, their sum, and the sum of (w (e^-r / mean - 1) / sum)^2 over the
+   tail, for each of n observations; +inf, and NaN, where nothing is fitted. rests are the weights of what is not of the tail. */
 static int smooth_tails(const double *tails, const double *rests, const int64_t *offsets, const int64_t *others, size_t n,
                         double (*out)[4]) {
     tail_space space;

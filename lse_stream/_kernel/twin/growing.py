@@ -1,4 +1,4 @@
-"""What lives from batch to batch, in NumPy: the twin of key_index.h, key_hashes.h and smallest.h and growing.h."""
+"""What lives from batch to batch, in NumPy: the twin of key_index.h, key_hashes.h, smallest.h, growing.h."""
 
 import zlib
 from collections.abc import Sequence

@@ -119,7 +119,7 @@ def _smooth(r: Floats, others: Ints, rests: Floats) -> Floats:
     mean = raised - _log(total)
     of_mean = np.empty_like(weight)
     exp(np.ascontiguousarray(logs[:-1] - mean), of_mean)
-    squares = _total((of_mean - weight * 2.0**-LIFT) ** 2)
+    squares = _total(((of_mean - weight * 2.0**-LIFT) / total) ** 2)
     fits = np.isfinite(kappa) & (sigma > 0.0)
     return np.where(fits, np.stack([k, mean, total, squares]), [[np.inf], [np.nan], [np.nan], [np.nan]])
 
