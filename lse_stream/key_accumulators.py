@@ -5,6 +5,7 @@ Rows and states have an accumulator each, as they accumulate in different forms.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,45 +31,50 @@ LEAST_WAITING, WAITING_PER_GROUP = 1 << 16, 8
 # What such a row takes at most: a code and two numbers, with what aligns them.
 ROW_BYTES = 24
 
-# Where several parts of so many groups are updated, no part is in the cache. Rows then wait until there are so many per
-# group, and are added group by group: to sort them costs less than the misses, and those of a group are added at once.
-# Of so many groups that too few rows per group could wait, none do.
-MANY_GROUPS, ROWS_PER_GROUP, MOST_WAITING = 1 << 11, 200, 1 << 22
-# Rows of a group that follow each other, from which on they are as good as sorted.
-LONG_RUN = 8
+# With lists of smallest values the states of so many groups are too large for the cache. Rows then wait until there are
+# as many per group as its list keeps, and are added group by group: to sort them costs less than the misses, and those
+# of a group are added at once. Rows that come in long runs do not wait; nor where too few could wait for each group.
+MANY_GROUPS, LONG_RUN, MOST_WAITING = 1 << 11, 8, 1 << 22
+# What waits, of 24 bytes a row, takes half as much again as the lists will, of up to twice as many values.
+WAITING_PER_VALUE = 1
 # Sorted rows that are added together: they stay in the cache from part to part.
 SORTED_TOGETHER = 1 << 15
 
 
 class _WaitingRows:
-    """Rows that are to be added in the order of their groups."""
+    """Rows of one input that are to be added in the order of their groups."""
 
-    def __init__(self, num_inputs: int) -> None:
-        # Memory that was not written yet is not taken.
-        self._codes, self._sorted_codes = np.empty((2, MOST_WAITING), np.int32)
-        self._inputs, self._sorted_inputs = np.empty((2, num_inputs, MOST_WAITING))
-        self.size = self._most = 0
+    def __init__(self) -> None:
+        # As they come, and sorted.
+        self._codes, self._values = np.empty((2, 0), np.int32), np.empty((2, 0))
+        self.size = 0
 
-    def add(self, codes: Codes, inputs: Sequence[Floats]) -> None:
-        """Adds rows, for which there is room."""
+    def add(self, codes: Codes, values: Floats, most: int) -> None:
+        """Adds rows; there are never more than that many."""
         end = self.size + codes.size
-        self._codes[self.size : end] = codes
-        for column, values in zip(self._inputs, inputs, strict=True):
-            column[self.size : end] = values
-        self.size, self._most = end, max(self._most, end)
+        if end > self._codes.shape[1]:
+            room = min(2 * end, most)
+            self._codes, self._values = (self._grown(rows, room) for rows in (self._codes, self._values))
+        self._codes[0, self.size : end], self._values[0, self.size : end] = codes, values
+        self.size = end
 
-    def take(self, groups: int) -> Iterator[tuple[Codes, list[Floats]]]:
+    def _grown(self, rows: Any, size: int) -> Any:
+        grown = np.empty((2, size), rows.dtype)
+        grown[0, : self.size] = rows[0, : self.size]
+        return grown
+
+    def take(self, groups: int) -> Iterator[tuple[Codes, Floats]]:
         """All rows, sorted, some at a time."""
         n, self.size = self.size, 0
-        for column, values in zip(self._inputs, self._sorted_inputs, strict=True):
-            _kernel.sort_rows(self._codes[:n], column[:n], groups, self._sorted_codes[:n], values[:n])
+        (codes, sorted_codes), (values, sorted_values) = self._codes[:, :n], self._values[:, :n]
+        _kernel.sort_rows(codes, values, groups, sorted_codes, sorted_values)
         for start in range(0, n, SORTED_TOGETHER):
-            some = slice(start, min(start + SORTED_TOGETHER, n))
-            yield self._sorted_codes[some], [values[some] for values in self._sorted_inputs]
+            some = slice(start, start + SORTED_TOGETHER)
+            yield sorted_codes[some], sorted_values[some]
 
     @property
     def nbytes(self) -> int:
-        return self._most * 2 * (4 + 8 * len(self._inputs))
+        return self._codes.nbytes + self._values.nbytes
 
 
 class _ExactSums:
@@ -181,26 +187,24 @@ class _GrowingStates:
             for part in aggregation.exact
         ]
         self._of_null: list[Codes] = []
-        self._waiting: _WaitingRows | None = None
+        kept = sum(part.k for part in aggregation.exact if isinstance(part, SmallestValues))
+        self._most_per_group = int(WAITING_PER_VALUE * kept)
+        self._waiting = _WaitingRows()
 
     def update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
         """Adds rows to the groups of their codes: at once, or later together with others."""
-        can_wait = self._exact and groups >= MANY_GROUPS and max(groups * LONG_RUN, codes.size) <= MOST_WAITING
+        most = min(groups * self._most_per_group, MOST_WAITING)
+        can_wait = groups >= MANY_GROUPS and most >= max(groups * LONG_RUN, codes.size)
         if not can_wait or np.count_nonzero(codes[1:] != codes[:-1]) * LONG_RUN <= codes.size:
             self._update(codes, inputs, groups)
             return
-        if self._waiting is None:
-            self._waiting = _WaitingRows(len(inputs))
-        if self._waiting.size + codes.size > MOST_WAITING:
+        if self._waiting.size + codes.size > most:
             self._update_waiting(groups)
-        self._waiting.add(codes, inputs)
-        if self._waiting.size >= min(groups * ROWS_PER_GROUP, MOST_WAITING):
-            self._update_waiting(groups)
+        self._waiting.add(codes, inputs[0], most)
 
     def _update_waiting(self, groups: int) -> None:
-        if self._waiting is not None:
-            for codes, inputs in self._waiting.take(groups):
-                self._update(codes, inputs, groups)
+        for codes, values in self._waiting.take(groups):
+            self._update(codes, [values], groups)
 
     def _update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
         for part, sums in zip(self._aggregation.sums, self._sums, strict=True):
@@ -230,6 +234,7 @@ class _GrowingStates:
 
     def states(self, groups: int) -> StatesColumn:
         self._update_waiting(groups)
+        self._waiting = _WaitingRows()
         settled = tuple(exact.settle(groups) for exact in self._exact)
         self._add_others(groups)
         for sums in self._sums:
@@ -243,8 +248,8 @@ class _GrowingStates:
 
     @property
     def nbytes(self) -> int:
-        waiting = 0 if self._waiting is None else self._waiting.nbytes
-        return waiting + sum(sums.nbytes for sums in self._sums) + sum(exact.nbytes for exact in self._exact)
+        states = sum(sums.nbytes for sums in self._sums) + sum(exact.nbytes for exact in self._exact)
+        return self._waiting.nbytes + states
 
 
 class _KeyAccumulator:

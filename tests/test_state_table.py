@@ -173,7 +173,7 @@ def test_any_split_order_and_merge_gives_the_states_of_all_rows(
             monkeypatch.setattr(key_accumulators, "LEAST_WAITING", waiting)
             monkeypatch.setattr(key_accumulators, "MANY_GROUPS", many_groups)
             monkeypatch.setattr(key_accumulators, "MOST_WAITING", most)
-            monkeypatch.setattr(key_accumulators, "ROWS_PER_GROUP", 4)
+            monkeypatch.setattr(key_accumulators, "WAITING_PER_VALUE", 0.25)
             monkeypatch.setattr(key_accumulators, "SORTED_TOGETHER", 50)
             assert whole_bytes(accumulated(keys, rows, reduction, rng)) == expected
 
