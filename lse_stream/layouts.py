@@ -133,12 +133,9 @@ class DrawLists:
             row = int(wrong.argmax())
             found = "null" if lists[row].as_py() is None else f"one of {lengths[row]}"
             raise ValueError(f"column {self.value!r}, row {row}: expected lists of {width} values, found {found}")
-        values = _items(lists, self.value)
-        numbers, null = numbers_of(values).reshape(-1, width), nulls_of(values)
-        for some in _blocks(width, len(lists)):
-            turned = np.ascontiguousarray(numbers[:, some].T).ravel()
-            mask = None if null is None else np.ascontiguousarray(null.reshape(-1, width)[:, some].T).ravel()
-            yield _rows_of(table.select(self.keys), self.observations[some], array_of(turned, values.type, mask))
+        values, draws = _items(lists, self.value), len(lists)
+        for some in _blocks(width, draws):
+            yield _rows_of(table.select(self.keys), self.observations[some], _transposed(values, draws, width, some))
 
 
 @dataclass(frozen=True)
@@ -171,20 +168,16 @@ class ObservationLists:
         return pa.Table.from_arrays([*columns, values], names=[*self.names, VALUE])
 
 
-def _blocks(width: int, draws: int) -> Iterator[slice]:
-    """Observations of so many draws each that are some ROWS together; at least once, for the types."""
+def _blocks(observations: int, draws: int) -> Iterator[slice]:
+    """Observations of so many draws each that are some ROWS together; none at least once, for the types."""
     step = max(1, ROWS // max(draws, 1))
-    for start in range(0, max(width, 1), step):
-        yield slice(start, min(start + step, width))
+    for start in range(0, max(observations, 1), step):
+        yield slice(start, min(start + step, observations))
 
 
 def lists_of(columns: Sequence[pa.Array]) -> pa.Array:
     """A list for each row of columns (n,) of one type of numbers, as ``DrawLists`` takes them."""
-    values = pa.concat_arrays(columns)
-    null, rows = nulls_of(values), len(columns[0])
-    turned = array_of(
-        _transposed(numbers_of(values), rows), values.type, None if null is None else _transposed(null, rows)
-    )
+    turned = _transposed(pa.concat_arrays(columns), len(columns), len(columns[0]))
     return pa.FixedSizeListArray.from_arrays(turned, len(columns))
 
 
@@ -225,6 +218,11 @@ def _items(lists: pa.Array, name: str) -> pa.Array:
     return values
 
 
-def _transposed(array: Numbers | Mask, width: int) -> Numbers:
-    """Of rows of so many values, one after another: first all their first values, then all their second."""
-    return np.ascontiguousarray(array.reshape(-1, width).T).ravel() if width else array
+def _transposed(values: pa.Array, rows: int, width: int, some: slice = slice(None)) -> pa.Array:
+    """Of rows of so many values, one after another: first all their first values, then all their second; or some."""
+
+    def turned(array: Numbers | Mask) -> Numbers:
+        return np.ascontiguousarray(array.reshape(rows, width)[:, some].T).ravel()
+
+    null = nulls_of(values)
+    return array_of(turned(numbers_of(values)), values.type, None if null is None else turned(null))

@@ -157,6 +157,13 @@ def test_lists_that_do_not_serve(lists: list[Any], message: str) -> None:
         whole(DrawLists((), "ll", OBSERVATIONS))(pa.table({"ll": lists}))
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.list_(pa.float64(), 0)], ids=str)
+def test_lists_of_nothing_have_no_rows(kind: pa.DataType) -> None:
+    for draws in (0, 2):
+        found = whole(DrawLists((), "ll", OBSERVATIONS[:0]))(pa.table({"ll": pa.array([[]] * draws, kind)}))
+        assert (found.column_names, found.num_rows) == (["observation", "value"], 0)
+
+
 def test_columns_become_lists() -> None:
     columns = [pa.array(column, pa.float64()) for column in zip(*VALUES, strict=True)]
     assert lists_of(columns).to_pylist() == VALUES
