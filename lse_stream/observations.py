@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ._kernel.constants import LEAST_TAIL
 from .buffers import array_of, nulls_of, numbers_of
 from .errors import DataError
 from .float64 import to_float64_exact, valid_numbers
@@ -115,10 +116,10 @@ def of_whole_draws(finish: Callable[[StateTable], pa.Table], states: StateTable)
     return finish(states)
 
 
-def values_of(inner: str, states: StateTable) -> pa.Table:
+def values_of(inner: str, keep_state: bool, states: StateTable) -> pa.Table:
     """States of observations to their values."""
-    results = states.finalize([inner, COUNT])
-    return results.rename_columns([*states.keys.column_names, VALUE, COUNT])
+    results = states.finalize([inner, COUNT], keep_state=keep_state)
+    return results.rename_columns([VALUE if name == inner else name for name in results.column_names])
 
 
 def evaluate(evaluation: Evaluation, keep_state: bool, states: StateTable) -> pa.Table:
@@ -160,9 +161,9 @@ def _leave_out(evaluation: Evaluation, states: StateTable) -> LeaveOneOut:
     tails, kept = tail_length(draws, evaluation.r_eff, round_up=evaluation.round_up), evaluation.smallest
     _require(
         states,
-        (tails < kept) | is_null,
+        (tails < LEAST_TAIL) | (tails < kept) | is_null,
         lambda row: (
-            f"so few draws that their tail has less than the {kept} values that a state was made for, "
+            f"a tail of less than the {kept} values that states made for fewer draws, or for a larger r_eff, keep, "
             f"found {draws[row]} draws, whose tail has {tails[row]}"
         ),
     )

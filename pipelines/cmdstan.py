@@ -24,6 +24,8 @@ BLOCK_BYTES = 1 << 24
 HEADER_BYTES = 1 << 16
 # As NumPy, R and pandas write what is missing. CmdStan writes nan for what is no number.
 NULLS = ("", "NA")
+# Methods of CmdStan that write no draws, or, of an approximation, its mean ahead of them.
+NO_DRAWS = ("optimize", "diagnose", "variational")
 # Characters of a fault that are shown.
 SHOWN = 40
 
@@ -91,8 +93,10 @@ def read_headers(paths: Sequence[str], pattern: str, keys: Sequence[str]) -> Cha
         if chain.header != first.header:
             pairs = enumerate(zip_longest(chain.header, first.header), 1)
             number, found, expected = next((i, one, other) for i, (one, other) in pairs if one != other)
-            what = f"expected {expected!r} as in {first.path}, found {found!r}"
-            raise InputError(f"{chain.path}, column {number} of the header: {what}")
+            what, other = ("no further one" if name is None else repr(name) for name in (expected, found))
+            raise InputError(
+                f"{chain.path}, column {number} of the header: expected {what} as in {first.path}, found {other}"
+            )
     names, observations = find_columns(pattern, first.path, first.header)
     for name in names:
         if (copies := first.header.count(name)) > 1:
@@ -139,6 +143,9 @@ def _read_header(path: str) -> Chain:
 
 def _promised(path: str, settings: Mapping[str, str]) -> tuple[int, int | None]:
     """How many rows of warm-up and of draws the comments promise."""
+    if settings.get("method") in NO_DRAWS:
+        found = f"those of method = {settings['method']}"
+        raise InputError(f"{path}: expected draws from a posterior, such as of method = sample, found {found}")
     thin = settings.get("thin", "1")
 
     def rows(name: str) -> int:
@@ -241,9 +248,10 @@ def _check_lines(chain: Chain, block: bytes, first: int, columns: Sequence[int])
                 f"found {len(fields)}"
             )
         for i in columns:
+            text = fields[i].decode(errors="replace").strip()
             try:
-                float(fields[i] if fields[i].decode(errors="replace") not in NULLS else 0)
-            except ValueError:
+                pa.scalar("0" if text in NULLS else text).cast(pa.float64())
+            except pa.ArrowInvalid:
                 raise DataError(
                     f"{chain.path}, line {number}, column {chain.header[i]!r}: expected a number, "
                     f"found {_shown(fields[i])}"

@@ -100,11 +100,14 @@ def _in_parquet(options: Options) -> Found:
         return _in_columns(options)
     if options.inner == "logmeanexp":
         path, schema = first_schema(options.input)
-        if options.value in schema.names and is_list_type(schema.field(options.value).type):
+        index = schema.get_field_index(options.value)  # -1 of one that is there twice, too
+        data_type = schema.field(index).type if index >= 0 else None
+        if data_type is not None and is_list_type(data_type):
             return _of_lists(options, path)
-        if options.value == STATE and isinstance(schema.field(options.value).type, StateType):
+        if options.value == STATE and isinstance(data_type, StateType):
             return _of_states(options)
         if not (options.observation or options.group):
+            scan(options.input, options.key, [options.value])  # says what else is wrong
             raise UsageError("--inner logmeanexp: expected --observation, found none")
     values = [options.value] if options.weight is None else [options.value, options.weight]
     dataset = scan(options.input, [*options.key, *options.observation, *options.group, *options.draw], values)
@@ -129,7 +132,8 @@ def _of_states(options: Options) -> Found:
 
     dataset = scan(options.input, [*options.key, *options.observation], [], {STATE: expected})
     found = aggregation_of(dataset.schema.field(STATE).type, STATE)
-    return Found(dataset, partial(coarsen, {}, {}), tuple(options.observation), stored=found and found[0])
+    nulls = _nulls(dataset, [STATE])
+    return Found(dataset, partial(coarsen, {}, {}), tuple(options.observation), stored=found and found[0], nulls=nulls)
 
 
 def _in_columns(options: Options) -> Found:

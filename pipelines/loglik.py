@@ -172,7 +172,7 @@ def describe(
             if draw:
                 aggregations[ROWS] = ColumnAggregation(LOG_LIKELIHOOD, NATURAL, (ROWS,))
             states = engine.reduce("Inner", tables, Reduction(tuple(names), aggregations, skip_nulls), shards)
-        finish = partial(evaluate, evaluation, state) if evaluation else partial(values_of, inner)
+        finish = partial(evaluate, evaluation, state) if evaluation else partial(values_of, inner, state)
         tables = engine.finish("Observations", states, partial(of_whole_draws, finish) if draw else finish)
         if per_observation:
             counters = {UNSURE: count_unsure} if evaluation.waic else {}
@@ -291,7 +291,6 @@ def _parse(argv: Sequence[str]) -> Options:
         "--ddof",
         type=int,
         choices=(0, 1),
-        default=1,
         help="of WAIC's variances: 1 for samples (default), 0 for those of ArviZ",
     )
     parser.add_argument(
@@ -326,9 +325,9 @@ def _parse(argv: Sequence[str]) -> Options:
             raise UsageError(f"--{word}: expected no --weight with it, found one")
         if options.state and not options.per_observation:
             raise UsageError(f"--state: expected --per_observation with it and --{word}, found none")
-    for word in ("draws", "r_eff", "tail"):
-        if getattr(options, word) is not None and not options.loo:
-            raise UsageError(f"--{word}: expected --loo with it, found none")
+    for word, other in (("draws", "loo"), ("r_eff", "loo"), ("tail", "loo"), ("ddof", "waic")):
+        if getattr(options, word) is not None and not getattr(options, other):
+            raise UsageError(f"--{word}: expected --{other} with it, found none")
     if options.picture is not None:
         for word in ("loo", "per_observation"):
             if not getattr(options, word):
@@ -339,11 +338,12 @@ def _parse(argv: Sequence[str]) -> Options:
         values_to_keep(1 if options.draws is None else options.draws, _r_eff(options))
     except ValueError as error:
         raise UsageError(f"--{error}") from error
-    on_the_way = [name for name, used in ((OBSERVATION, options.wide), (ROWS, options.group)) if used]
+    uses = ((OBSERVATION, options.wide), (ROWS, options.group), (MC_VARIANCE, options.loo))
+    on_the_way = [name for name, used in uses if used]
     check_columns(
         {"key": options.key, "observation": options.observation, "group": options.group, "draw": options.draw},
         {"value": options.value, "weight": options.weight},
-        [*RESULTS, VALUE, *WAIC, *LOO, PARETO_K, MC_VARIANCE, STATE, *on_the_way],
+        list(dict.fromkeys([*RESULTS, VALUE, *WAIC, *LOO, PARETO_K, STATE, *on_the_way])),
     )
     return options
 
@@ -374,7 +374,7 @@ def _run(argv: Sequence[str]) -> None:
     options = _parse(argv)
     evaluation = Evaluation(
         waic=options.waic,
-        ddof=options.ddof,
+        ddof=1 if options.ddof is None else options.ddof,
         loo=options.loo,
         r_eff=_r_eff(options),
         round_up=options.tail == "r",

@@ -1,10 +1,12 @@
 """Pictures that programs draw with matplotlib, an extra: to files that are whole, and the same bytes each time."""
 
 import os
+import tempfile
 from importlib.util import find_spec
 from typing import Any
 
-from lse_stream.files import whole_file
+from lse_stream.errors import one_line
+from lse_stream.files import is_local, whole_file
 
 from .command import ArgumentParser, UsageError
 
@@ -20,6 +22,8 @@ def check_picture(path: str, *, overwrite: bool) -> None:
     """Raises UsageError where no picture can be drawn at a path, or where there is what may not be replaced."""
     if os.path.splitext(path)[1].lower() not in KINDS:
         raise UsageError(f"--picture {path}: expected a name that ends in {' or '.join(KINDS)}")
+    if not is_local(path):
+        raise UsageError(f"--picture {path}: expected a local path, found another")
     if os.path.isdir(path):
         raise UsageError(f"--picture {path}: expected the name of a file, found a directory")
     if os.path.exists(path) and not overwrite:
@@ -27,8 +31,12 @@ def check_picture(path: str, *, overwrite: bool) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise UsageError(f"--picture {path}: expected a directory that can be written to, found {folder}, which cannot")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        found = f"{folder}: {one_line(error)}"
+        raise UsageError(f"--picture {path}: expected a directory that can be written to, found {found}") from error
     if find_spec("matplotlib") is None:
         raise UsageError("--picture: expected matplotlib, found none: pip install 'lse-stream[picture]'")
 

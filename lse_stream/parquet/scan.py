@@ -131,7 +131,8 @@ def find_files(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         paths = _find_local(pattern) if is_local(pattern) else _find_remote(pattern)
         if not paths:
-            raise InputError(f"{pattern}: expected a file, a directory or a glob of Parquet files, found none")
+            inside = " named *.parquet in it" if os.path.isdir(pattern) else ""
+            raise InputError(f"{pattern}: expected a file, a directory or a glob of Parquet files, found none{inside}")
         found.update(paths)
     return sorted(found)
 

@@ -339,7 +339,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "a picture below a file": (
         two(),
         f"{TWO} --picture a.parquet/a.svg",
-        ["--picture a.parquet/a.svg: expected a directory that can be written to", "a.parquet, which cannot"],
+        ["--picture a.parquet/a.svg: expected a directory that can be written to", "a.parquet: NotADirectoryError"],
     ),
     "a directory in place of a picture": (
         two() | {"a.svg/b": b""},

@@ -474,6 +474,16 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "--input in --wide log_lik[*]" + END,
         ["in/b.parquet", "two of 2"],
     ),
+    "CSV of no draws": (
+        {"in/a.csv": CSV.replace(b"method = sample (Default)", b"method = variational")},
+        ARGUMENTS,
+        ["in/a.csv: expected draws", "found those of method = variational"],
+    ),
+    "a directory of CSV": (
+        {"in/a.csv": CSV},
+        "--input in --wide log_lik[*]" + END,
+        ["in: expected a file, a directory or a glob of Parquet files, found none named *.parquet in it"],
+    ),
     "an empty file": ({"in/a.csv": b""}, "--input in/a.csv --wide a[*]" + END, ["in/a.csv", "header", "found none"]),
     "comments alone": ({"in/a.csv": b"# a\n# b"}, "--input in/a.csv --wide a[*]" + END, ["in/a.csv", "found none"]),
     "another header": (
@@ -484,7 +494,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "a shorter header": (
         {"in/a.csv": CSV, "in/b.csv": CSV.replace(b",mu", b"")},
         "--input in/*.csv --wide log_lik[*]" + END,
-        ["in/b.csv, column 9 of the header", "expected 'mu'", "found None"],
+        ["in/b.csv, column 9 of the header", "expected 'mu'", "found no further one"],
     ),
 }
 
@@ -542,6 +552,11 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         {"in/a.csv": with_row("1,2,3,4,abc,5,6,7,8\n")},
         ARGUMENTS,
         [f"in/a.csv, line {FIRST + 1}, column 'log_lik.3': expected a number, found 'abc'"],
+    ),
+    "text that Python takes for a number": (
+        {"in/a.csv": with_row("1,2,3,4,-1_0,5,6,7,8\n")},
+        ARGUMENTS,
+        [f"in/a.csv, line {FIRST + 1}, column 'log_lik.3': expected a number, found '-1_0'"],
     ),
     "cut off": (
         {"in/a.csv": CSV[: CSV.rindex(b"-0.1") - 2]},

@@ -139,6 +139,20 @@ def test_stored_states_of_waic_and_of_both(tmp_path: Path, capsys: pytest.Captur
     check_fault(capsys.readouterr().err, ["'state'", "expected states with elpd_loo and variance", "found"], "loglik")
 
 
+def test_stored_states_of_held_out_draws(tmp_path: Path) -> None:
+    """As of folds: of the mean alone."""
+    table = sample()
+    options = ["--observation=o", "--inner=logmeanexp", "--per_observation", "--state"]
+    whole = run(tmp_path / "whole", write(tmp_path / "a.parquet", table), "--value=v", *options)
+    for i in range(3):
+        part = write(tmp_path / f"{i}.parquet", table.take(np.arange(i, table.num_rows, 3)))
+        run(tmp_path / "parts" / f"{i}", part, "--value=v", *options)
+    found = run(tmp_path / "all", tmp_path / "parts" / "*" / "observations", "--value=state", *options)
+    assert whole["observations"].column_names == ["o", "value", "count", "state"]
+    assert found.keys() == whole.keys()
+    assert contents(tmp_path / "all") == contents(tmp_path / "whole")
+
+
 def test_stored_states_that_do_not_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of another number of draws, of too many draws, and damaged."""
     table = sample(300)
@@ -151,7 +165,7 @@ def test_stored_states_that_do_not_serve(tmp_path: Path, capsys: pytest.CaptureF
     check_fault(capsys.readouterr().err, ["column 'state'", "leave_one_out 53", "leave_one_out 41"], "loglik")
     inputs = [str(write(tmp_path / "c" / f"{i}.parquet", pq.read_table(tmp_path / "b/observations"))) for i in range(9)]
     assert main(["--input", *inputs, *always]) == 1
-    check_fault(capsys.readouterr().err, ["observation o=", "the 41 values that a state was made for"], "loglik")
+    check_fault(capsys.readouterr().err, ["observation o=", "a tail of less than the 41 values"], "loglik")
     for option in ("--draws=9", "--group=o", "--weight=v"):
         assert main([*both[:2], *always, option, *(["--draw=o"] if "group" in option else [])]) == 2
         assert option.split("=")[0] in capsys.readouterr().err
@@ -232,6 +246,23 @@ BAD = {
     "r_eff": (BASE + "--inner logmeanexp --r_eff 0", ["--r_eff", "expected a positive number", "found 0"]),
     "draws without loo": (BASE.replace("--loo", "--draws 3") + "--inner logmeanexp", ["--draws", "--loo"]),
     "a picture without observations": (BASE + "--inner logmeanexp --picture k.svg", ["--picture", "--per_observation"]),
+    "a picture elsewhere": (
+        BASE + "--inner logmeanexp --per_observation --picture s3://nobucket/k.svg",
+        ["--picture s3://nobucket/k.svg: expected a local path"],
+    ),
+    "a picture where nothing can be": (
+        BASE + "--inner logmeanexp --per_observation --picture /proc/k.svg",
+        ["--picture /proc/k.svg: expected a directory that can be written to"],
+    ),
+    "ddof without waic": (BASE + "--inner logmeanexp --ddof 0", ["--ddof: expected --waic with it"]),
+    "no column of states": (
+        BASE.replace("--value v", "--value state") + "--inner logmeanexp",
+        ["in/a.parquet: column 'state': expected once in the file, found columns o, v, w"],
+    ),
+    "no such column, and no observation": (
+        BASE.replace("--observation o --value v", "--value u") + "--inner logmeanexp",
+        ["in/a.parquet: column 'u': expected once in the file, found columns o, v, w"],
+    ),
     "a picture of no kind": (
         BASE + "--inner logmeanexp --per_observation --picture k.pdf",
         ["--picture k.pdf", ".svg"],
@@ -256,7 +287,7 @@ BAD_ROWS = {
     "more draws than said": (
         {"o": [1] * 300, "v": [float(i) for i in range(300)]},
         "--draws 100",
-        ["observation o=1", "less than the 21 values that a state was made for", "found 300 draws, whose tail has 51"],
+        ["observation o=1", "a tail of less than the 21 values", "found 300 draws, whose tail has 51"],
     ),
 }
 
