@@ -126,6 +126,9 @@ def try_arrays_that_change(rng: np.random.Generator) -> None:
         for codes in (np.repeat(runs, 12), np.repeat(np.arange(5000, dtype=np.int32), 12)):
             for _ in range(5):
                 _kernel.group_values(codes, x, 5000)
+                _kernel.ExactWindows().update(codes, x, x, 5000)
+                _kernel.Smallest(3).update(codes, x, 5000)
+                _kernel.sort_rows(codes, x, 5000, np.empty_like(codes), np.empty_like(x))
     # Heads of empty sums, where those that reach too far are a moment later.
     at, heads = np.arange(10_000), np.zeros(20_000, np.uint64)
     heads[at.size :] = 0xFFFF << 16
@@ -157,12 +160,20 @@ def try_exact_sums(rng: np.random.Generator) -> None:
         _kernel.merge_sums(np.zeros(n, np.int32), words, at, 1)
     windows, x = _kernel.ExactWindows(), np.frombuffer(rng.bytes(800), np.float64)
     for factor in (None, x, x[::-1]):
-        windows.update(rng.integers(0, 5, x.size).astype(np.int32), x, factor, 5)
+        codes = rng.integers(0, 5, x.size).astype(np.int32)
+        windows.update(codes, x, factor, 5)
+        windows.update(np.sort(codes), x, factor, 5)
+        near = np.ldexp(rng.normal(size=x.size), int(rng.integers(-1060, 1000)))
+        windows.update(np.sort(codes), near, None if factor is None else near, 5)
     windows.take()
-    lists = _kernel.Smallest(int(rng.integers(1, 9)))
+    lists, sums = _kernel.Smallest(int(rng.integers(1, 9))), _kernel.Groups("values")
     for _ in range(3):
-        lists.update(rng.integers(0, 5, x.size).astype(np.int32), np.nan_to_num(x, nan=rng.choice([0.0, np.nan])), 5)
-        lists.take_others()
+        codes, values = rng.integers(0, 5, x.size).astype(np.int32), np.nan_to_num(x, nan=rng.choice([0.0, np.nan]))
+        lists.update(codes, values, 5)
+        lists.update(np.sort(codes), values, 5)
+        _kernel.sort_rows(codes, values, 5, np.empty_like(codes), np.empty_like(values))
+        sums.update_others(lists, -2.0, 5)
+        (lists.take_others if rng.random() < 0.5 else lists.drop_others)()
     stored, begins = lists.stored(5)
     lists.merge(np.arange(5, dtype=np.int32), stored, begins[:-1], 5)
     with suppress(ValueError):
