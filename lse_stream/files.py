@@ -59,35 +59,46 @@ def create_file(path: str) -> Iterator[Any]:
 def whole_file(path: str) -> Iterator[Any]:
     """A new file to write. It appears under its name at the end of the block, and replaces one of that name.
 
-    If the block fails, nothing appears. A local file is written under a hidden name beside it, and renamed; an object
-    of an object store appears when it is closed, and is deleted if the block fails. The directory must exist.
+    If the block fails, nothing appears. An object of an object store appears when it is closed, and is deleted if the
+    block fails. Elsewhere, as a file would be seen while it is written, it is written under a hidden name beside its
+    own, and renamed. The directory must exist.
     """
-    if not is_local(path):
-        try:
-            with create_file(path) as sink:
-                yield sink
-        except BaseException:
-            with suppress(Exception):  # another error is on its way already
-                delete_files([path])  # closing it made it appear
-            raise
-        return
-    folder, name = os.path.split(path)
-    written = os.path.join(folder, f".{name}.{os.urandom(8).hex()}")
+    written = path if _is_object(path) else _hidden_beside(path)
     try:
         with create_file(written) as sink:
             yield sink
-        os.replace(written, path)
+        if written != path:
+            _replace(written, path)
     except BaseException:
-        with suppress(OSError):
-            os.remove(written)
+        with suppress(Exception):  # another error is on its way already; and closing an object made it appear
+            delete_files([written])
         raise
 
 
+def _is_object(path: str) -> bool:
+    """Whether a path is of an object store, which has no directories."""
+    return not (is_local(path) or _beam().get_filesystem(path).has_dirs())
+
+
+def _hidden_beside(path: str) -> str:
+    folder, name = os.path.split(path) if is_local(path) else _beam().split(path)
+    return join(folder, f".{name}.{os.urandom(8).hex()}")
+
+
+def _replace(written: str, path: str) -> None:
+    if is_local(path):
+        os.replace(written, path)
+        return
+    if _beam().exists(path):  # HDFS does not rename to a name that is there
+        delete_files([path])
+    rename_remote([written], [path])
+
+
 def make_directory(path: str) -> None:
-    """Makes a directory, and those around it, that is not there yet."""
+    """Makes a directory, and those around it, that is not there yet; a remote one may be."""
     if is_local(path):
         os.makedirs(path)
-    else:
+    elif _is_object(path) or not _beam().exists(path):
         _beam().mkdirs(path)
 
 
@@ -150,5 +161,7 @@ def delete_tree(path: str) -> None:
 
 
 def rename_remote(old: Sequence[str], new: Sequence[str]) -> None:
-    """Renames remote files."""
+    """Renames remote files, and makes the directories for them."""
+    for folder in sorted({_beam().split(path)[0] for path in new if not _is_object(path)}):
+        make_directory(folder)
     _beam().rename(list(old), list(new))
