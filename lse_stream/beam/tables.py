@@ -5,6 +5,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import AsIter, PCollection
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
@@ -23,6 +24,10 @@ MAX_STATES = 1 << 20
 # Into how many shards the keys go that are not written, so that the cores of a usual worker can all merge them; each
 # costs an element per bundle.
 INNER_SHARDS = 16
+
+# Counters, in the namespace lse_stream: how many rows or states were reduced, how many were shuffled, as states or rows,
+# and in how many bytes.
+REDUCED, SHUFFLED, SHUFFLED_BYTES = "rows_reduced", "rows_shuffled", "bytes_shuffled"
 
 # What an element of the shuffle begins with; an Arrow IPC stream of it follows.
 STATES_TAG, ROWS_TAG = b"S", b"R"
@@ -108,16 +113,20 @@ class _GroupBundle(beam.DoFn):
     def __init__(self, reducer: Reducer, num_shards: int, max_states: int) -> None:
         self._num_shards, self._max_states = num_shards, max_states
         self._reducer: Any = reducer
+        names = (REDUCED, SHUFFLED, SHUFFLED_BYTES)
+        self._reduced, self._shuffled, self._bytes = (Metrics.counter("lse_stream", name) for name in names)
 
     def start_bundle(self) -> None:
         self._held: dict[BoundedWindow, Any] = {}
         self._policy = BundlePolicy(self._max_states, may_send_rows=bool(self._reducer.columns))
 
     def process(self, table: Any, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
+        self._reduced.inc(table.num_rows)
         if self._policy.sends(table.num_rows):
             prepared = self._reducer.prepare(table)
             for shard, rows in enumerate(self._reducer.split([prepared], self._num_shards)):
-                yield _element(shard, ROWS_TAG + to_ipc(with_own_dictionaries(rows, self._reducer.keys)), window)
+                data = ROWS_TAG + to_ipc(with_own_dictionaries(rows, self._reducer.keys))
+                yield self._element(shard, rows.num_rows, data, window)
             return
         accumulator = self._held.get(window)
         if accumulator is None:
@@ -133,11 +142,12 @@ class _GroupBundle(beam.DoFn):
         held, self._held = self._held, {}
         for window, accumulator in held.items():
             for shard, part in enumerate(accumulator.table().split(self._num_shards)):
-                yield _element(shard, STATES_TAG + part.to_ipc(), window)
+                yield self._element(shard, part.num_rows, STATES_TAG + part.to_ipc(), window)
 
-
-def _element(shard: int, data: bytes, window: BoundedWindow) -> WindowedValue:
-    return WindowedValue((shard, data), window.max_timestamp(), (window,))
+    def _element(self, shard: int, num_rows: int, data: bytes, window: BoundedWindow) -> WindowedValue:
+        self._shuffled.inc(num_rows)
+        self._bytes.inc(len(data))
+        return WindowedValue((shard, data), window.max_timestamp(), (window,))
 
 
 class _MergeShard(beam.DoFn):

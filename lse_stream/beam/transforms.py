@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PCollection
+from apache_beam.transforms.display import DisplayDataItem
 
 from ..reduction import ColumnAggregation, Reduction, check_names
 from ..scales import NATURAL, Scale
@@ -85,7 +86,8 @@ class _PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table]
     whatever the order, size and bundling of the tables that went in. ``lse_stream.finalize`` turns it into results. A
     window that no table reached has no shards, as nothing says what their schema is; one empty table does.
 
-    ``with_exception_handling``, as ``beam.ParDo``, puts tables with a fault aside whole.
+    ``with_exception_handling``, as ``beam.ParDo``, puts tables with a fault aside whole. The counters ``rows_reduced``,
+    ``rows_shuffled`` and ``bytes_shuffled``, in the namespace ``lse_stream``, tell what the reduction saves.
 
     Rows are reduced to states per table, then per bundle, and only then shuffled, as Arrow batches. Where nearly every
     row of large tables has a key of its own, the rows are shuffled as they are, which are shorter.
@@ -129,6 +131,18 @@ class _PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table]
         self._reduce = ReduceTables(
             reduction, num_shards=num_shards, max_states=max_states, pre_aggregate=pre_aggregate
         )
+        self._shown = {
+            "aggregation": self.AGGREGATION.name,
+            "keys": ", ".join(keys),
+            "values": ", ".join(column.values),
+            "scale": column.scale.name,
+            "num_shards": num_shards,
+            "skip_nulls": skip_nulls,
+        }
+
+    def display_data(self) -> dict[str, Any]:
+        """What a runner shows of it."""
+        return {name: DisplayDataItem(value, label=name.replace("_", " ")) for name, value in self._shown.items()}
 
     def check(self) -> Callable[[Any], object]:
         return self._reduce.check

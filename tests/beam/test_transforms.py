@@ -20,6 +20,7 @@ from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.display import DisplayData
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterWatermark
 from apache_beam.transforms.window import (
@@ -269,6 +270,30 @@ def test_tables_cut_in_any_way_give_the_same_bytes(options: PipelineOptions | No
                 >> LogSumExp.PerKeyFromTables(KEYS, "level", num_shards=num_shards, max_states=max_states)
             )
             assert_that(shards, check_shards(expected_shards(READINGS, num_shards)), f"Check {pieces}")
+
+
+def test_counters_tell_what_is_reduced_and_what_is_shuffled() -> None:
+    tables = [pa.table({"k": [i % 5 for i in range(1000)], "x": [float(i) for i in range(1000)]})] * 3
+    pipeline = beam.Pipeline(FnApiRunner())
+    _ = pipeline | beam.Create(tables) | LogSumExp.PerKeyFromTables(["k"], "x", num_shards=4)
+    found = pipeline.run().metrics().query()["counters"]
+    counters = {each.key.metric.name: each.committed for each in found if each.key.metric.namespace == "lse_stream"}
+    assert counters["rows_reduced"] == 3000
+    assert 5 <= counters["rows_shuffled"] <= 15  # by bundle
+    assert counters["rows_shuffled"] * 88 < counters["bytes_shuffled"] < 20_000
+
+
+def test_a_runner_shows_what_tables_are_reduced_to() -> None:
+    transform = LogSumExp.PerKeyFromTables(["k"], "x", scale="decibel", num_shards=4, skip_nulls=False)
+    shown = {item.key: item.value for item in DisplayData.create_from(transform).items}
+    assert shown == {
+        "aggregation": "logsumexp",
+        "keys": "k",
+        "values": "x",
+        "scale": "decibel",
+        "num_shards": 4,
+        "skip_nulls": False,
+    }
 
 
 @pytest.mark.parametrize("bundles", [1, 3])
