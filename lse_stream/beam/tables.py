@@ -25,8 +25,8 @@ MAX_STATES = 1 << 20
 # costs an element per bundle.
 INNER_SHARDS = 16
 
-# Counters, in the namespace lse_stream: how many rows or states were reduced, how many were shuffled, as states or rows,
-# and in how many bytes.
+# Counters, in the namespace lse_stream: how many rows or states were reduced; how many were shuffled, as either; and in
+# how many bytes.
 REDUCED, SHUFFLED, SHUFFLED_BYTES = "rows_reduced", "rows_shuffled", "bytes_shuffled"
 
 # What an element of the shuffle begins with; an Arrow IPC stream of it follows.
