@@ -232,6 +232,7 @@ def test_kinds_of_pairs_give_the_same_bits_in_every_order(
     assert bits(check_accumulators(fn, elements, rounds=15)) == bits(expected(*zip(*elements, strict=True)))
 
 
+@pytest.mark.engine  # of many pipelines: ten seconds
 @pytest.mark.parametrize("case", range(len(OF_NUMBERS) + len(OF_PAIRS)))
 def test_other_aggregations_give_the_same_bits_in_every_shape_of_combine(case: int) -> None:
     if case < len(OF_NUMBERS):

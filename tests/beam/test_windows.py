@@ -188,7 +188,11 @@ WAYS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("way", ["combined", "reduced"])
-@pytest.mark.parametrize("windowfn", [FixedWindows(10), SlidingWindows(10, 4, 1)], ids=["fixed", "sliding"])
+@pytest.mark.parametrize(
+    "windowfn",
+    [FixedWindows(10), pytest.param(SlidingWindows(10, 4, 1), marks=pytest.mark.engine)],
+    ids=["fixed", "sliding"],
+)
 @settings(max_examples=10)
 @given(arrivals(), st.sampled_from(sorted(TRIGGERS)), st.sampled_from([0, 7, 1000]))
 def test_panes_are_the_batch_result(

@@ -430,7 +430,7 @@ def test_rows_that_are_errors_have_an_output_of_their_own(make: Any, bad: list[i
         assert_that(results | beam.Map(lambda found, other: (found, other), expected), check_good, label="results")
 
 
-@pytest.mark.parametrize("name", ["LogSumExp", "LogSoftmax"])
+@pytest.mark.parametrize("name", ["LogSumExp", pytest.param("LogSoftmax", marks=pytest.mark.engine)])
 def test_errors_go_through_beam_yaml(name: str, tmp_path: Path) -> None:
     elements = [{"k": "a", "x": 1.0}, {"k": "b", "x": "much"}, {"k": "a", "x": 1.0}, {"k": "a", "x": [1.0]}]
     texts = {"k": "element.k", "x": "str(element.x)", "msg": "msg"}
