@@ -97,8 +97,7 @@ pa.register_extension_type(StateType())
 def states_to_arrow(states: StateArray, null: Mask | None = None) -> pa.ChunkedArray:
     """The states (n,) as a column, null where ``null`` (n,) is true."""
     if null is not None:
-        empty = StateArray.empty(states.aggregation, states.scale, 1)
-        states = StateArray.concat([states, empty]).take(np.where(null, len(states), np.arange(len(states))))
+        states = states.emptied(null)
     state_type = _type_of(states.aggregation.name, states.scale.name)
     words, offsets = encode_states(states)
     chunks: list[pa.Array] = []

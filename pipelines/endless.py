@@ -21,7 +21,7 @@ from .output import SETTINGS, has_results, make_output, put_back, replaced, set_
 # What its state, its files and its windows depend on.
 _KEPT = (
     *("topic", "format", "value", "event_time", "window", "panes", "num_shards", "state"),
-    *("max_out_of_orderness", "allowed_lateness", "early_firing", "pre_aggregate"),
+    *("max_out_of_orderness", "allowed_lateness", "early_firing"),
 )
 
 # Of the topic, of which none can be added.

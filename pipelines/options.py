@@ -167,9 +167,11 @@ class Parser(ArgumentParser):
                 raise UsageError(f"--{word}: expected a value, found none")
             if word in LOCAL and found is not None and on_beam:
                 raise UsageError(f"--{word}: expected none with --runner, found {found}")
-            if word in _LEAST and found is not None and found < _LEAST[word]:
-                raise UsageError(f"--{word}: expected {_LEAST[word]} or more, found {found}")
-            if word in _MOST and found is not None and found > _MOST[word]:
+        for word, least in _LEAST.items():
+            found = options.get(word)
+            if found is not None and found < least:
+                raise UsageError(f"--{word}: expected {least} or more, found {found}")
+            if found is not None and found > _MOST.get(word, found):
                 raise UsageError(f"--{word}: expected {_MOST[word]:,} or fewer, found {found}")
         if "memory" in self._words:  # with a runner too: what has to be known before its job is found in this process
             temp, memory = options["temp"], options["memory"]

@@ -59,8 +59,6 @@ examples:
 
 SOURCES = ("replay", "kafka")
 PANES = ("accumulating", "discarding")
-# Seconds, for a stream without an end: what is kept per key and window is one state for each of them.
-PRE_AGGREGATE = 10
 # Seconds, for a stream without an end: how long a record may take from its producer to the broker while its partition
 # is idle, and Beam's watermark follows the clock.
 ON_THE_WAY = 1.0
@@ -154,7 +152,7 @@ def build(
 
 
 def _parser() -> Parser:
-    words = ("value", "num_shards", "state", "overwrite", "quiet", "traceback")
+    words = ("value", "state", "overwrite", "quiet", "traceback")
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words, "--source SOURCE --window SPEC")
     add = parser.add_argument
     add("--source", required=True, choices=SOURCES, help="where rows come from: Parquet files, or a Kafka topic")
@@ -233,9 +231,11 @@ def _parser() -> Parser:
         help="a pane holds all rows of its window so far (default), or those since the last pane",
     )
     add(
-        "--pre_aggregate",
-        metavar="DURATION",
-        help="rows within so long, in processing time, are one state ahead of the window's own (kafka: default 10s)",
+        "--num_shards",
+        type=int,
+        metavar="N",
+        help="files per window, and parts of the work, to spread the keys over (default 1; of a stream without an end "
+        "on Flink its --parallelism)",
     )
     add("--scale", default="natural", metavar="SCALE", help='of the values: natural (default), decibel, "base 4" ...')
     add(
@@ -260,6 +260,8 @@ def parse(argv: Sequence[str]) -> Options:
       UsageError: an option that is unknown, incomplete, out of range, or not for this source.
     """
     options = vars(_parser().parse(argv, _beam_defaults)).copy()
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions
+
     from .on_beam import is_embedded  # what needs Beam alone imports it
 
     kafka, bounded, embedded = options["source"] == "kafka", _is_bounded(options), is_embedded(options["beam"])
@@ -269,16 +271,11 @@ def parse(argv: Sequence[str]) -> Options:
         raise UsageError("--source kafka: expected --max_records, or a runner of streams such as --runner=FlinkRunner")
     _check_together(options, kafka=kafka)
     options |= {name: default for name, default in KAFKA_DEFAULTS.items() if options[name] is None}
-    for option in ("early_firing", "pre_aggregate"):
-        if options[option] is not None:
-            options[option] = _whole_seconds(option, options[option], embedded=embedded)
-    if options["pre_aggregate"] is None and not bounded:
-        options["pre_aggregate"] = PRE_AGGREGATE
+    if options["early_firing"] is not None:
+        options["early_firing"] = _whole_seconds("early_firing", options["early_firing"], embedded=embedded)
+    if options["num_shards"] is None:
+        options["num_shards"] = 1 if bounded else max(1, options["beam"].view_as(FlinkRunnerOptions).parallelism)
     windowfn = parse_window(options["window"])
-    if windowfn.is_merging() and options["num_shards"] > 1:
-        raise UsageError(
-            f"--num_shards {options['num_shards']}: expected 1 with sessions, found {options['num_shards']}"
-        )
     try:
         scale = Scale(options["scale"])
     except ValueError as error:
@@ -431,7 +428,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 # The options that go to ``WindowStates`` by their names.
-_WINDOWING = ("windowfn", "scale", "num_shards", "pre_aggregate", "early_firing", "discarding")
+_WINDOWING = ("windowfn", "scale", "num_shards", "early_firing", "discarding")
 
 
 def keywords_of(options: Options) -> dict[str, Any]:

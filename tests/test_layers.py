@@ -45,6 +45,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.model_comparison": {"pyarrow"},
     "lse_stream.coarsening": {"pyarrow"},
     "lse_stream.table_functions": {"pyarrow"},
+    "lse_stream.sessions": {"pyarrow"},
     "lse_stream.parquet": {"pyarrow", "apache_beam"},  # for paths that are not local, and not before
     "lse_stream.plan": {"pyarrow"},
     "lse_stream.local": {"pyarrow"},
@@ -59,6 +60,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.beam.transforms": {"pyarrow", "apache_beam"},
     "lse_stream.beam.softmax": {"pyarrow", "apache_beam"},
     "lse_stream.beam.windows": {"pyarrow", "apache_beam"},
+    "lse_stream.beam.window_panes": {"apache_beam"},
     "lse_stream.beam.sessions": {"pyarrow", "apache_beam"},
     "lse_stream.beam.window_states": {"pyarrow", "apache_beam"},
     "lse_stream.beam.parquet_io": {"pyarrow", "apache_beam"},

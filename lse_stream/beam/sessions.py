@@ -1,43 +1,68 @@
-"""Session windows: rows grouped as elements, as sessions are of one key each; and their results collected by day."""
+"""Session windows: a table of sessions in Beam's state for each shard, given out pane by pane, and collected by day.
+
+In windows of Beam's own each session would be an element, which costs a millisecond, and engines know no state.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
+from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PCollection
-from apache_beam.transforms.trigger import AfterCount, AfterWatermark
-from apache_beam.transforms.window import FixedWindows, Sessions, TimestampedValue
-from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import TimerSpec, on_timer
+from apache_beam.transforms.window import FixedWindows, GlobalWindow, GlobalWindows, Sessions
+from apache_beam.typehints.typehints import Tuple
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Duration, Timestamp
+from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
 
-from ..accumulators import LogSumExpAccumulator
-from ..event_times import WINDOW, event_times
-from ..float64 import to_float_exact
-from ..keys import encode_keys, one_by_one
+from ..event_times import WINDOW
+from ..reduction import ColumnAggregation
 from ..scales import NATURAL, Scale
-from ..state_column import STATE, states_to_arrow
+from ..sessions import SessionTable, last_panes
 from ..state_table import from_ipc, to_ipc
-from ..table_functions import finalize, sort_by_keys
-from .combine_fns import LogSumExpCombineFn, ToStateCombineFn
-from .pre_aggregate import PreCombinePerKey
-from .transforms import MergeStates
-from .windows import AddWindow, WindowTables, accumulation_mode
+from ..states.aggregations import LOGSUMEXP
+from ..table_functions import sort_by_keys
+from .internals import ParDoInto
+from .tables import pieces_of
+from .window_panes import HELD, LEAST_TO_MERGE, WindowPanes, progress_param, replace_parts
+from .windows import moved_by, tables_by_window
 
 # Results of sessions are kept together by the day in which they end.
 DAY = FixedWindows(86400)  # seconds
 
+# Rows that a bundle reads before it sends their sessions on.
+BUNDLE_ROWS = 1 << 20
+
+# Panes at the ends of sessions come for all that end in the same second, in microseconds.
+SECOND = 1_000_000
+
+# Seconds that a day's file waits for sessions that ended in it, beyond the lateness of their rows.
+DAY_WAITS = 60.0
+
+# No time at all, in microseconds.
+NEVER = MAX_TIMESTAMP.micros
+
 
 class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
-    """Tables of rows to (0, table of keys, window and state), one for each session and pane.
+    """Tables of rows to (shard, table of keys, window and state), by pane, in the global window.
+
+    A table has those sessions of a shard that have a pane at that moment: those that end within a second, those that
+    rows came to after their end, and with ``early_firing`` all that have new rows.
 
     Args:
       keys, value, event_time: names of columns.
       windowfn: ``Sessions``.
       scale: of the values.
-      pre_aggregate: as of ``PreCombinePerKey``.
+      num_shards: into how many tables the keys are spread.
+      early_firing: whole seconds of processing time.
+      allowed_lateness: seconds. Rows of which a session of their own had ended so long ago are dropped, and counted as
+        "late rows".
       max_out_of_orderness: as of ``WindowTables``.
-      windowing: further arguments of ``beam.WindowInto``.
+      discarding: a pane holds what came since the last one.
     """
 
     def __init__(
@@ -48,96 +73,279 @@ class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
         windowfn: Sessions,
         *,
         scale: Scale | str = NATURAL,
-        pre_aggregate: int | None = None,
+        num_shards: int = 1,
+        early_firing: int | None = None,
+        allowed_lateness: float = 0.0,
         max_out_of_orderness: float = 0.0,
-        **windowing: Any,
+        discarding: bool = False,
     ) -> None:
         super().__init__()
-        self._columns, self._delay = (list(keys), value, event_time), max_out_of_orderness
-        self._window_into = beam.WindowInto(windowfn, **windowing)
-        self._combine_fn, self._pre_aggregate = LogSumExpCombineFn(scale), pre_aggregate
+        column = ColumnAggregation.of(LOGSUMEXP.name, scale, value)
+        self._find = _FindSessions(list(keys), column, event_time, windowfn.gap_size.micros, num_shards)
+        delay, lateness = (Duration.of(seconds).micros for seconds in (max_out_of_orderness, allowed_lateness))
+        self._panes = _SessionPanes(delay, lateness, early_firing, discarding=discarding)
 
     def expand(self, tables: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
-        keys, value, event_time = self._columns
-        states: PCollection[tuple[int, pa.Table]] = (
+        panes: PCollection[tuple[int, pa.Table]] = (
             tables
-            | "Rows"
-            >> beam.FlatMap(_rows, keys, value, event_time, Duration.of(self._delay)).with_output_types(
-                tuple[bytes, float]
-            )
-            | "Window" >> self._window_into
-            | "PreCombine" >> PreCombinePerKey(self._combine_fn, pre_aggregate=self._pre_aggregate)
-            | "LogSumExp" >> MergeStates.PerKey(ToStateCombineFn(self._combine_fn))
-            | "ToTable" >> beam.MapTuple(_to_table)
-            | "AddWindow" >> beam.ParDo(AddWindow(len(keys), max_out_of_orderness=self._delay))
+            | "Global" >> beam.WindowInto(GlobalWindows())
+            | "Find" >> beam.ParDo(self._find).with_output_types(tuple[int, bytes])
+            | "Panes" >> beam.ParDo(self._panes).with_output_types(tuple[int, pa.Table])
         )
-        return states
+        return panes
 
 
-def _rows(
-    table: pa.Table, keys: list[str], value: str, event_time: str, delay: Duration
-) -> Iterator["TimestampedValue[tuple[bytes, float]]"]:
-    """((keys, value) that long after its event time) for each row with a value; the keys as a stream of one row."""
-    times = event_times(table.column(event_time), event_time).tolist()
-    codes, distinct = encode_keys(table, keys)
-    coded = [to_ipc(key) for key in one_by_one(distinct)] if keys else [b""]
-    for code, number, micros in zip(codes.tolist(), table.column(value).to_pylist(), times, strict=True):
-        if number is not None:
-            yield TimestampedValue((coded[code], to_float_exact(number)), Timestamp(micros=micros) + delay)
+class _FindSessions(beam.DoFn):
+    """Tables of rows to (shard, sessions), of a bundle few."""
+
+    def __init__(self, keys: list[str], column: ColumnAggregation, event_time: str, gap: int, num_shards: int) -> None:
+        self._keys, self._column, self._event_time, self._gap = keys, column, event_time, gap
+        self._num_shards = num_shards
+
+    def start_bundle(self) -> None:
+        self._found: list[SessionTable] = []
+        self._rows, self._earliest = 0, MAX_TIMESTAMP
+
+    def process(self, table: pa.Table, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[WindowedValue]:
+        self._found.append(SessionTable.find(table, self._keys, self._column, self._event_time, self._gap))
+        self._rows += table.num_rows
+        self._earliest = min(timestamp, self._earliest)
+        if self._rows >= BUNDLE_ROWS:
+            yield from self.finish_bundle()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._found:
+            for shard, sessions in SessionTable.merge(self._found).split(self._num_shards):
+                for piece in pieces_of(sessions):
+                    yield WindowedValue((shard, piece.to_ipc()), self._earliest, (GlobalWindow(),))
+        self.start_bundle()
 
 
-def _to_table(key: bytes, state: LogSumExpAccumulator) -> tuple[int, pa.Table]:
-    column = states_to_arrow(state.states())
-    return 0, from_ipc(key).append_column(STATE, column) if key else pa.table({STATE: column})
+class _Progress(NamedTuple):
+    """Of a shard.
+
+    Attributes:
+      merged, added: bytes of the sessions as they were merged last, and of those that came since.
+      is_new: whether any came since an early pane was set up.
+      watermark: one that it has reached, in microseconds.
+      due: when the next panes are, in microseconds, by what is known without merging.
+      reach: how far beyond that it is looked whether the watermark is there too, in microseconds.
+      is_ahead: whether it was.
+    """
+
+    merged: int = 0
+    added: int = 0
+    is_new: int = 0
+    watermark: int = MIN_TIMESTAMP.micros
+    due: int = NEVER
+    reach: int = SECOND
+    is_ahead: int = 0
+
+
+_PROGRESS = progress_param(len(_Progress._fields))
+# No name that a timer of ``window_panes`` has: the embedded runner of Beam 2.77 mistakes the one for the other.
+_EARLY_TIMER = TimerSpec("early_session", TimeDomain.REAL_TIME)
+_EARLY = beam.DoFn.TimerParam(_EARLY_TIMER)
+# A timer tells that the watermark has reached its time, not how far it is: after a pause it may be months ahead. So
+# there is a second one; each time that it goes off as well, it is set twice as far beyond the first.
+_DUE_TIMER, _AHEAD_TIMER = TimerSpec("due", TimeDomain.WATERMARK), TimerSpec("ahead", TimeDomain.WATERMARK)
+_DUE, _AHEAD = beam.DoFn.TimerParam(_DUE_TIMER), beam.DoFn.TimerParam(_AHEAD_TIMER)
+
+
+class _SessionPanes(beam.DoFn):
+    def __init__(self, delay: int, lateness: int, early_firing: int | None, *, discarding: bool) -> None:
+        self._delay, self._lateness = delay, lateness
+        self._early_firing, self._discarding = early_firing, discarding
+
+    def setup(self) -> None:
+        self._late = Metrics.counter("lse_stream", "late rows")
+
+    def process(
+        self,
+        element: tuple[int, bytes],
+        held: Any = HELD,
+        progress: Any = _PROGRESS,
+        due: Any = _DUE,
+        early: Any = _EARLY,
+    ) -> None:
+        _, part = element
+        now = _progress_of(progress)
+        sessions = SessionTable.from_ipc(part)
+        late = sessions.ends + self._delay + self._lateness <= now.watermark
+        if late.any():
+            self._late.inc(int(sessions.states.counts[late].sum()))
+            sessions = sessions.take(np.flatnonzero(~late))
+            part = sessions.to_ipc()
+        if not sessions.num_rows:
+            return
+        if self._early_firing is not None and not now.is_new:
+            early.set(Timestamp.now() + self._early_firing)
+        held.add(part)
+        now = now._replace(added=now.added + len(part), is_new=1)
+        if (first := self._due_of(sessions.ends)) < now.due:
+            now = now._replace(due=first)
+            due.set(Timestamp(micros=first))
+        if now.added > max(now.merged, LEAST_TO_MERGE):
+            now = self._keep(held, now, self._merged(held))
+        progress.write(now)
+
+    @on_timer(_DUE_TIMER)
+    def at_due(
+        self,
+        shard: Any = beam.DoFn.KeyParam,
+        time: Any = beam.DoFn.TimestampParam,
+        held: Any = HELD,
+        progress: Any = _PROGRESS,
+        due: Any = _DUE,
+        ahead: Any = _AHEAD,
+    ) -> Iterator[WindowedValue]:
+        now = _progress_of(progress)
+        now = now._replace(reach=now.reach if now.is_ahead else SECOND, is_ahead=0)
+        yield from self._at_time(shard, time.micros, held, progress, now, due, ahead)
+
+    @on_timer(_AHEAD_TIMER)
+    def at_once(
+        self,
+        shard: Any = beam.DoFn.KeyParam,
+        time: Any = beam.DoFn.TimestampParam,
+        held: Any = HELD,
+        progress: Any = _PROGRESS,
+        due: Any = _DUE,
+        ahead: Any = _AHEAD,
+    ) -> Iterator[WindowedValue]:
+        now = _progress_of(progress)
+        now = now._replace(reach=2 * now.reach, is_ahead=1)
+        yield from self._at_time(shard, time.micros, held, progress, now, due, ahead)
+
+    @on_timer(_EARLY_TIMER)
+    def ahead_of_the_end(
+        self,
+        shard: Any = beam.DoFn.KeyParam,
+        held: Any = HELD,
+        progress: Any = _PROGRESS,
+    ) -> Iterator[WindowedValue]:
+        now = _progress_of(progress)._replace(is_new=0)
+        if now.merged + now.added:
+            sessions = self._merged(held)
+            panes, sessions = self._fire(shard, sessions, sessions.is_new, now.watermark)
+            yield from panes
+            now = self._keep(held, now, sessions)
+        progress.write(now)
+
+    def _at_time(
+        self, shard: int, time: int, held: Any, progress: Any, now: _Progress, due: Any, ahead: Any
+    ) -> Iterator[WindowedValue]:
+        """Gives the panes of sessions that end by a time, which the watermark has reached, and sets the next times."""
+        now = now._replace(watermark=max(now.watermark, time), due=NEVER)
+        if now.merged + now.added:
+            sessions = self._merged(held)
+            has_ended = sessions.ends + self._delay <= now.watermark
+            panes, sessions = self._fire(shard, sessions, sessions.is_new & has_ended, now.watermark)
+            yield from panes
+            sessions = sessions.take(np.flatnonzero(sessions.ends + self._delay + self._lateness > now.watermark))
+            now = self._keep(held, now, sessions)
+            if sessions.is_new.any():
+                first = self._due_of(sessions.ends[sessions.is_new])
+                now = now._replace(due=first)
+                ahead.set(Timestamp(micros=min(first + now.reach, NEVER)))
+            elif sessions.num_rows:  # what is kept for late rows alone is deleted then
+                now = now._replace(due=self._due_of(sessions.ends.max() + self._lateness))
+        if now.due < NEVER:
+            due.set(Timestamp(micros=now.due))
+        progress.write(now)
+
+    def _due_of(self, ends: Any) -> int:
+        """The end of the second in which the first session ends."""
+        return -(-int(np.min(ends) + self._delay) // SECOND) * SECOND
+
+    def _merged(self, held: Any) -> SessionTable:
+        return SessionTable.merge([SessionTable.from_ipc(part) for part in held.read()])
+
+    def _keep(self, held: Any, now: _Progress, sessions: SessionTable) -> _Progress:
+        parts = [piece.to_ipc() for piece in pieces_of(sessions)] if sessions.num_rows else []
+        return now._replace(merged=replace_parts(held, parts), added=0)
+
+    def _fire(
+        self, shard: int, sessions: SessionTable, fires: Any, watermark: int
+    ) -> tuple[list[WindowedValue], SessionTable]:
+        """Panes of some sessions, a table for all that are the same of their session; and what is kept of all."""
+        has_ended = sessions.ends + self._delay <= watermark
+        after = np.where(sessions.is_closed, PaneInfoTiming.LATE, PaneInfoTiming.ON_TIME)
+        timings = np.where(has_ended, after, PaneInfoTiming.EARLY)
+        panes = []
+        rows = np.flatnonzero(fires)
+        for index, timing in {*zip(sessions.panes[rows].tolist(), timings[rows].tolist(), strict=True)}:
+            part = sessions.take(rows[(sessions.panes[rows] == index) & (timings[rows] == timing)])
+            time = Timestamp(micros=max(watermark, int(part.ends.max()) + self._delay))
+            pane = PaneInfo(index == 0, False, timing, index, index)
+            panes.append(WindowedValue((shard, part.to_arrow()), time, (GlobalWindow(),), pane))
+        kept = replace(
+            sessions,
+            panes=sessions.panes + fires,
+            is_new=sessions.is_new & ~fires,
+            is_closed=has_ended & (sessions.is_closed | fires),
+        )
+        if self._discarding:
+            kept = replace(kept, states=kept.states.emptied(fires))
+        return panes, kept
+
+
+def _progress_of(progress: Any) -> _Progress:
+    found = progress.read()
+    return _Progress() if found is None else _Progress(*found)
 
 
 class LastSessions(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tuple[int, pa.Table]]]):
-    """Sessions, as tables, to one table for each day in which some end: of each session the last pane.
+    """Panes of sessions to one table for each shard and day in which some end: of each session the last pane.
 
     A session that late rows made longer replaces those that it was made from, if they end in the same day.
+
+    Args:
+      keys, allowed_lateness, max_out_of_orderness: as of ``SessionStates``.
+      discarding: likewise; all panes stay then.
     """
 
     def __init__(
         self, keys: Sequence[str], *, allowed_lateness: float, discarding: bool, max_out_of_orderness: float = 0.0
     ) -> None:
         super().__init__()
-        self._keys = list(keys)
-        self._windowing: dict[str, Any] = {
-            "max_out_of_orderness": max_out_of_orderness,
-            "trigger": AfterWatermark(late=AfterCount(1)),
-            "accumulation_mode": accumulation_mode(discarding=discarding),
-            "allowed_lateness": allowed_lateness,
-        }
-        self._last = not discarding
+        self._delay = Duration.of(max_out_of_orderness)
+        moved = moved_by(DAY, self._delay)
+        self._windowing = beam.WindowInto(moved, allowed_lateness=allowed_lateness + DAY_WAITS).windowing
+        self._panes = WindowPanes(_DayParts(list(keys), all_panes=discarding), discarding=discarding)
 
     def expand(self, sessions: PCollection[tuple[int, pa.Table]]) -> PCollection[tuple[int, pa.Table]]:
-        days: PCollection[tuple[int, pa.Table]] = (
-            sessions
-            | "Tables" >> beam.Values()
-            | "Days" >> WindowTables(DAY, WINDOW[1], **self._windowing)
-            | "ToIpc" >> beam.Map(lambda table: (0, to_ipc(table))).with_output_types(tuple[int, bytes])
-            | "Group" >> beam.GroupByKey()
-            | "Last" >> beam.FlatMapTuple(partial(_last_sessions, self._keys, self._last))
-        )
+        split = ParDoInto(_SplitByDay(self._delay), self._windowing, Tuple[int, bytes])
+        days: PCollection[tuple[int, pa.Table]] = sessions | "Days" >> split | "Last" >> self._panes
         return days
 
 
-def _last_sessions(keys: list[str], last: bool, shard: int, streams: Iterable[bytes]) -> Iterator[tuple[int, pa.Table]]:
-    tables = [from_ipc(stream) for stream in streams]
-    if not tables:
-        return
-    table = pa.concat_tables(tables)
-    table = sort_by_keys(table, [*keys, *WINDOW])
-    if last:
-        codes, _ = encode_keys(table, keys)
-        starts, ends = (table[name].cast(pa.int64()).to_pylist() for name in WINDOW)
-        counts = finalize(table.select([STATE]))["count"].to_pylist()
-        kept: list[int] = []
-        for i, code in enumerate(codes.tolist()):
-            if kept and codes[kept[-1]] == code and starts[i] < ends[kept[-1]]:
-                if counts[i] >= counts[kept[-1]]:
-                    kept[-1] = i
-            else:
-                kept.append(i)
-        table = table.take(kept)
-    yield shard, table
+class _SplitByDay(beam.DoFn):
+    def __init__(self, delay: Duration) -> None:
+        self._delay = delay
+
+    def process(self, element: tuple[int, pa.Table]) -> Iterator[WindowedValue]:
+        shard, table = element
+        for window, part in tables_by_window(DAY, table, WINDOW[1], self._delay):
+            yield WindowedValue((shard, to_ipc(part)), window.max_timestamp(), (window,))
+
+
+class _DayParts:
+    """Panes of sessions that end in one day, as IPC streams."""
+
+    table_type = pa.Table
+
+    def __init__(self, keys: list[str], *, all_panes: bool) -> None:
+        self._keys, self._all_panes = keys, all_panes
+
+    def tables(self, shard: int, parts: Iterable[bytes]) -> Iterator[tuple[int, pa.Table]]:
+        yield shard, self._table(parts)
+
+    def merge(self, parts: Iterable[bytes]) -> list[bytes]:
+        return [to_ipc(piece) for piece in pieces_of(self._table(parts))]
+
+    def _table(self, parts: Iterable[bytes]) -> pa.Table:
+        table = pa.concat_tables([from_ipc(part) for part in parts])
+        if self._all_panes:
+            return sort_by_keys(table, [*self._keys, *WINDOW], trusted=True)
+        return last_panes(table, self._keys)

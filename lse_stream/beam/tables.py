@@ -29,56 +29,75 @@ INNER_SHARDS = 16
 # how many bytes.
 REDUCED, SHUFFLED, SHUFFLED_BYTES = "rows_reduced", "rows_shuffled", "bytes_shuffled"
 
-# What an element of the shuffle begins with; an Arrow IPC stream of it follows.
-STATES_TAG, ROWS_TAG = b"S", b"R"
+# What an element of the shuffle begins with; an Arrow IPC stream of it follows. That of the third kind has no rows, and
+# ahead of it are the number of shards, in four bytes, and a bit for each of them.
+STATES_TAG, ROWS_TAG, SENT_TAG = b"S", b"R", b"E"
+
+# The key of elements that tell to which shards a bundle has sent something: the others come out too, without rows.
+SENT = -1
+
+# How many bytes of columns an element of the shuffle holds at most.
+ELEMENT_BYTES = 1 << 23
+
+
+class ToShards(beam.PTransform[PCollection[Any], PCollection[tuple[int, bytes]]]):
+    """Tables to (shard, part), for ``ShardParts`` to merge: per bundle and window one of each shard that holds
+    something, or several of ``ELEMENT_BYTES``, and one with the key ``SENT``.
+
+    Args:
+      reducer: of the tables.
+      num_shards: into how many tables the keys are spread.
+      max_states: how many distinct keys a bundle holds before it sends them on and starts afresh.
+
+    Raises:
+      ValueError: a number below 1; an input in windows that merge, or in a windowing as ``PreCombinePerKey`` refuses.
+    """
+
+    def __init__(self, reducer: Reducer, *, num_shards: int = 1, max_states: int = MAX_STATES) -> None:
+        super().__init__()
+        for name, number in (("num_shards", num_shards), ("max_states", max_states)):
+            if number < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {number}")
+        self._group = _GroupBundle(reducer, num_shards, max_states)
+
+    def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, bytes]]:
+        if pcoll.windowing.windowfn.is_merging():
+            raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
+        check_windowing(pcoll.windowing)
+        parts: PCollection[tuple[int, bytes]] = pcoll | beam.ParDo(self._group).with_output_types(tuple[int, bytes])
+        return parts
 
 
 class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTable]]]):
     """Tables to (shard, ``StateTable``), one per window and shard.
 
     Args:
-      reducer: of the tables.
-      num_shards: into how many tables the keys are spread.
-      max_states: how many distinct keys a bundle holds before it sends them on and starts afresh.
-      pre_aggregate: whole seconds of processing time, within which the states of a shard are merged to one part.
+      reducer, options: as of ``ToShards``.
+      pre_aggregate: whole seconds of processing time, within which the parts of a shard are merged to one.
       is_sorted: whether a table comes out in the order of its keys.
 
     Attributes:
       check: raises what would be raised for a table that is the only one.
 
     Raises:
-      ValueError: a number below 1; an input in windows that merge, or in a windowing as ``PreCombinePerKey`` refuses.
+      ValueError: as ``ToShards``.
     """
 
     def __init__(
-        self,
-        reducer: Reducer,
-        *,
-        num_shards: int = 1,
-        max_states: int = MAX_STATES,
-        pre_aggregate: int | None = None,
-        is_sorted: bool = True,
+        self, reducer: Reducer, *, pre_aggregate: int | None = None, is_sorted: bool = True, **options: Any
     ) -> None:
         super().__init__()
-        for name, number in (("num_shards", num_shards), ("max_states", max_states)):
-            if number < 1:
-                raise ValueError(f"{name}: expected 1 or more, found {number}")
         self.check = reducer.check
-        self._group = _GroupBundle(reducer, num_shards, max_states)
-        self._merge = _MergeShard(reducer, is_sorted=is_sorted)
-        self._pre_aggregate = (
-            PreAggregate(self._merge.merge_streams, pre_aggregate) if pre_aggregate is not None else None
-        )
+        self._to_shards = ToShards(reducer, **options)
+        self._parts = parts = ShardParts(reducer, is_sorted=is_sorted)
+        self._pre_aggregate = None if pre_aggregate is None else PreAggregate(parts.merge_to_one, pre_aggregate)
 
     def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, StateTable]]:
-        if pcoll.windowing.windowfn.is_merging():
-            raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
-        check_windowing(pcoll.windowing)
-        parts = pcoll | "GroupBundle" >> beam.ParDo(self._group).with_output_types(tuple[int, bytes])
+        parts = pcoll | "GroupBundle" >> self._to_shards
         shards: PCollection[tuple[int, StateTable]] = (
             (parts if self._pre_aggregate is None else parts | "PreAggregate" >> self._pre_aggregate)
             | "GroupByShard" >> beam.GroupByKey()
-            | "MergeShard" >> beam.ParDo(self._merge).with_output_types(tuple[int, StateTable])
+            | "MergeShard" >> beam.FlatMapTuple(self._parts.tables).with_output_types(tuple[int, StateTable])
         )
         return shards
 
@@ -104,10 +123,10 @@ class MergeTables(_ByShard):
 
 
 class _GroupBundle(beam.DoFn):
-    """Tables to (shard, states or rows). Per window of a bundle every shard is sent, be it empty.
+    """Tables to (shard, states or rows), and where there are several shards to (SENT, which of them).
 
-    So every shard comes out at the end, with the right schema. The output feeds a GroupByKey and must go on doing so:
-    Beam loses what ``finish_bundle`` emits into a DoFn that has only ``process_batch``.
+    The output feeds a GroupByKey, or a DoFn with state, and must go on doing so: Beam loses what ``finish_bundle``
+    emits into a DoFn that has only ``process_batch``.
     """
 
     def __init__(self, reducer: Reducer, num_shards: int, max_states: int) -> None:
@@ -124,9 +143,7 @@ class _GroupBundle(beam.DoFn):
         self._reduced.inc(table.num_rows)
         if self._policy.sends(table.num_rows):
             prepared = self._reducer.prepare(table)
-            for shard, rows in enumerate(self._reducer.split([prepared], self._num_shards)):
-                data = ROWS_TAG + to_ipc(with_own_dictionaries(rows, self._reducer.keys))
-                yield self._element(shard, rows.num_rows, data, window)
+            yield from self._send(self._reducer.split([prepared], self._num_shards), self._rows_part, window)
             return
         accumulator = self._held.get(window)
         if accumulator is None:
@@ -141,35 +158,104 @@ class _GroupBundle(beam.DoFn):
     def _flush(self) -> Iterator[WindowedValue]:
         held, self._held = self._held, {}
         for window, accumulator in held.items():
-            for shard, part in enumerate(accumulator.table().split(self._num_shards)):
-                yield self._element(shard, part.num_rows, STATES_TAG + part.to_ipc(), window)
+            yield from self._send(accumulator.table().split(self._num_shards), _states_part, window)
 
-    def _element(self, shard: int, num_rows: int, data: bytes, window: BoundedWindow) -> WindowedValue:
-        self._shuffled.inc(num_rows)
+    def _rows_part(self, rows: pa.Table) -> bytes:
+        return ROWS_TAG + to_ipc(with_own_dictionaries(rows, self._reducer.keys))
+
+    def _send(
+        self, tables: Iterable[Any], encode: Callable[[Any], bytes], window: BoundedWindow
+    ) -> Iterator[WindowedValue]:
+        sent = 0
+        for shard, table in enumerate(tables):
+            if table.num_rows or self._num_shards == 1:
+                sent |= 1 << shard
+                for piece in pieces_of(table):
+                    self._shuffled.inc(piece.num_rows)
+                    yield self._element(shard, encode(piece), window)
+        if self._num_shards > 1:
+            of_none = encode(table.slice(0, 0))
+            yield self._element(SENT, _sent_part(sent, self._num_shards, of_none), window)
+
+    def _element(self, shard: int, data: bytes, window: BoundedWindow) -> WindowedValue:
         self._bytes.inc(len(data))
         return WindowedValue((shard, data), window.max_timestamp(), (window,))
 
 
-class _MergeShard(beam.DoFn):
-    """(shard, states or rows) to (shard, ``StateTable``)."""
+def pieces_of(table: Any) -> Iterator[Any]:
+    """A table, or parts of it that take ``ELEMENT_BYTES`` each."""
+    rows = max(1, ELEMENT_BYTES * table.num_rows // max(table.nbytes, 1))
+    for start in range(0, max(table.num_rows, 1), rows):
+        yield table.slice(start, min(rows, table.num_rows - start))
+
+
+def _states_part(table: StateTable) -> bytes:
+    return STATES_TAG + table.to_ipc()
+
+
+def _sent_part(shards: int, num_shards: int, of_none: bytes) -> bytes:
+    """To which shards something was sent, as bits of a number; and the part of a shard without rows."""
+    return b"".join(
+        [SENT_TAG, num_shards.to_bytes(4, "little"), shards.to_bytes(-(-num_shards // 8), "little"), of_none]
+    )
+
+
+def _sent(parts: Sequence[bytes]) -> tuple[int, int, bytes]:
+    """Of such parts, one or more, what they are made of, with the shards of any."""
+    num_shards = int.from_bytes(parts[0][1:5], "little")
+    end = 5 + -(-num_shards // 8)
+    sent = 0
+    for part in parts:
+        sent |= int.from_bytes(part[5:end], "little")
+    return sent, num_shards, parts[0][end:]
+
+
+class ShardParts:
+    """What ``ToShards`` has sent to a shard, merged. Arguments as of ``_ByShard``."""
+
+    table_type = StateTable
 
     def __init__(self, reducer: Reducer, *, is_sorted: bool = True) -> None:
         self._reducer: Any = reducer
         self._is_sorted = is_sorted
 
-    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, StateTable]]:
-        shard, parts = element
-        if (merged := self._merged(parts)) is not None:
+    def tables(self, shard: int, parts: Iterable[bytes]) -> Iterator[tuple[int, StateTable]]:
+        """(shard, table), one; of the key SENT one for each shard to which nothing was sent.
+
+        None where there is no part, as in a pane that fires with nothing new in it.
+        """
+        if shard == SENT:
+            yield from self._not_sent(parts)
+        elif (merged := self._merged(parts)) is not None:
             yield shard, merged.sort() if self._is_sorted else merged
 
-    def merge_streams(self, parts: Iterable[bytes]) -> bytes:
-        """Merges several elements into one element of states."""
-        merged = self._merged(parts)
+    def merge(self, parts: Iterable[bytes]) -> list[bytes]:
+        """One part or more, merged to as few as an element of the shuffle may be large."""
+        return self._encoded(parts, pieces_of)
+
+    def merge_to_one(self, parts: Iterable[bytes]) -> bytes:
+        """One part or more, merged to one, be it large."""
+        [part] = self._encoded(parts, lambda table: [table])
+        return part
+
+    def _encoded(self, parts: Iterable[bytes], pieces: Callable[[StateTable], Iterable[StateTable]]) -> list[bytes]:
+        held = list(parts)
+        if held[0][:1] == SENT_TAG:
+            return [_sent_part(*_sent(held))]
+        merged = self._merged(held)
         assert merged is not None
-        return STATES_TAG + merged.to_ipc()
+        return [_states_part(piece) for piece in pieces(merged)]
+
+    def _not_sent(self, parts: Iterable[bytes]) -> Iterator[tuple[int, StateTable]]:
+        if held := list(parts):
+            sent, num_shards, of_none = _sent(held)
+            table = self._merged([of_none])
+            assert table is not None
+            for shard in range(num_shards):
+                if not sent >> shard & 1:
+                    yield shard, table
 
     def _merged(self, parts: Iterable[bytes]) -> StateTable | None:
-        """One table; None where there is no part, as in a pane that fires with nothing new in it."""
         states, rows = StateAccumulator(self._reducer.keys), self._reducer.accumulator()
         empty: StateTable | None = None
         for part in parts:
@@ -186,6 +272,16 @@ class _MergeShard(beam.DoFn):
             states.add(of_rows)
         merged = states.table()
         return empty if merged is None else merged
+
+
+class ToArrow(beam.PTransform[PCollection[tuple[int, StateTable]], PCollection[tuple[int, pa.Table]]]):
+    """(shard, ``StateTable``) to (shard, ``pa.Table``)."""
+
+    def expand(self, shards: PCollection[tuple[int, StateTable]]) -> PCollection[tuple[int, pa.Table]]:
+        tables: PCollection[tuple[int, pa.Table]] = shards | beam.MapTuple(
+            lambda shard, states: (shard, states.to_arrow())
+        ).with_output_types(tuple[int, pa.Table])
+        return tables
 
 
 class LookUpTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]):

@@ -17,7 +17,6 @@ from apache_beam.transforms.display import DisplayDataItem
 from ..reduction import ColumnAggregation, Reduction, check_names
 from ..scales import NATURAL, Scale
 from ..state_column import STATE
-from ..state_table import StateTable
 from ..states.aggregations import (
     CROSS_ENTROPY,
     EFFECTIVE_SAMPLE_SIZE,
@@ -42,7 +41,7 @@ from .combine_fns import (
     check_pair,
 )
 from .exception_handling import HandlesExceptions
-from .tables import MAX_STATES, MergeTables, ReduceTables
+from .tables import MAX_STATES, MergeTables, ReduceTables, ToArrow
 
 
 class _Globally(HandlesExceptions, beam.CombineGlobally):
@@ -148,7 +147,7 @@ class _PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table]
         return self._reduce.check
 
     def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
-        tables: PCollection[tuple[int, pa.Table]] = pcoll | "Reduce" >> self._reduce | "ToArrow" >> _ToArrow()
+        tables: PCollection[tuple[int, pa.Table]] = pcoll | "Reduce" >> self._reduce | "ToArrow" >> ToArrow()
         return tables
 
 
@@ -244,7 +243,7 @@ class MergeStates:
             return self._merge.check
 
         def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
-            tables: PCollection[tuple[int, pa.Table]] = pcoll | "Merge" >> self._merge | "ToArrow" >> _ToArrow()
+            tables: PCollection[tuple[int, pa.Table]] = pcoll | "Merge" >> self._merge | "ToArrow" >> ToArrow()
             return tables
 
     class PerKey(HandlesExceptions, beam.CombinePerKey):
@@ -259,14 +258,6 @@ class MergeStates:
 
         def check(self) -> Callable[[Any], object]:
             return partial(check_pair, self.fn)
-
-
-class _ToArrow(beam.PTransform[PCollection[tuple[int, StateTable]], PCollection[tuple[int, pa.Table]]]):
-    def expand(self, shards: PCollection[tuple[int, StateTable]]) -> PCollection[tuple[int, pa.Table]]:
-        tables: PCollection[tuple[int, pa.Table]] = shards | beam.MapTuple(
-            lambda shard, states: (shard, states.to_arrow())
-        ).with_output_types(tuple[int, pa.Table])
-        return tables
 
 
 class Finalize(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tuple[int, pa.Table]]]):

@@ -6,26 +6,32 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PCollection
-from apache_beam.transforms.trigger import AfterCount, AfterProcessingTime, AfterWatermark
 from apache_beam.transforms.window import Sessions, WindowFn
 
+from ..key_accumulators import RowReducer
+from ..reduction import ColumnAggregation, Reduction
 from ..scales import NATURAL, Scale
+from ..state_column import STATE
+from ..states.aggregations import LOGSUMEXP
 from .sessions import SessionStates
-from .transforms import LogSumExp
-from .windows import AddWindow, WindowTables, accumulation_mode
+from .tables import ShardParts, ToArrow, ToShards
+from .window_panes import WindowPanes
+from .windows import AddWindow, WindowTables
 
 
 class WindowStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
-    """Tables of rows to (shard, table of keys, window and state), in windows, by pane.
+    """Tables of rows to (shard, table of keys, window and state), by pane.
 
-    Fixed and sliding windows have one table per shard and pane, of all keys; sessions one per key, in shard 0. Panes
-    come when the watermark passes a window's end, then for every late arrival, and with ``early_firing`` before.
+    Of fixed and sliding windows a table has all keys of the shard, and is in its window; of sessions it has those that
+    have a pane at the moment, and is in the global window. Panes come when the watermark passes a window's end, then
+    for every late arrival, and with ``early_firing`` before. However many there are, and however long a window is, one
+    state is kept of each key and window, in Beam's state.
 
     Args:
       keys, value, event_time: names of columns.
       windowfn: fixed, sliding or session windows.
-      scale, num_shards, pre_aggregate: as of ``LogSumExp.PerKeyFromTables``.
-      early_firing: whole seconds of processing time.
+      scale, num_shards: as of ``LogSumExp.PerKeyFromTables``.
+      early_firing: whole seconds of processing time, from the first new row to a pane.
       allowed_lateness: seconds of event time.
       max_out_of_orderness: as of ``WindowTables``.
       discarding: a pane holds what came since the last one, not all of its window.
@@ -40,33 +46,28 @@ class WindowStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int,
         *,
         scale: Scale | str = NATURAL,
         num_shards: int = 1,
-        pre_aggregate: int | None = None,
         early_firing: int | None = None,
         allowed_lateness: float = 0.0,
         max_out_of_orderness: float = 0.0,
         discarding: bool = False,
     ) -> None:
         super().__init__()
-        early = None if early_firing is None else AfterProcessingTime(early_firing)
-        windowing: dict[str, Any] = {
-            "trigger": AfterWatermark(early=early, late=AfterCount(1)),
-            "accumulation_mode": accumulation_mode(discarding=discarding),
-            "allowed_lateness": allowed_lateness,
-            "max_out_of_orderness": max_out_of_orderness,
-        }
         self._steps: list[tuple[str, beam.PTransform[Any, Any]]]
+        times: dict[str, Any] = {"allowed_lateness": allowed_lateness, "max_out_of_orderness": max_out_of_orderness}
+        panes: dict[str, Any] = {"early_firing": early_firing, "discarding": discarding}
         if isinstance(windowfn, Sessions):
             sessions = SessionStates(
-                keys, value, event_time, windowfn, scale=scale, pre_aggregate=pre_aggregate, **windowing
+                keys, value, event_time, windowfn, scale=scale, num_shards=num_shards, **panes, **times
             )
             self._steps = [("Sessions", sessions)]
             return
-        states = LogSumExp.PerKeyFromTables(
-            keys, value, scale=scale, num_shards=num_shards, pre_aggregate=pre_aggregate
-        )
+        column = ColumnAggregation.of(LOGSUMEXP.name, scale, value)
+        reducer = RowReducer(Reduction(tuple(keys), {STATE: column}))
         self._steps = [
-            ("Window", WindowTables(windowfn, event_time, **windowing)),
-            ("LogSumExp", states),
+            ("Window", WindowTables(windowfn, event_time, **times)),
+            ("ToShards", ToShards(reducer, num_shards=num_shards)),
+            ("Merge", WindowPanes(ShardParts(reducer), **panes)),
+            ("ToArrow", ToArrow()),
             ("AddWindow", beam.ParDo(AddWindow(len(keys), max_out_of_orderness=max_out_of_orderness))),
         ]
 

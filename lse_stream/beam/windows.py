@@ -76,13 +76,7 @@ class WindowTables(beam.PTransform[PCollection[pa.Table], PCollection[pa.Table]]
             raise TypeError(f"expected fixed or sliding windows for tables, found {windowfn}")
         delay = Duration.of(max_out_of_orderness)
         self._split = _SplitByWindow(windowfn, event_time, delay)
-        offset = Timestamp(micros=windowfn.offset.micros + delay.micros)
-        moved: WindowFn
-        if isinstance(windowfn, SlidingWindows):
-            moved = SlidingWindows(windowfn.size, windowfn.period, offset)
-        else:
-            moved = FixedWindows(windowfn.size, offset)
-        self._windowing = beam.WindowInto(moved, **windowing).windowing
+        self._windowing = beam.WindowInto(moved_by(windowfn, delay), **windowing).windowing
         check_windowing(self._windowing)
 
     def expand(self, pcoll: PCollection[pa.Table]) -> PCollection[pa.Table]:
@@ -96,11 +90,25 @@ class _SplitByWindow(beam.DoFn):
         self._windowfn, self._event_time, self._delay = windowfn, event_time, delay
 
     def process(self, table: pa.Table) -> Iterator[WindowedValue]:
-        times = event_times(table.column(self._event_time), self._event_time)
-        for window, rows in split_by_window(self._windowfn, times):
-            part = table if rows is None else take_rows(table, rows)
-            moved = IntervalWindow(window.start + self._delay, window.end + self._delay)
-            yield WindowedValue(part, moved.max_timestamp(), (moved,))
+        for window, part in tables_by_window(self._windowfn, table, self._event_time, self._delay):
+            yield WindowedValue(part, window.max_timestamp(), (window,))
+
+
+def moved_by(windowfn: FixedWindows | SlidingWindows, delay: Duration) -> WindowFn:
+    """The same windows, so much later."""
+    offset = Timestamp(micros=windowfn.offset.micros + delay.micros)
+    if isinstance(windowfn, SlidingWindows):
+        return SlidingWindows(windowfn.size, windowfn.period, offset)
+    return FixedWindows(windowfn.size, offset)
+
+
+def tables_by_window(
+    windowfn: FixedWindows | SlidingWindows, table: pa.Table, event_time: str, delay: Duration
+) -> Iterator[tuple[IntervalWindow, pa.Table]]:
+    """The rows of each window, as the window is when it is moved by ``delay``."""
+    for window, rows in split_by_window(windowfn, event_times(table.column(event_time), event_time)):
+        part = table if rows is None else take_rows(table, rows)
+        yield IntervalWindow(window.start + delay, window.end + delay), part
 
 
 def split_by_window(

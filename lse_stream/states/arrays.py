@@ -115,6 +115,11 @@ class StateArray:
         sums = tuple(_kernel.take_sums(states, rows) for states in self.sums)
         return self._with(sums, tuple((words, at[rows]) for words, at in self.exact))
 
+    def emptied(self, where: npt.NDArray[np.bool_]) -> "StateArray":
+        """The states, but empty ones where that is true (n,)."""
+        states = StateArray.concat([self, StateArray.empty(self.aggregation, self.scale, 1)])
+        return states.take(np.where(where, len(self), np.arange(len(self))))
+
     def slice(self, start: int, num_rows: int) -> "StateArray":
         """Some states that follow each other, without a copy."""
         part = slice(start, start + num_rows)

@@ -52,7 +52,8 @@ from lse_stream.beam import (
 )
 from lse_stream.beam.internals import threaded_runner
 from lse_stream.beam.softmax import _log_softmax_of_shard
-from lse_stream.beam.tables import ROWS_TAG, STATES_TAG, _GroupBundle, _MergeShard
+from lse_stream.beam import tables as tables_module
+from lse_stream.beam.tables import ROWS_TAG, SENT, STATES_TAG, ShardParts, _GroupBundle
 from lse_stream.functions import log_softmax, softmax
 from lse_stream.key_accumulators import RowReducer
 from lse_stream.keys import shard_of_keys
@@ -446,7 +447,7 @@ def table_sent(element: bytes) -> pa.Table:
 
 
 def rows_sent(outputs: list[Any]) -> int:
-    return sum(table_sent(output.value[1]).num_rows for output in outputs)
+    return sum(table_sent(output.value[1]).num_rows for output in outputs if output.value[0] != SENT)
 
 
 @pytest.mark.parametrize("rows", [10, 60, 200])
@@ -460,7 +461,7 @@ def test_a_bundle_of_many_keys_flushes_and_goes_on(rows: int) -> None:
     assert rows_sent(sent) > 1000
     sent += fn.finish_bundle()
     assert rows_sent(sent) == 1200
-    assert {output.value[0] for output in sent} == {0, 1}
+    assert {output.value[0] for output in sent} == {0, 1, SENT}
 
 
 def test_a_bundle_of_few_keys_is_sent_once() -> None:
@@ -496,13 +497,14 @@ def test_rows_are_shuffled_where_states_would_be_longer(num_shards: int, skip_nu
     sent += fn.finish_bundle()
     streams: dict[int, list[bytes]] = {shard: [] for shard in range(num_shards)}
     for output in sent:
-        streams[output.value[0]].append(output.value[1])
+        streams.setdefault(output.value[0], []).append(output.value[1])
     schemas = [table_sent(stream).schema.names for stream in streams[0]]
     # Now and then it is tried whether states have become the shorter.
     assert 25 <= schemas.count(["name", "key", "x"]) <= 36
     assert schemas.count(["name", "key", "state"]) >= 4
-    merge = _MergeShard(contents)
-    shards = [shard.to_arrow() for i in range(num_shards) for _, shard in merge.process((i, streams[i]))]
+    merged = [pair for shard, parts in streams.items() for pair in ShardParts(contents).tables(shard, parts)]
+    assert sorted(shard for shard, _ in merged) == list(range(num_shards))
+    shards = [shard.to_arrow() for _, shard in merged]
     expected = group_states(table, keys, "x", skip_nulls=skip_nulls)
     assert sort_by_keys(pa.concat_tables(shards), keys) == sort_by_keys(expected, keys)
 
@@ -530,10 +532,62 @@ def test_a_bundle_that_is_tried_again_starts_empty() -> None:
 def test_a_shard_of_many_batches() -> None:
     reduction = contents_of("key")._reduction
     parts = (b"S" + StateTable.group(pluralize(number % 50, 50), reduction).to_ipc() for number in range(200))
-    [(shard, table)] = _MergeShard(contents_of("key")).process((7, parts))
+    [(shard, table)] = ShardParts(contents_of("key")).tables(7, parts)
     assert shard == 7
     assert table.keys["key"].to_pylist() == list(range(99))
     assert sum(table.finalize()["count"].to_pylist()) == 200 * 50
+
+
+def test_a_bundle_sends_only_shards_that_hold_something_and_every_shard_comes_out_once() -> None:
+    contents = contents_of("key")
+    sent: dict[int, list[bytes]] = {}
+    sizes = []
+    for bundle in range(5):
+        fn = _GroupBundle(contents, 64, 1 << 20)
+        fn.start_bundle()
+        assert not list(fn.process(pluralize(bundle % 3, 1), GlobalWindow()))
+        outputs = list(fn.finish_bundle())
+        assert len(outputs) == 2
+        sizes += [len(output.value[1]) for output in outputs]
+        for output in outputs:
+            sent.setdefault(output.value[0], []).append(output.value[1])
+    assert max(sizes) < 1000
+    parts = ShardParts(contents)
+    for merged in (False, True):  # as they are, and as of a partial pane
+        streams = {shard: [parts.merge_to_one(each)] for shard, each in sent.items()} if merged else sent
+        found = [pair for shard, each in streams.items() for pair in parts.tables(shard, each)]
+        assert sorted(shard for shard, _ in found) == list(range(64))
+        assert sorted(key for _, table in found for key in table.keys["key"].to_pylist()) == [0, 1, 2]
+        assert len({str(table.keys.schema) for _, table in found}) == 1
+
+
+def test_no_rows_at_all_give_every_shard() -> None:
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        shards = (
+            pipeline | beam.Create([READINGS.slice(0, 0)]) | LogSumExp.PerKeyFromTables(KEYS, "level", num_shards=3)
+        )
+        assert_that(
+            shards | beam.MapTuple(lambda shard, table: (shard, table.num_rows)), equal_to([(i, 0) for i in range(3)])
+        )
+
+
+def test_what_is_shuffled_is_sent_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables_module, "ELEMENT_BYTES", 10_000)
+    contents = contents_of("key")
+    fn = _GroupBundle(contents, 2, 1 << 20)
+    fn.start_bundle()
+    assert not list(fn.process(pluralize(0, 3000), GlobalWindow()))
+    sent = list(fn.finish_bundle())
+    assert max(table_sent(output.value[1]).nbytes for output in sent if output.value[0] != SENT) < 12_000
+    for shard in range(2):
+        streams = [output.value[1] for output in sent if output.value[0] == shard]
+        assert len(streams) > 10
+        parts = ShardParts(contents)
+        again = parts.merge(streams)
+        assert len(again) > 10
+        one = parts.merge_to_one(streams)
+        tables = [table.to_arrow() for each in (streams, again, [one]) for _, table in parts.tables(shard, each)]
+        assert tables[0] == tables[1] == tables[2]
 
 
 # --- the traps of Beam -----------------------------------------------------------------------------------------------
@@ -576,7 +630,7 @@ def test_a_shard_is_shuffled_without_the_rest_of_its_table(keys: pa.Array) -> No
         sent = list(fn.finish_bundle())
         assert rows_sent(sent) == piece.num_rows
         assert all(len(output.value[1]) < largest for output in sent)
-        [(_, shard)] = _MergeShard(contents_of("key")).process((0, [sent[0].value[1]]))
+        [(_, shard)] = ShardParts(contents_of("key")).tables(0, [sent[0].value[1]])
         assert len(shard.to_ipc()) < largest
 
 

@@ -484,7 +484,8 @@ def test_windows_close_later_than_a_watermark_that_is_ahead(
         shard: tuple[int, pa.Table], window: Any = beam.DoFn.WindowParam, pane: Any = beam.DoFn.PaneInfoParam
     ) -> Iterator[tuple[Any, Any]]:
         [start], [end] = (shard[1][column].cast(pa.int64()).to_pylist() for column in WINDOW)
-        assert (window.start.micros, window.end.micros) == (start + delay * 1e6, end + delay * 1e6)
+        if not isinstance(windowfn, Sessions):
+            assert (window.start.micros, window.end.micros) == (start + delay * 1e6, end + delay * 1e6)
         for _, state in states_by_key(shard):
             yield (start / 1e6, end / 1e6, pane.timing), state
 

@@ -577,7 +577,6 @@ NEW, OLD = (f"2017090{day}T000000-2017090{day}T010000-part-00000-of-00001.parque
             ["--early_firing 5m: expected a runner of streams such as --runner=FlinkRunner"],
         ),
         (IN, f"{GOOD} --early_firing 500ms", ["--early_firing 500ms: expected whole seconds"]),
-        (IN, f"{GOOD} --pre_aggregate 0s", ["--pre_aggregate 0s: expected whole seconds"]),
         (IN, f"{GOOD} --topic rows", ["--topic: expected none with --source replay, found rows"]),
         (IN, f"{GOOD} --runner DaskRunner", ["--runner DaskRunner: it gives silently wrong results with windows"]),
         (IN, GOOD.replace("fixed:1h", "fixed:-1h"), ["--window fixed:-1h: expected a whole number", "found '-1h'"]),
@@ -592,11 +591,7 @@ NEW, OLD = (f"2017090{day}T000000-2017090{day}T010000-part-00000-of-00001.parque
         (IN, GOOD.replace("--output out", ""), ["--output: expected a value or --output_topic"]),
         (IN, GOOD.replace("_time t", "_time v"), ["column 'v': expected timestamps or dates"]),
         (IN, GOOD.replace("--value v", "--value w"), ["column 'w'"]),
-        (
-            IN,
-            GOOD.replace("fixed:1h", "session:1h") + " --num_shards 2",
-            ["--num_shards 2: expected 1 with sessions, found 2"],
-        ),
+        (IN, f"{GOOD} --num_shards 0", ["--num_shards: expected 1 or more, found 0"]),
         (
             IN,
             GOOD.replace("fixed:1h", "fixed:200000d"),
@@ -903,11 +898,13 @@ def test_streams_on_flink_have_what_they_need(caplog: pytest.LogCaptureFixture) 
     def flink(*more: str) -> dict[str, Any]:
         arguments = KAFKA.replace("--max_records 5", "").split()
         options = parse([*arguments, "--runner=FlinkRunner", *more])
-        return {**options.beam.get_all_options(), "partial": options.pre_aggregate}
+        return {**options.beam.get_all_options(), "num_shards": options.num_shards}
 
     found = flink()
-    assert (found["streaming"], found["partial"]) == (True, 10)
+    assert (found["streaming"], found["num_shards"]) == (True, 1)
+    assert flink("--parallelism=3")["num_shards"] == 3
+    assert flink("--parallelism=3", "--num_shards=2")["num_shards"] == 2
     caplog.clear()
     parse([*KAFKA.split(), "--runner=FlinkRunner", "--flink_master=localhost:8081"])
     assert caplog.messages == []
-    assert parse(KAFKA.split()).pre_aggregate is None
+    assert parse([*KAFKA.split(), "--runner=FlinkRunner", "--parallelism=3"]).num_shards == 1
