@@ -40,6 +40,9 @@ BUNDLE_ROWS = 1 << 20
 # Panes at the ends of sessions come for all that end in the same second, in microseconds.
 SECOND = 1_000_000
 
+# Where the watermark is further ahead than was looked, it is looked so many times as far: 7 times for a year.
+FARTHER = 16
+
 # Seconds that a day's file waits for sessions that ended in it, beyond the lateness of their rows.
 DAY_WAITS = 60.0
 
@@ -147,7 +150,7 @@ _PROGRESS = progress_param(len(_Progress._fields))
 _EARLY_TIMER = TimerSpec("early_session", TimeDomain.REAL_TIME)
 _EARLY = beam.DoFn.TimerParam(_EARLY_TIMER)
 # A timer tells that the watermark has reached its time, not how far it is: after a pause it may be months ahead. So
-# there is a second one; each time that it goes off as well, it is set twice as far beyond the first.
+# there is a second one; each time that it goes off as well, it is set farther beyond the first.
 _DUE_TIMER, _AHEAD_TIMER = TimerSpec("due", TimeDomain.WATERMARK), TimerSpec("ahead", TimeDomain.WATERMARK)
 _DUE, _AHEAD = beam.DoFn.TimerParam(_DUE_TIMER), beam.DoFn.TimerParam(_AHEAD_TIMER)
 
@@ -214,7 +217,7 @@ class _SessionPanes(beam.DoFn):
         ahead: Any = _AHEAD,
     ) -> Iterator[WindowedValue]:
         now = _progress_of(progress)
-        now = now._replace(reach=2 * now.reach, is_ahead=1)
+        now = now._replace(reach=FARTHER * now.reach, is_ahead=1)
         yield from self._at_time(shard, time.micros, held, progress, now, due, ahead)
 
     @on_timer(_EARLY_TIMER)

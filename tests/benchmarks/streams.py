@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path += [str(Path(__file__).parents[n]) for n in (1, 2)]  # the tests, and what they test
 
@@ -41,12 +41,10 @@ from lse_stream.table_functions import group_states
 from pipelines import stream
 from pipelines.on_beam import execute
 from pipelines.options import Options
+from pipelines.output import make_output
 
 HOUR_MILLIS = 3_600_000
 HOSTS, HOURS = 20, 8
-# Seconds between the states of a key in one window; those of the checkpoints are counted.
-PRE_AGGREGATE = 5
-
 MEAN = "Beam's Mean.PerKey"
 
 Build = Callable[[Options, beam.Pipeline], None]
@@ -86,6 +84,10 @@ def job(place: KafkaOnFlink, build: Build, arguments: list[str]) -> Iterator[str
 
 def of_tables(options: Options, pipeline: beam.Pipeline) -> None:
     stream.build(pipeline, None, None, **stream.keywords_of(options))
+
+
+def to_files(options: Options, pipeline: beam.Pipeline) -> None:
+    stream.build(pipeline, None, options.output, **stream.keywords_of(options))
 
 
 def by_element(combine: beam.PTransform[Any, Any]) -> Build:
@@ -213,25 +215,22 @@ def checkpoints(place: KafkaOnFlink) -> None:
     """Size of checkpoints while a window is open: ours and a (max, sum) pair's, by rows per key."""
     keys = 1000
     print("\n**Checkpoint per key, one open window, 1,000 keys**\n")
-    print("| way | rows per key | bytes | bytes per key | partial panes | bytes per key and pane |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| way | rows per key | bytes | bytes per key |")
+    print("| --- | --- | --- | --- |")
     for name, build, form, per_keys in (
-        (f"pipelines.stream, --pre_aggregate {PRE_AGGREGATE}s", of_tables, "arrow", (100, 100_000)),
+        ("pipelines.stream", of_tables, "arrow", (100, 100_000)),
         ("(max, sum) by CombinePerKey", by_element(beam.CombinePerKey(MaxSum())), "json", (100, 1000)),
     ):
         for rows in per_keys:
             topic = f"checkpoints-{form}-{rows}"
-            settings = [f"--pre_aggregate={PRE_AGGREGATE}s", "--window=fixed:1d", f"--format={form}"]
+            settings = ["--window=fixed:1d", f"--format={form}"]
             arguments = arguments_for(place, topic, f"{topic}-out", *settings)
             _open(place.kafka, topic, ENCODERS[form])
             with job(place, build, arguments) as running:
                 empty = _settled(place.cluster, running, 0)
                 _fill(place.kafka, topic, keys, rows, ENCODERS[form])
-                full = _settled(place.cluster, running, 3 * PRE_AGGREGATE)
-                panes = _partial_panes(place.cluster, running)
-            per_key = (full - empty) / keys
-            each = f"{panes} | {per_key / panes:,.0f}" if panes else " | "
-            print(f"| {name} | {rows:,} | {full - empty:,} | {per_key:,.0f} | {each} |", flush=True)
+                full = _settled(place.cluster, running, 15)
+            print(f"| {name} | {rows:,} | {full - empty:,} | {(full - empty) / keys:,.0f} |", flush=True)
 
 
 def _open(kafka: Broker, topic: str, encode: Callable[[pa.Table], list[bytes]]) -> None:
@@ -280,22 +279,77 @@ def _settled(cluster: Cluster, job: str, seconds: float) -> int:
     return found[-1][1]
 
 
-def _partial_panes(cluster: Cluster, job: str) -> int:
-    """How many states of the one shard have gone to the final grouping; 0 for a job without partial panes."""
+class Sample(NamedTuple):
+    """Of a job at some moment: bundles that were merged, bytes of the last checkpoint, and what merging has taken."""
 
-    def written() -> int:
-        vertices = cluster.get(f"jobs/{job}")["vertices"]
-        return sum(vertex["metrics"]["write-records"] for vertex in vertices if "PreAggregate/Group" in vertex["name"])
+    parts: int
+    checkpoint: int
+    busy_millis: float
 
-    written()
+
+def long_windows(place: KafkaOnFlink, firings: int) -> None:
+    """One open window of a day, of which all keys change between early firings: what grows with the number of parts."""
+    print("\n**One window of a day, Flink cluster, early firings every 4 s, all keys changing between them**\n")
+    print("| keys | parts | firings | checkpoint, MB | ms of merging per part | seconds between firings beyond 4 |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for keys, parts in ((100, 10_000), (100_000, 60 * firings)):
+        topic = f"long-{keys}"
+        _open(place.kafka, topic, _arrow)
+        settings = ["--window=fixed:1d", "--format=arrow", "--early_firing=4s", "--num_shards=2", "--max_bundle_size=1"]
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = [*arguments_for(place, topic, f"{topic}-out", *settings), f"--output={folder}"]
+            arguments = [each for each in arguments if not each.startswith("--output_topic")]
+            make_output("output", folder)
+            with job(place, to_files, arguments) as running:
+                _settled(place.cluster, running, 0)
+                _change_all(place, topic, keys, parts, firings, running, Path(folder))
+
+
+def _change_all(
+    place: KafkaOnFlink, topic: str, keys: int, parts: int, firings: int, running: str, folder: Path
+) -> None:
+    """Sends parts with all keys in turn, and prints a line for every sixth of the way."""
+    rng = np.random.default_rng(keys)
+    rows = min(keys, 5000)
+    fired: dict[str, list[float]] = {}
+    samples = [_sample(place.cluster, running)]
+    start, sent, lines = time.monotonic(), 0, 0
+    while lines < 6:
+        now = pa.array([int(time.time() * 1000)] * rows, pa.timestamp("ms", "UTC"))
+        hosts = pa.array([f"host-{(sent * rows + i) % keys}" for i in range(rows)])
+        table = pa.table({"host": hosts, "level": rng.normal(0, 50, rows), "time": now})
+        place.kafka.produce(topic, [(message, None, sent % 2) for message in _arrow(table)])
+        sent += 1
+        for path in folder.glob("*.parquet"):
+            times = fired.setdefault(path.name, [])
+            if (changed := path.stat().st_mtime) not in times[-1:]:
+                times.append(changed)
+        done = max(map(len, fired.values()), default=0) / firings if keys > 1000 else sent / parts
+        if done * 6 >= lines + 1:
+            lines += 1
+            samples.append(_sample(place.cluster, running))
+            merged = samples[-1].parts - samples[-2].parts
+            busy = (samples[-1].busy_millis - samples[-2].busy_millis) / max(merged, 1)
+            times = max(fired.values(), key=len, default=[])
+            gap = statistics.median(np.diff(times[-10:])) - 4 if len(times) > 10 else float("nan")
+            found = f"{len(times)} | {samples[-1].checkpoint / 1e6:.2f} | {busy:.1f} | {gap:.2f}"
+            print(f"| {keys:,} | {samples[-1].parts:,} | {found} |", flush=True)
+        time.sleep(max(0.0, start + sent * (0.02 if keys <= 1000 else 0.1) - time.monotonic()))
+
+
+def _sample(cluster: Cluster, job: str) -> Sample:
+    vertices = cluster.get(f"jobs/{job}")["vertices"]
     time.sleep(11)  # Flink fetches its metrics when asked, at most every 10 s
-    return written()
+    vertices = cluster.get(f"jobs/{job}")["vertices"]
+    [merging] = [vertex["metrics"] for vertex in vertices if "Panes" in vertex["name"] and "Read" not in vertex["name"]]
+    size = cluster.checkpoints(job)["latest"]["completed"]["state_size"]
+    return Sample(merging["read-records"], size, merging["accumulated-busy-time"])
 
 
 def latency(place: KafkaOnFlink, seconds: int) -> None:
     """From a window's end to its pane in the output topic, of a stream in real time, whose rows are in order."""
     _open(place.kafka, "latency", _json)
-    settings = ["--window=fixed:2s", "--max_out_of_orderness=0s", f"--pre_aggregate={PRE_AGGREGATE}s"]
+    settings = ["--window=fixed:2s", "--max_out_of_orderness=0s"]
     arguments = arguments_for(place, "latency", "latency-out", *settings)
     with job(place, of_tables, arguments):
         end = time.monotonic() + seconds
@@ -351,7 +405,7 @@ def _resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-WORK = ("memory", "embedded", "flink", "checkpoints", "latency")
+WORK = ("memory", "embedded", "flink", "checkpoints", "long_windows", "latency")
 
 
 def main() -> None:
@@ -377,6 +431,8 @@ def main() -> None:
                     print(details(result), flush=True)
         if "checkpoints" in arguments.only:
             checkpoints(place)
+        if "long_windows" in arguments.only:
+            long_windows(place, 66)
         if "latency" in arguments.only:
             latency(place, 60)
 

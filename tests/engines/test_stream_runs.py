@@ -36,7 +36,7 @@ def test_a_stream_is_stopped_and_goes_on(
         saved = run.stop()
         for changes, message in (
             ([], "expected nothing there yet (or --overwrite), found"),
-            ([f"--resume={saved}", "--num_shards=2"], "--num_shards: expected 1, as of the results in"),
+            ([f"--resume={saved}", "--num_shards=3"], "--num_shards: expected 2, as of the results in"),
             ([f"--resume={saved}", "--window=fixed:20s"], "--window: expected fixed:10s, as of the results in"),
         ):
             assert program.main([*run.arguments, *changes]) == 2
@@ -71,7 +71,7 @@ def test_a_stream_is_stopped_and_goes_on(
 
 def test_sessions(engines: KafkaOnFlink, tmp_path: Path) -> None:
     topic = Topic(engines, f"sessions-{time.time():.0f}", **{"message.timestamp.type": "LogAppendTime"})
-    with Run(engines, topic, tmp_path, "--window=session:2s", "--early_firing=2s", "--pre_aggregate=1s") as run:
+    with Run(engines, topic, tmp_path, "--window=session:2s", "--early_firing=2s", "--num_shards=2") as run:
         run.start()
         for _ in range(4):
             topic.send_some(2, oldest=1500)
