@@ -5,7 +5,6 @@ import random
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -92,9 +91,8 @@ def check_any(seed: int, messages: int, event_time: str | None) -> None:
     dofn.setup()
     dofn.start_bundle()
     sent = [message_of(rng, offset) for offset in range(messages)]
-    found = [output for message in sent for output in dofn.process(message, beam.utils.timestamp.Timestamp(5))]
-    found += dofn.finish_bundle()
-    letters = [json.loads(output.value) for output in found if getattr(output, "tag", None) == DEAD]
+    found = [output for message in sent for output in dofn.process(message)] + list(dofn.finish_bundle())
+    letters = [json.loads(output.value.value) for output in found if getattr(output, "tag", None) == DEAD]
     for letter in letters:
         assert letter["time"] == sent[letter["offset"]].timestamp or datetime.fromisoformat(letter["time"])
     rows = sum(check_results(output.value) for output in found if getattr(output, "tag", None) != DEAD)

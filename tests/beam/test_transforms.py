@@ -50,9 +50,9 @@ from lse_stream.beam import (
     LogSumExp,
     WeightedLogSumExp,
 )
+from lse_stream.beam import tables as tables_module
 from lse_stream.beam.internals import threaded_runner
 from lse_stream.beam.softmax import _log_softmax_of_shard
-from lse_stream.beam import tables as tables_module
 from lse_stream.beam.tables import ROWS_TAG, SENT, STATES_TAG, ShardParts, _GroupBundle
 from lse_stream.functions import log_softmax, softmax
 from lse_stream.key_accumulators import RowReducer

@@ -341,7 +341,7 @@ def _sample(cluster: Cluster, job: str) -> Sample:
     vertices = cluster.get(f"jobs/{job}")["vertices"]
     time.sleep(11)  # Flink fetches its metrics when asked, at most every 10 s
     vertices = cluster.get(f"jobs/{job}")["vertices"]
-    [merging] = [vertex["metrics"] for vertex in vertices if "Panes" in vertex["name"] and "Read" not in vertex["name"]]
+    [merging] = [vertex["metrics"] for vertex in vertices if not vertex["name"].startswith("Source: ")]
     size = cluster.checkpoints(job)["latest"]["completed"]["state_size"]
     return Sample(merging["read-records"], size, merging["accumulated-busy-time"])
 

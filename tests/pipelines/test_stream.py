@@ -241,10 +241,9 @@ def read(
     dofn = ReadMessages(fields, message_format, max_bytes, lateness)
     dofn.setup()
     dofn.start_bundle()
-    found = [output for message in messages for output in dofn.process(message, beam.utils.timestamp.Timestamp(5))]
-    letters = [json.loads(output.value) for output in found if getattr(output, "tag", None) == DEAD]
-    tables = [output.value for output in found if getattr(output, "tag", None) != DEAD]
-    return tables + [output.value for output in dofn.finish_bundle()], letters
+    found = [output for message in messages for output in dofn.process(message)] + list(dofn.finish_bundle())
+    letters = [json.loads(output.value.value) for output in found if getattr(output, "tag", None) == DEAD]
+    return [output.value for output in found if getattr(output, "tag", None) != DEAD], letters
 
 
 def payload(**changes: Any) -> bytes:
