@@ -368,6 +368,10 @@ class RowReducer:
         """What is accumulated of a table."""
         return columns_of(table, self.columns)
 
+    def nulls_in(self, prepared: pa.Table) -> int:
+        """How many values are null."""
+        return sum(prepared.column(name).null_count for name in set(self.columns) - set(self.keys))
+
     def check(self, table: pa.Table) -> None:
         """Raises what there is to raise for a table that is the only one; its keys are not looked up for that."""
         prepared = self.prepare(table)
@@ -408,6 +412,10 @@ class StateReducer:
         if isinstance(table, StateTable):
             return table.select(self.keys)
         return StateTable.from_arrow(table, self.keys, trusted=self._trusted)
+
+    def nulls_in(self, prepared: StateTable) -> int:
+        """How many states are null."""
+        return sum(int(column.null.sum()) for column in prepared.states.values() if column.null is not None)
 
     def check(self, table: StateTable | pa.Table) -> None:
         """Raises what there is to raise for a table that is the only one."""

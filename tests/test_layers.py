@@ -66,6 +66,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.beam.parquet_io": {"pyarrow", "apache_beam"},
     "lse_stream.beam.kafka": {"pyarrow", "apache_beam"},
     "lse_stream.beam.engine": {"pyarrow", "apache_beam"},
+    "lse_stream.beam.rows": {"pyarrow", "apache_beam"},
     "lse_stream.beam.yaml": {"pyarrow", "apache_beam"},
     "lse_stream.beam": {"pyarrow", "apache_beam"},
     "lse_stream.testing": {"apache_beam"},

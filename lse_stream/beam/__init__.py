@@ -14,6 +14,7 @@ from .combine_fns import (
 )
 from .parquet_io import ReadTables, WriteShards, WriteWindows
 from .pre_aggregate import PreAggregate, PreCombinePerKey
+from .rows import ToRows
 from .softmax import LogSoftmax
 from .transforms import (
     CrossEntropy,
@@ -49,6 +50,7 @@ __all__ = [
     "PreAggregate",
     "PreCombinePerKey",
     "ReadTables",
+    "ToRows",
     "ToStateCombineFn",
     "WeightedLogSumExp",
     "WeightedLogSumExpCombineFn",

@@ -48,10 +48,10 @@ class ParDoInto(beam.ParDo):
         return self._windowing
 
 
-def key_type_of(element_type: Any) -> Any:
-    """The type of the keys of a PCollection of pairs."""
-    key_type, _ = key_value_types(element_type)
-    return key_type
+def key_and_value_types(element_type: Any) -> tuple[Any, Any]:
+    """The types of the keys and the values of a PCollection of pairs."""
+    key_type, value_type = key_value_types(element_type)
+    return key_type, value_type
 
 
 def without_unions(element_type: Any) -> Any:

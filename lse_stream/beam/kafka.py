@@ -31,8 +31,8 @@ from ..table_functions import finalize
 from .version import Version
 from .windows import first_ends
 
-# What is counted, and the output of messages that are no rows, or whose rows are late.
-ROWS, MESSAGES, DEAD, LATE = "rows", "messages", "dead letters", "late rows"
+# What is counted, in the namespace lse_stream; and the output of messages that are no rows, or whose rows are late.
+ROWS, MESSAGES, DEAD, LATE = "rows_read", "messages_read", "dead_letters", "late_rows"
 
 # Seconds that windows are kept beyond the time from which on their rows are late by ``Lateness``, which knows of no
 # watermark but the times of the records: a runner's own may be further, where a partition had no records for so long.

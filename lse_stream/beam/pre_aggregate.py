@@ -13,7 +13,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from .combine_fns import check_combine_fn, check_pair
 from .exception_handling import HandlesExceptions
-from .internals import ParDoInto, key_type_of, windowing_with
+from .internals import ParDoInto, key_and_value_types, windowing_with
 
 # How many keys and windows a bundle holds before it sends them on: an accumulator takes about 0.5 kB, all of them 64
 # MB.
@@ -138,7 +138,7 @@ class PreCombinePerKey(HandlesExceptions, beam.PTransform[PCollection[tuple[Any,
 
     def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, Any]]:
         check_windowing(pcoll.windowing)
-        key_type = key_type_of(pcoll.element_type)
+        key_type, _ = key_and_value_types(pcoll.element_type)
         state_type = type(self._combine_fn.create_accumulator())
         states: PCollection[tuple[Any, Any]] = pcoll | "CombineBundle" >> beam.ParDo(
             _CombineBundle(self._combine_fn, self._max_states)

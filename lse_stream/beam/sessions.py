@@ -54,7 +54,8 @@ class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
     """Tables of rows to (shard, table of keys, window and state), by pane, in the global window.
 
     A table has those sessions of a shard that have a pane at that moment: those that end within a second, those that
-    rows came to after their end, and with ``early_firing`` all that have new rows.
+    rows came to after their end, and with ``early_firing`` all that have new rows. The first pane after the end is
+    ON_TIME; a session that later rows make longer ends anew.
 
     Args:
       keys, value, event_time: names of columns.
@@ -63,7 +64,7 @@ class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
       num_shards: into how many tables the keys are spread.
       early_firing: whole seconds of processing time.
       allowed_lateness: seconds. Rows of which a session of their own had ended so long ago are dropped, and counted as
-        "late rows".
+        "late_rows".
       max_out_of_orderness: as of ``WindowTables``.
       discarding: a pane holds what came since the last one.
     """
@@ -161,7 +162,7 @@ class _SessionPanes(beam.DoFn):
         self._early_firing, self._discarding = early_firing, discarding
 
     def setup(self) -> None:
-        self._late = Metrics.counter("lse_stream", "late rows")
+        self._late = Metrics.counter("lse_stream", "late_rows")
 
     def process(
         self,
@@ -239,9 +240,13 @@ class _SessionPanes(beam.DoFn):
         self, shard: int, time: int, held: Any, progress: Any, now: _Progress, due: Any, ahead: Any
     ) -> Iterator[WindowedValue]:
         """Gives the panes of sessions that end by a time, which the watermark has reached, and sets the next times."""
-        now = now._replace(watermark=max(now.watermark, time), due=NEVER)
+        before = now.watermark
+        now = now._replace(watermark=max(before, time), due=NEVER)
         if now.merged + now.added:
             sessions = self._merged(held)
+            # What had ended, and became longer, ends anew.
+            is_closed = sessions.is_closed & (sessions.ends + self._delay <= before)
+            sessions = replace(sessions, is_closed=is_closed)
             has_ended = sessions.ends + self._delay <= now.watermark
             panes, sessions = self._fire(shard, sessions, sessions.is_new & has_ended, now.watermark)
             yield from panes

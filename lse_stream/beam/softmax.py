@@ -10,6 +10,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PCollection
 from apache_beam.transforms.combiners import Count
 from apache_beam.transforms.trigger import DefaultTrigger
+from apache_beam.typehints.typehints import Tuple
 
 from ..float64 import to_float_exact
 from ..keyed_softmax import KeyedSoftmax, check_no_results
@@ -23,6 +24,7 @@ from ..states.aggregations import LOGSUMEXP
 from ..states.results import subtract_log
 from .combine_fns import LogSumExpCombineFn
 from .exception_handling import HandlesExceptions
+from .internals import key_and_value_types
 from .tables import INNER_SHARDS, MAX_STATES, ROWS_TAG, STATES_TAG, ReduceTables
 
 # Into how many shards rows and sums go at most to be joined. A table of 65,536 rows is cut into parts of 256 rows then,
@@ -84,7 +86,12 @@ class LogSoftmax:
         def expand(self, pcoll: PCollection[tuple[Any, Any]]) -> PCollection[tuple[Any, tuple[Any, float]]]:
             _check_panes(pcoll)
             value, limit = self._value, self._max_broadcast
-            numbers = pcoll | "Value" >> beam.MapTuple(lambda key, row: (key, to_float_exact(value(row))))
+            # So that keys go by their own coder.
+            key_type, row_type = key_and_value_types(pcoll.element_type)
+            of_rows = Tuple[key_type, Tuple[row_type, float]]
+            numbers = pcoll | "Value" >> beam.MapTuple(
+                lambda key, row: (key, to_float_exact(value(row)))
+            ).with_output_types(Tuple[key_type, float])
             logs = numbers | "Sum" >> beam.CombinePerKey(_LogCombineFn())
             keys = AsSingleton(logs | "Count" >> Count.Globally().without_defaults(), default_value=0)
             few, looked_up_rows = (
@@ -97,11 +104,11 @@ class LogSoftmax:
             )
             looked_up = looked_up_rows | "Broadcast" >> beam.Map(
                 lambda element, few: _with_log_softmax(element, value, few[element[0]]), AsDict(few)
-            )
+            ).with_output_types(of_rows)
             shuffled = (
                 {"rows": joined_rows, "log": many}
                 | beam.CoGroupByKey()
-                | "Shuffled" >> beam.FlatMap(_log_softmax_of_group, value)
+                | "Shuffled" >> beam.FlatMap(_log_softmax_of_group, value).with_output_types(of_rows)
             )
             rows: PCollection[tuple[Any, tuple[Any, float]]] = (looked_up, shuffled) | beam.Flatten()
             return rows

@@ -25,9 +25,10 @@ MAX_STATES = 1 << 20
 # costs an element per bundle.
 INNER_SHARDS = 16
 
-# Counters, in the namespace lse_stream: how many rows or states were reduced; how many were shuffled, as either; and in
-# how many bytes.
-REDUCED, SHUFFLED, SHUFFLED_BYTES = "rows_reduced", "rows_shuffled", "bytes_shuffled"
+# Counters, in the namespace lse_stream: how many rows or states were reduced, and how many nulls there were among them.
+REDUCED, NULLS = "rows_reduced", "nulls"
+# How many went to the shuffle as they were, and as states; and in how many bytes.
+ROWS_SHUFFLED, STATES_SHUFFLED, BYTES_SHUFFLED = "rows_shuffled", "states_shuffled", "bytes_shuffled"
 
 # What an element of the shuffle begins with; an Arrow IPC stream of it follows. That of the third kind has no rows, and
 # ahead of it are the number of shards, in four bytes, and a bit for each of them.
@@ -132,23 +133,24 @@ class _GroupBundle(beam.DoFn):
     def __init__(self, reducer: Reducer, num_shards: int, max_states: int) -> None:
         self._num_shards, self._max_states = num_shards, max_states
         self._reducer: Any = reducer
-        names = (REDUCED, SHUFFLED, SHUFFLED_BYTES)
-        self._reduced, self._shuffled, self._bytes = (Metrics.counter("lse_stream", name) for name in names)
+        names = REDUCED, NULLS, ROWS_SHUFFLED, STATES_SHUFFLED, BYTES_SHUFFLED
+        self._counters = {name: Metrics.counter("lse_stream", name) for name in names}
 
     def start_bundle(self) -> None:
         self._held: dict[BoundedWindow, Any] = {}
         self._policy = BundlePolicy(self._max_states, may_send_rows=bool(self._reducer.columns))
 
     def process(self, table: Any, window: Any = beam.DoFn.WindowParam) -> Iterator[WindowedValue]:
-        self._reduced.inc(table.num_rows)
+        self._counters[REDUCED].inc(table.num_rows)
+        prepared = self._reducer.prepare(table)
+        self._counters[NULLS].inc(self._reducer.nulls_in(prepared))
         if self._policy.sends(table.num_rows):
-            prepared = self._reducer.prepare(table)
             yield from self._send(self._reducer.split([prepared], self._num_shards), self._rows_part, window)
             return
         accumulator = self._held.get(window)
         if accumulator is None:
             accumulator = self._held[window] = self._reducer.accumulator()
-        accumulator.add(self._reducer.prepare(table))
+        accumulator.add(prepared)
         if self._policy.is_full(table.num_rows, sum(len(each) for each in self._held.values())):
             yield from self._flush()
 
@@ -171,14 +173,16 @@ class _GroupBundle(beam.DoFn):
             if table.num_rows or self._num_shards == 1:
                 sent |= 1 << shard
                 for piece in pieces_of(table):
-                    self._shuffled.inc(piece.num_rows)
+                    self._counters[ROWS_SHUFFLED if isinstance(piece, pa.Table) else STATES_SHUFFLED].inc(
+                        piece.num_rows
+                    )
                     yield self._element(shard, encode(piece), window)
         if self._num_shards > 1:
             of_none = encode(table.slice(0, 0))
             yield self._element(SENT, _sent_part(sent, self._num_shards, of_none), window)
 
     def _element(self, shard: int, data: bytes, window: BoundedWindow) -> WindowedValue:
-        self._bytes.inc(len(data))
+        self._counters[BYTES_SHUFFLED].inc(len(data))
         return WindowedValue((shard, data), window.max_timestamp(), (window,))
 
 

@@ -86,7 +86,8 @@ class _PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table]
     window that no table reached has no shards, as nothing says what their schema is; one empty table does.
 
     ``with_exception_handling``, as ``beam.ParDo``, puts tables with a fault aside whole. The counters ``rows_reduced``,
-    ``rows_shuffled`` and ``bytes_shuffled``, in the namespace ``lse_stream``, tell what the reduction saves.
+    ``nulls``, ``rows_shuffled``, ``states_shuffled`` and ``bytes_shuffled``, in the namespace ``lse_stream``, tell what
+    the reduction saves.
 
     Rows are reduced to states per table, then per bundle, and only then shuffled, as Arrow batches. Where nearly every
     row of large tables has a key of its own, the rows are shuffled as they are, which are shorter.

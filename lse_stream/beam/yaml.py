@@ -8,7 +8,7 @@ the fields ``element``, ``msg`` and ``stack``, and in no result.
 """
 
 import datetime
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import apache_beam as beam
@@ -20,7 +20,7 @@ from apache_beam.typehints.schemas import named_fields_from_element_type
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.yaml.yaml_errors import exception_handling_args, map_errors_to_standard_format
 
-from ..columns import decode_dictionary, value_type_of
+from ..columns import value_type_of
 from ..float64 import to_float_exact
 from ..parquet.scan import scan
 from ..plan import MAX_BROADCAST
@@ -42,6 +42,7 @@ from .combine_fns import (
     check_element,
 )
 from .parquet_io import ReadTables
+from .rows import field_type, rows_of, with_beam_times
 from .softmax import LogSoftmax as LogSoftmaxOfElements
 
 Rows = PCollection[Any]
@@ -49,9 +50,6 @@ Rows = PCollection[Any]
 ErrorHandling = Mapping[str, Any] | None
 # The output of the other rows, where there are two.
 _GOOD = "good"
-
-# The dates that Python has, in days since 1970.
-_FIRST_DAY, _LAST_DAY = ((day - datetime.date(1970, 1, 1)).days for day in (datetime.date.min, datetime.date.max))
 
 
 def _row_type(rows: Rows) -> Any:
@@ -152,14 +150,14 @@ class ReadParquet(beam.PTransform[PBegin, Rows]):
         super().__init__()
         others = dict.fromkeys(columns, _type_expected)
         self._dataset = scan([path] if isinstance(path, str) else path, [], [], others)
-        self._fields = [(name, _field_type(self._dataset.schema.field(name).type)) for name in columns]
+        self._fields = [(name, field_type(self._dataset.schema.field(name).type)) for name in columns]
 
     def expand(self, pbegin: PBegin) -> Rows:
         names = [name for name, _ in self._fields]
         rows: Rows = (
             pbegin
-            | "Tables" >> ReadTables(self._dataset, _with_beam_times)
-            | "Rows" >> beam.FlatMap(_rows_of, names).with_output_types(RowTypeConstraint.from_fields(self._fields))
+            | "Tables" >> ReadTables(self._dataset, with_beam_times)
+            | "Rows" >> beam.FlatMap(rows_of, names).with_output_types(RowTypeConstraint.from_fields(self._fields))
         )
         return rows
 
@@ -169,56 +167,6 @@ def _type_expected(data_type: pa.DataType) -> str | None:
     if pa.types.is_time(value_type) or pa.types.is_duration(value_type):
         return "a type that Beam's rows have, of dates and times a date or a timestamp"
     return None
-
-
-def _field_type(data_type: pa.DataType) -> Any:
-    for is_type, python_type in (
-        (pa.types.is_boolean, bool),
-        (pa.types.is_integer, int),
-        (pa.types.is_floating, float),
-        (pa.types.is_string, str),
-        (pa.types.is_large_string, str),
-        (pa.types.is_date, datetime.date),
-        (pa.types.is_timestamp, Timestamp),
-    ):
-        if is_type(value_type_of(data_type)):
-            return python_type | None
-    return Any
-
-
-def _with_beam_times(table: pa.Table) -> pa.Table:
-    """The table with timestamps in microseconds and dates in days, all of which Beam's rows can have."""
-    columns = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        value_type = value_type_of(column.type)
-        if pa.types.is_timestamp(value_type):
-            column = decode_dictionary(column)
-            try:
-                column = column.cast(pa.timestamp("us"))
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"column {name!r}: expected times in whole microseconds, found {error}") from None
-        elif pa.types.is_date(value_type):
-            column = decode_dictionary(column).cast(pa.date32())
-            days = column.cast(pa.int32()).drop_null().to_numpy()
-            if (beyond := days[(days < _FIRST_DAY) | (days > _LAST_DAY)]).size:
-                raise ValueError(
-                    f"column {name!r}: expected dates in the years 1 to 9999, found {beyond[0]} days since 1970"
-                )
-        columns.append(column)
-    return pa.Table.from_arrays(columns, names=table.column_names)
-
-
-def _rows_of(table: pa.Table, names: Sequence[str]) -> Iterator[Row]:
-    columns = [_python_values(table.column(name)) for name in names]
-    for values in zip(*columns, strict=True):
-        yield Row(**dict(zip(names, values, strict=True)))
-
-
-def _python_values(column: pa.ChunkedArray) -> list[Any]:
-    if pa.types.is_timestamp(column.type):
-        micros = column.cast(pa.int64()).to_pylist()
-        return [None if each is None else Timestamp(micros=each) for each in micros]
-    return list(column.to_pylist())
 
 
 class _ResultsCombineFn(beam.CombineFn):

@@ -274,14 +274,16 @@ def test_tables_cut_in_any_way_give_the_same_bytes(options: PipelineOptions | No
 
 
 def test_counters_tell_what_is_reduced_and_what_is_shuffled() -> None:
-    tables = [pa.table({"k": [i % 5 for i in range(1000)], "x": [float(i) for i in range(1000)]})] * 3
+    values = [None if i % 100 == 0 else float(i) for i in range(1000)]
+    tables = [pa.table({"k": [i % 5 for i in range(1000)], "x": values})] * 3
     pipeline = beam.Pipeline(FnApiRunner())
     _ = pipeline | beam.Create(tables) | LogSumExp.PerKeyFromTables(["k"], "x", num_shards=4)
     found = pipeline.run().metrics().query()["counters"]
     counters = {each.key.metric.name: each.committed for each in found if each.key.metric.namespace == "lse_stream"}
-    assert counters["rows_reduced"] == 3000
-    assert 5 <= counters["rows_shuffled"] <= 15  # by bundle
-    assert counters["rows_shuffled"] * 88 < counters["bytes_shuffled"] < 20_000
+    assert (counters["rows_reduced"], counters["nulls"]) == (3000, 30)
+    assert "rows_shuffled" not in counters
+    assert 5 <= counters["states_shuffled"] <= 15  # by bundle
+    assert counters["states_shuffled"] * 88 < counters["bytes_shuffled"] < 20_000
 
 
 def test_a_runner_shows_what_tables_are_reduced_to() -> None:
@@ -764,6 +766,12 @@ def test_log_softmax_goes_by_window(max_broadcast: int) -> None:
         first, second = log_softmax([1.0, 2.0]).tolist()
         expected = [("a", (1.0, first)), ("a", (2.0, second)), ("a", (7.0, 0.0))]
         assert_that(rows | LogSoftmax.PerKey(max_broadcast), check_bits(expected))
+
+
+def test_keys_and_rows_of_log_softmax_go_by_their_own_coders() -> None:
+    rows = beam.Pipeline(FnApiRunner()) | beam.Create([("a", 1)])
+    coder = registry.get_coder((rows | LogSoftmax.PerKey()).element_type)
+    assert coder.encode(("a", (1, -0.5))) == b"\x01a\x01" + FloatCoder().encode(-0.5)
 
 
 @pytest.mark.parametrize(
