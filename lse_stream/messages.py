@@ -329,7 +329,7 @@ def _value_array(column: list[Any]) -> npt.NDArray[np.float64]:
     if types - {int, float, str}:
         raise TypeError
     numbers = np.array(column, np.float64)
-    if int in types and (np.abs(numbers) >= 2**53).any():
+    if int in types and (np.isfinite(numbers) & (np.abs(numbers) >= 2**53)).any():
         raise OverflowError  # a float may be so large, but an integer may have been rounded
     return numbers
 

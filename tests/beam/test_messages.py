@@ -10,12 +10,27 @@ import pyarrow as pa
 import pytest
 from apache_beam.transforms.window import FixedWindows, SlidingWindows
 from apache_beam.utils.windowed_value import PaneInfo
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lse_stream import messages
 from lse_stream.beam.kafka import DEAD, Lateness, ReadMessages
 from lse_stream.beam.windows import reach_of, split_by_window
 from lse_stream.event_times import WINDOW, event_times
-from lse_stream.messages import EVENT_TIME, KEY_TYPES, Fields, MessageError, read_arrow, read_json, result_messages
+from lse_stream.messages import (
+    EVENT_TIME,
+    KEY_TYPES,
+    Fields,
+    MessageError,
+    read_arrow,
+    read_json,
+    result_messages,
+    rows_of_arrow,
+    rows_of_json,
+)
+from lse_stream.state_table import to_ipc
 from lse_stream.table_functions import finalize, group_states, take_rows
+from lse_stream.testing import bits
 
 KEYS = {f"the {name}": data_type for name, data_type in KEY_TYPES.items()}
 HOUR = FixedWindows(3600)
@@ -84,22 +99,22 @@ def check_results(table: pa.Table) -> int:
     return rows
 
 
-def check_any(seed: int, messages: int, event_time: str | None) -> None:
+def check_any(seed: int, number: int, event_time: str | None) -> None:
     rng = random.Random(seed)
     lateness = rng.choice([None, Lateness(HOUR, 10.0, 3600.0)])
     dofn = ReadMessages(Fields(KEYS, "level", event_time, reach_of(HOUR)), "json", 10_000, lateness)
     dofn.setup()
     dofn.start_bundle()
-    sent = [message_of(rng, offset) for offset in range(messages)]
+    sent = [message_of(rng, offset) for offset in range(number)]
     found = [output for message in sent for output in dofn.process(message)] + list(dofn.finish_bundle())
     letters = [json.loads(output.value.value) for output in found if getattr(output, "tag", None) == DEAD]
     for letter in letters:
         assert letter["time"] == sent[letter["offset"]].timestamp or datetime.fromisoformat(letter["time"])
     rows = sum(check_results(output.value) for output in found if getattr(output, "tag", None) != DEAD)
-    assert rows + len(letters) == messages
+    assert rows + len(letters) == number
     late = sum(letter["reason"].startswith("late: ") for letter in letters)
     assert (late > 0) == (lateness is not None)
-    assert min(rows + late, len(letters)) > messages // 20
+    assert min(rows + late, len(letters)) > number // 20
 
 
 @pytest.mark.parametrize("event_time", ["time", None])
@@ -113,6 +128,83 @@ def test_any_message_is_a_result_or_a_dead_letter(seed: int, event_time: str | N
 @pytest.mark.parametrize("event_time", ["time", None])
 def test_any_message_is_a_result_or_a_dead_letter_at_length(seed: int, event_time: str | None) -> None:
     check_any(100 + seed, 10_000, event_time)
+
+
+# Values as messages have them: numbers in every form that JSON has, also those that float64 does not hold.
+numbers = st.one_of(
+    st.floats().map(json.dumps),
+    st.integers(-(2**54), 2**54).map(str),
+    st.integers(-(10**30), 10**30).map(str),
+    st.sampled_from(['"Infinity"', '"-Infinity"', '"NaN"', '"7"', "null", "true", "1e400", "-0", "1E5", "-0.0", "[1]"]),
+    st.from_regex(r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?", fullmatch=True),
+)
+payloads = st.lists(st.tuples(numbers, st.sampled_from(["1", "2", "17", '"x"']), st.sampled_from("{[ ]}")), max_size=8)
+
+
+@pytest.mark.parametrize("decoder", ["msgspec", "json"])
+@pytest.mark.parametrize("event_time", ["time", None])
+@given(payloads, st.booleans())
+def test_messages_together_give_what_each_gives_alone(
+    decoder: str, event_time: str | None, values: list[tuple[str, str, str]], damaged: bool
+) -> None:
+    fields = Fields({"shelf": KEY_TYPES["int64"], "host": KEY_TYPES["string"]}, "level", event_time, 10**6)
+    found = []
+    for level, shelf, ends in values:
+        text = f'{{"level": {level}, "shelf": {shelf}, "host": "\\u00e5", "time": {shelf}, "more": [{{}}]}}'
+        found.append((text + ends if damaged else text).encode())
+    millis = list(range(len(found)))
+    wanted: list[tuple[Any, ...]] = []
+    reasons: dict[int, str] = {}
+    for number, payload in enumerate(found):
+        try:
+            wanted.append((number, *read_json(payload, number, fields)))
+        except MessageError as error:
+            reasons[number] = str(error)
+    with pytest.MonkeyPatch.context() as patch:
+        if decoder == "json":
+            patch.setattr(messages, "_json_decoder", lambda: json.loads)
+        rows = rows_of_json(found, millis, fields)
+    assert rows.faults == reasons
+    assert rows.table.schema == fields.schema()
+    columns = [rows.messages.tolist(), *(column.to_pylist() for column in rows.table.columns[:-1])]
+    times = rows.table[EVENT_TIME].cast(pa.int64()).to_pylist()
+    assert bits([tuple(row) for row in zip(*columns, times, strict=True)]) == bits(wanted)
+
+
+def test_good_messages_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "read_json", None)
+    rows = {
+        "the string": ["a", "å"],
+        "the int64": [-(2**63), 2**63 - 1],
+        "the bool": [True, False],
+        "the date": ["2017-09-05", "0001-01-01"],
+        "the timestamp": ["2017-09-05T12:00:00Z", 5],
+        "level": ["-Infinity", 1],
+        "time": [1, "2017-09-05"],
+    }
+    sent = [json.dumps(dict(zip(rows, row, strict=True))).encode() for row in zip(*rows.values(), strict=True)]
+    found = rows_of_json(sent, [0, 0], Fields(KEYS, "level", "time"))
+    assert (found.table.num_rows, found.faults, found.messages.tolist()) == (2, {}, [0, 1])
+    assert found.table["level"].to_pylist() == [-np.inf, 1.0]
+
+
+def test_arrow_messages_of_several_forms_together() -> None:
+    tables = [
+        pa.table({"k": ["a"], "level": [1.5], "time": pa.array([1], pa.timestamp("s"))}),
+        pa.table({"k": ["b", "c"], "level": [1, 2], "time": pa.array([2, 3], pa.timestamp("ms"))}),
+        pa.table({"k": [1], "level": [1.0], "time": pa.array([1], pa.timestamp("s"))}),
+        pa.table({"k": pa.array([], pa.string()), "level": pa.array([], pa.float64()), "time": pa.array([], "date32")}),
+    ]
+    fields = Fields({"k": KEY_TYPES["string"]}, "level", "time")
+    found = rows_of_arrow([*map(to_ipc, tables), b"?"], [0] * 5, fields)
+    assert found.table["k"].to_pylist() == ["a", "b", "c"]
+    assert found.table["level"].to_pylist() == [1.5, 1.0, 2.0]
+    assert found.table[EVENT_TIME].cast(pa.int64()).to_pylist() == [1_000_000, 2000, 3000]
+    assert found.messages.tolist() == [0, 1, 1]
+    assert {number: reason[:9] for number, reason in found.faults.items()} == {2: "key 'k': ", 4: "not Arrow"}
+    alike = [tables[0], tables[0].slice(0, 0), tables[0]]
+    together = rows_of_arrow([*map(to_ipc, alike)], [0] * 3, fields)
+    assert (together.messages.tolist(), together.faults) == ([0, 2], {})
 
 
 @pytest.mark.parametrize("windowfn", [HOUR, SlidingWindows(7200, 600)])
