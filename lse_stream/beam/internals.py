@@ -10,16 +10,43 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, _BeamArgumentParser
-from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
-from apache_beam.runners.portability.portable_runner import PortableRunner
+from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineRunner, PipelineState
-from apache_beam.transforms.core import Windowing
-from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, python_sdk_capabilities
 from apache_beam.transforms.trigger import TriggerFn
-from apache_beam.typehints import typehints
-from apache_beam.typehints.trivial_inference import key_value_types
+
+SEEN = "2.77"
+
+
+def _unlike(found: object) -> ImportError:
+    return ImportError(
+        f"apache-beam {beam.__version__}: expected what its version {SEEN} has, beyond what is public, found {found}; "
+        f"install apache-beam {SEEN}, or a version of lse-stream that knows this one"
+    )
+
+
+try:
+    from apache_beam.options.pipeline_options import _BeamArgumentParser
+    from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+    from apache_beam.runners.portability.portable_runner import PortableRunner
+    from apache_beam.transforms.core import Windowing
+    from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, python_sdk_capabilities
+    from apache_beam.typehints import typehints
+    from apache_beam.typehints.trivial_inference import key_value_types
+except ImportError as error:
+    raise _unlike(error) from error
+
+# What is overridden or called, and would be passed over in silence where Beam has no such thing any more.
+USED: tuple[tuple[type, str], ...] = (
+    (beam.PTransform, "get_windowing"),
+    (PipelineOptions, "get_all_options"),
+    (PipelineOptions, "_add_argparse_args"),
+    (PortableRunner, "default_job_server"),
+    (PortableRunner, "create_job_service_handle"),
+)
+for _owner, _name in USED:
+    if not hasattr(_owner, _name):
+        raise _unlike(f"no {_owner.__name__}.{_name}")
 
 
 def windowing_with(windowing: Windowing, trigger: TriggerFn, accumulation_mode: Any) -> Windowing:
