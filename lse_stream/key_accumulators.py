@@ -34,7 +34,7 @@ ROW_BYTES = 24
 # With lists of smallest values the states of so many groups are too large for the cache. Rows then wait until there are
 # as many per group as its list keeps, and are added group by group: to sort them costs less than the misses, and those
 # of a group are added at once. Rows that come in long runs do not wait; nor where too few could wait for each group.
-MANY_GROUPS, LONG_RUN, MOST_WAITING = 1 << 11, 8, 1 << 22
+MANY_GROUPS, RUN_TO_ADD_AT_ONCE, MOST_WAITING = 1 << 11, 8, 1 << 22
 # What waits, of 24 bytes a row, takes half as much again as the lists will, of up to twice as many values.
 WAITING_PER_VALUE = 1
 # Sorted rows that are added together: they stay in the cache from part to part.
@@ -194,8 +194,8 @@ class _GrowingStates:
     def update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
         """Adds rows to the groups of their codes: at once, or later together with others."""
         most = min(groups * self._most_per_group, MOST_WAITING)
-        can_wait = groups >= MANY_GROUPS and most >= max(groups * LONG_RUN, codes.size)
-        if not can_wait or np.count_nonzero(codes[1:] != codes[:-1]) * LONG_RUN <= codes.size:
+        can_wait = groups >= MANY_GROUPS and most >= max(groups * RUN_TO_ADD_AT_ONCE, codes.size)
+        if not can_wait or np.count_nonzero(codes[1:] != codes[:-1]) * RUN_TO_ADD_AT_ONCE <= codes.size:
             self._update(codes, inputs, groups)
             return
         if self._waiting.size + codes.size > most:

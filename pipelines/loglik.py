@@ -159,11 +159,11 @@ def describe(
       stored: the rows of ``dataset`` are states of observations.
     """
     names, value = [*keys, *observation], VALUE
+    tables, columns = _rows(engine, dataset, names, inner, skip_nulls, layout, draw)
     if inner == "none":
-        tables, (value,) = _rows(engine, dataset, names, inner, skip_nulls, layout, draw)
+        (value,) = columns
     else:
         shards = num_shards if per_observation else None
-        tables, columns = _rows(engine, dataset, names, inner, skip_nulls, layout, draw)
         if stored:
             states = engine.merge("Inner", tables, names, shards)
         else:
