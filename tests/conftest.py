@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,3 +77,15 @@ def random_values(rng: np.random.Generator, n: int) -> np.ndarray:
             x = rng.standard_cauchy(n) * 30
             x[rng.random(n) < 0.05] = rng.choice([*EDGES, np.nan, np.inf])
     return np.ascontiguousarray(x)
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    """An empty ``stores.Store``, and its ``Directories``."""
+    from stores import Directories, Store  # with Beam, which few tests need
+
+    Store.objects.clear()
+    Store.journal.clear()
+    Directories.folders.clear()
+    yield Store
+    Store.objects.clear()

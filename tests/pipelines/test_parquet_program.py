@@ -8,9 +8,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import apache_beam as beam
 import mpmath
@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.transforms.combiners import ToList
 from programs import BEAM, IN_PROCESSES, ROOT, check_bad, check_fault, cli, contents, damage, parts, place, split, write
+from stores import Store
 
 from lse_stream import LogSumExpAccumulator
 from lse_stream.parquet import scan as scanning
@@ -645,88 +645,6 @@ def test_killed_just_before_and_after_the_result_is_in_place(
 
 
 # --- file systems that are not local ----------------------------------------------------------------------------------
-
-
-class Store(FileSystem):
-    """Objects by name, as stores of objects have them: no directories, and an object is there once it is closed."""
-
-    objects: ClassVar[dict[str, bytes]] = {}
-    journal: ClassVar[list[str]] = []
-
-    @classmethod
-    def scheme(cls) -> str:
-        return "testfs"
-
-    def join(self, basepath: str, *paths: str) -> str:
-        return "/".join([basepath.rstrip("/"), *paths])
-
-    def split(self, path: str) -> tuple[str, str]:
-        head, _, tail = path.rpartition("/")
-        return head, tail
-
-    def mkdirs(self, path: str) -> None:
-        pass
-
-    def has_dirs(self) -> bool:
-        return False
-
-    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
-        for path, data in list(self.objects.items()):
-            if path.startswith(dir_or_prefix):
-                yield FileMetadata(path, len(data))
-
-    def create(self, path: str, *options: str) -> io.BytesIO:
-        assert CompressionTypes.UNCOMPRESSED in options or path.endswith(output.SUCCESS)
-        store = self
-
-        class Writer(io.BytesIO):
-            def close(self) -> None:
-                if not self.closed:
-                    store.journal.append(f"create {path}")
-                    store.objects[path] = self.getvalue()
-                super().close()
-
-        return Writer()
-
-    def open(self, path: str, *options: str) -> io.BytesIO:
-        assert CompressionTypes.UNCOMPRESSED in options
-        return io.BytesIO(self.objects[path])
-
-    def copy(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
-        raise NotImplementedError
-
-    def rename(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
-        for source, destination in zip(source_file_names, destination_file_names, strict=True):
-            self.journal.append(f"rename {source} {destination}")
-            self.objects[destination] = self.objects.pop(source)
-
-    def exists(self, path: str) -> bool:
-        return path in self.objects
-
-    def size(self, path: str) -> int:
-        return len(self.objects[path])
-
-    def last_updated(self, path: str) -> float:
-        raise NotImplementedError
-
-    def checksum(self, path: str) -> str:
-        raise NotImplementedError
-
-    def metadata(self, path: str) -> FileMetadata:
-        return FileMetadata(path, self.size(path))
-
-    def delete(self, paths: list[str]) -> None:
-        for path in paths:
-            self.journal.append(f"delete {path}")
-            del self.objects[path]
-
-
-@pytest.fixture
-def store() -> Iterator[type[Store]]:
-    Store.objects.clear()
-    Store.journal.clear()
-    yield Store
-    Store.objects.clear()
 
 
 def test_input_and_output_on_a_store_of_objects(
