@@ -173,7 +173,7 @@ class _SessionPanes(beam.DoFn):
         early: Any = _EARLY,
     ) -> None:
         _, part = element
-        now = _progress_of(progress)
+        now = _Progress(*(progress.read() or ()))
         sessions = SessionTable.from_ipc(part)
         late = sessions.ends + self._delay + self._lateness <= now.watermark
         if late.any():
@@ -203,7 +203,7 @@ class _SessionPanes(beam.DoFn):
         due: Any = _DUE,
         ahead: Any = _AHEAD,
     ) -> Iterator[WindowedValue]:
-        now = _progress_of(progress)
+        now = _Progress(*(progress.read() or ()))
         now = now._replace(reach=now.reach if now.is_ahead else SECOND, is_ahead=0)
         yield from self._at_time(shard, time.micros, held, progress, now, due, ahead)
 
@@ -217,7 +217,7 @@ class _SessionPanes(beam.DoFn):
         due: Any = _DUE,
         ahead: Any = _AHEAD,
     ) -> Iterator[WindowedValue]:
-        now = _progress_of(progress)
+        now = _Progress(*(progress.read() or ()))
         now = now._replace(reach=FARTHER * now.reach, is_ahead=1)
         yield from self._at_time(shard, time.micros, held, progress, now, due, ahead)
 
@@ -228,7 +228,7 @@ class _SessionPanes(beam.DoFn):
         held: Any = HELD,
         progress: Any = _PROGRESS,
     ) -> Iterator[WindowedValue]:
-        now = _progress_of(progress)._replace(is_new=0)
+        now = _Progress(*(progress.read() or ()))._replace(is_new=0)
         if now.merged + now.added:
             sessions = self._merged(held)
             panes, sessions = self._fire(shard, sessions, sessions.is_new, now.watermark)
@@ -296,11 +296,6 @@ class _SessionPanes(beam.DoFn):
         if self._discarding:
             kept = replace(kept, states=kept.states.emptied(fires))
         return panes, kept
-
-
-def _progress_of(progress: Any) -> _Progress:
-    found = progress.read()
-    return _Progress() if found is None else _Progress(*found)
 
 
 class LastSessions(beam.PTransform[PCollection[tuple[int, pa.Table]], PCollection[tuple[int, pa.Table]]]):

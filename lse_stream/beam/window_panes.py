@@ -107,11 +107,10 @@ class _Panes(beam.DoFn):
         early: Any = _EARLY,
     ) -> Iterator[WindowedValue]:
         shard, part = element
-        before = progress.read()
-        now = _Progress() if before is None else _Progress(*before)
-        held.add(part)
-        if before is None:
+        now = _Progress(*(progress.read() or ()))
+        if not now.merged + now.added + now.panes:
             end.set(window.max_timestamp())
+        held.add(part)
         if self._early_firing is not None and not now.is_new and not now.is_closed:
             early.set(Timestamp.now() + self._early_firing)
         now = now._replace(added=now.added + len(part), is_new=1)
@@ -131,7 +130,7 @@ class _Panes(beam.DoFn):
         progress: Any = _PROGRESS,
         early: Any = _EARLY,
     ) -> Iterator[WindowedValue]:
-        now = _Progress(*progress.read())._replace(is_closed=1)
+        now = _Progress(*(progress.read() or ()))._replace(is_closed=1)
         early.clear()
         yield from self._fire(shard, window, held, progress, now, PaneInfoTiming.ON_TIME)
 
@@ -143,7 +142,7 @@ class _Panes(beam.DoFn):
         held: Any = HELD,
         progress: Any = _PROGRESS,
     ) -> Iterator[WindowedValue]:
-        now = _Progress(*progress.read())
+        now = _Progress(*(progress.read() or ()))
         if now.is_new and not now.is_closed:
             yield from self._fire(shard, window, held, progress, now, PaneInfoTiming.EARLY)
 
@@ -151,7 +150,7 @@ class _Panes(beam.DoFn):
         self, shard: int, window: Any, held: Any, progress: Any, now: _Progress, timing: int
     ) -> Iterator[WindowedValue]:
         """Gives a pane, where there is anything to give, and keeps what later panes hold too."""
-        if now.is_new or not self._discarding:
+        if now.is_new or now.merged:
             parts = self._parts.merge(held.read())
             # The index among panes that are not early is not known to anybody: runners do not agree about it.
             pane = PaneInfo(now.panes == 0, False, timing, now.panes, now.panes)
