@@ -43,7 +43,7 @@ ELEMENT_BYTES = 1 << 23
 
 class ToShards(beam.PTransform[PCollection[Any], PCollection[tuple[int, bytes]]]):
     """Tables to (shard, part), for ``ShardParts`` to merge: per bundle and window one of each shard that holds
-    something, or several of ``ELEMENT_BYTES``, and one with the key ``SENT``.
+    something, or several of ``ELEMENT_BYTES``; and one with the key ``SENT``, where the input has an end.
 
     Args:
       reducer: of the tables.
@@ -59,13 +59,14 @@ class ToShards(beam.PTransform[PCollection[Any], PCollection[tuple[int, bytes]]]
         for name, number in (("num_shards", num_shards), ("max_states", max_states)):
             if number < 1:
                 raise ValueError(f"{name}: expected 1 or more, found {number}")
-        self._group = _GroupBundle(reducer, num_shards, max_states)
+        self._reducer, self._num_shards, self._max_states = reducer, num_shards, max_states
 
     def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, bytes]]:
         if pcoll.windowing.windowfn.is_merging():
             raise ValueError(f"expected windows that do not merge, found {pcoll.windowing.windowfn}")
         check_windowing(pcoll.windowing)
-        parts: PCollection[tuple[int, bytes]] = pcoll | beam.ParDo(self._group).with_output_types(tuple[int, bytes])
+        group = _GroupBundle(self._reducer, self._num_shards, self._max_states, has_end=pcoll.is_bounded)
+        parts: PCollection[tuple[int, bytes]] = pcoll | beam.ParDo(group).with_output_types(tuple[int, bytes])
         return parts
 
 
@@ -124,14 +125,14 @@ class MergeTables(_ByShard):
 
 
 class _GroupBundle(beam.DoFn):
-    """Tables to (shard, states or rows), and where there are several shards to (SENT, which of them).
+    """Tables to (shard, states or rows), and where there are several shards and an end to (SENT, which of them).
 
     The output feeds a GroupByKey, or a DoFn with state, and must go on doing so: Beam loses what ``finish_bundle``
     emits into a DoFn that has only ``process_batch``.
     """
 
-    def __init__(self, reducer: Reducer, num_shards: int, max_states: int) -> None:
-        self._num_shards, self._max_states = num_shards, max_states
+    def __init__(self, reducer: Reducer, num_shards: int, max_states: int, *, has_end: bool = True) -> None:
+        self._num_shards, self._max_states, self._has_end = num_shards, max_states, has_end
         self._reducer: Any = reducer
         names = REDUCED, NULLS, ROWS_SHUFFLED, STATES_SHUFFLED, BYTES_SHUFFLED
         self._counters = {name: Metrics.counter("lse_stream", name) for name in names}
@@ -177,7 +178,7 @@ class _GroupBundle(beam.DoFn):
                         piece.num_rows
                     )
                     yield self._element(shard, encode(piece), window)
-        if self._num_shards > 1:
+        if self._num_shards > 1 and self._has_end:
             of_none = encode(table.slice(0, 0))
             yield self._element(SENT, _sent_part(sent, self._num_shards, of_none), window)
 

@@ -83,7 +83,8 @@ class _PerKeyFromTables(HandlesExceptions, beam.PTransform[PCollection[pa.Table]
 
     Each table that comes out holds the key columns and "state", one row per key, sorted by key, and is the same
     whatever the order, size and bundling of the tables that went in. ``lse_stream.finalize`` turns it into results. A
-    window that no table reached has no shards, as nothing says what their schema is; one empty table does.
+    window that no table reached has no shards, as nothing says what their schema is; one empty table does. Of input
+    without an end shards without a row do not come out.
 
     ``with_exception_handling``, as ``beam.ParDo``, puts tables with a fault aside whole. The counters ``rows_reduced``,
     ``nulls``, ``rows_shuffled``, ``states_shuffled`` and ``bytes_shuffled``, in the namespace ``lse_stream``, tell what
