@@ -97,7 +97,10 @@ class ReadTopic(beam.PTransform[PBegin, PCollection[object]]):
         self, cluster: Cluster, topic: str, *, log_append_time: bool = False, max_records: int | None = None
     ) -> None:
         super().__init__()
-        config = {"isolation.level": "read_committed", "auto.offset.reset": "earliest", **cluster.config}
+        # The last one, of Kafka's own 500, so that the reader does not wait between as few: a fetch has a megabyte of
+        # each partition at most.
+        config = {"isolation.level": "read_committed", "auto.offset.reset": "earliest", "max.poll.records": "10000"}
+        config |= cluster.config
         policy = ReadFromKafka.log_append_time if log_append_time else ReadFromKafka.create_time_policy
         # Only the settings in use: an older KafkaIO refuses those that it does not know.
         settings: dict[str, object] = {
