@@ -5,7 +5,6 @@ In windows of Beam's own each session would be an element, which costs a millise
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -29,7 +28,7 @@ from ..states.aggregations import LOGSUMEXP
 from ..table_functions import sort_by_keys
 from .internals import ParDoInto
 from .tables import pieces_of
-from .window_panes import HELD, WindowPanes, next_tick, progress_param, replace_parts
+from .window_panes import HELD, LEAST_TO_MERGE, WindowPanes, progress_param, replace_parts
 from .windows import moved_by, tables_by_window
 
 # Results of sessions are kept together by the day in which they end.
@@ -46,6 +45,9 @@ FARTHER = 16
 
 # Seconds that a day's file waits for sessions that ended in it, beyond the lateness of their rows.
 DAY_WAITS = 60.0
+
+# No time at all, in microseconds.
+NEVER = MAX_TIMESTAMP.micros
 
 
 class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int, pa.Table]]]):
@@ -85,15 +87,14 @@ class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
         column = ColumnAggregation.of(LOGSUMEXP.name, scale, value)
         self._find = _FindSessions(list(keys), column, event_time, windowfn.gap_size.micros, num_shards)
         delay, lateness = (Duration.of(seconds).micros for seconds in (max_out_of_orderness, allowed_lateness))
-        self._panes = partial(_SessionPanes, delay, lateness, early_firing, discarding=discarding)
+        self._panes = _SessionPanes(delay, lateness, early_firing, discarding=discarding)
 
     def expand(self, tables: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
-        panes_of = self._panes(has_end=tables.is_bounded)
         panes: PCollection[tuple[int, pa.Table]] = (
             tables
             | "Global" >> beam.WindowInto(GlobalWindows())
             | "Find" >> beam.ParDo(self._find).with_output_types(tuple[int, bytes])
-            | "Panes" >> beam.ParDo(panes_of).with_output_types(tuple[int, pa.Table])
+            | "Panes" >> beam.ParDo(self._panes).with_output_types(tuple[int, pa.Table])
         )
         return panes
 
@@ -128,32 +129,36 @@ class _Progress(NamedTuple):
     """Of a shard.
 
     Attributes:
-      merged: how many of the parts that are held were there at the last merge.
+      merged, added: bytes of the sessions as they were merged last, and of those that came since.
+      is_new: whether any came since an early pane was set up.
       watermark: one that it has reached, in microseconds.
-      reach: how far beyond the next panes it is looked whether the watermark is there too, in microseconds.
+      due: when the next panes are, in microseconds, by what is known without merging.
+      reach: how far beyond that it is looked whether the watermark is there too, in microseconds.
       is_ahead: whether it was.
     """
 
     merged: int = 0
+    added: int = 0
+    is_new: int = 0
     watermark: int = MIN_TIMESTAMP.micros
+    due: int = NEVER
     reach: int = SECOND
     is_ahead: int = 0
 
 
 _PROGRESS = progress_param(len(_Progress._fields))
+# No name that a timer of ``window_panes`` has: the embedded runner of Beam 2.77 mistakes the one for the other.
+_EARLY_TIMER = TimerSpec("early_session", TimeDomain.REAL_TIME)
+_EARLY = beam.DoFn.TimerParam(_EARLY_TIMER)
 # A timer tells that the watermark has reached its time, not how far it is: after a pause it may be months ahead. So
 # there is a second one; each time that it goes off as well, it is set farther beyond the first.
 _DUE_TIMER, _AHEAD_TIMER = TimerSpec("due", TimeDomain.WATERMARK), TimerSpec("ahead", TimeDomain.WATERMARK)
 _DUE, _AHEAD = beam.DoFn.TimerParam(_DUE_TIMER), beam.DoFn.TimerParam(_AHEAD_TIMER)
-# No names that timers of ``window_panes`` have: the embedded runner of Beam 2.77 mistakes the one for the other.
-_MERGE_TIMER = TimerSpec("merge_sessions", TimeDomain.REAL_TIME)
-_EARLY_TIMER = TimerSpec("early_sessions", TimeDomain.REAL_TIME)
-_MERGE, _EARLY = beam.DoFn.TimerParam(_MERGE_TIMER), beam.DoFn.TimerParam(_EARLY_TIMER)
 
 
 class _SessionPanes(beam.DoFn):
-    def __init__(self, delay: int, lateness: int, early_firing: int | None, *, discarding: bool, has_end: bool) -> None:
-        self._delay, self._lateness, self._has_end = delay, lateness, has_end
+    def __init__(self, delay: int, lateness: int, early_firing: int | None, *, discarding: bool) -> None:
+        self._delay, self._lateness = delay, lateness
         self._early_firing, self._discarding = early_firing, discarding
 
     def setup(self) -> None:
@@ -163,18 +168,30 @@ class _SessionPanes(beam.DoFn):
         self,
         element: tuple[int, bytes],
         held: Any = HELD,
+        progress: Any = _PROGRESS,
         due: Any = _DUE,
         early: Any = _EARLY,
-        merge: Any = _MERGE,
     ) -> None:
-        # Nothing is read here, as by ``window_panes``. So this may move a timer that was to go off earlier; within a
-        # second it is set again. Of input with an end all timers go off when all is there.
-        held.add(element[1])
-        due.set(self._due_of(SessionTable.from_ipc(element[1]).ends))
-        if not self._has_end:
-            merge.set(next_tick(1))
-        if self._early_firing is not None:
-            early.set(next_tick(self._early_firing))
+        _, part = element
+        now = _Progress(*(progress.read() or ()))
+        sessions = SessionTable.from_ipc(part)
+        late = sessions.ends + self._delay + self._lateness <= now.watermark
+        if late.any():
+            self._late.inc(int(sessions.states.counts[late].sum()))
+            sessions = sessions.take(np.flatnonzero(~late))
+            part = sessions.to_ipc()
+        if not sessions.num_rows:
+            return
+        if self._early_firing is not None and not now.is_new:
+            early.set(Timestamp.now() + self._early_firing)
+        held.add(part)
+        now = now._replace(added=now.added + len(part), is_new=1)
+        if (first := self._due_of(sessions.ends)) < now.due:
+            now = now._replace(due=first)
+            due.set(Timestamp(micros=first))
+        if now.added > max(now.merged, LEAST_TO_MERGE):
+            now = self._keep(held, now, self._merged(held))
+        progress.write(now)
 
     @on_timer(_DUE_TIMER)
     def at_due(
@@ -185,11 +202,9 @@ class _SessionPanes(beam.DoFn):
         progress: Any = _PROGRESS,
         due: Any = _DUE,
         ahead: Any = _AHEAD,
-        merge: Any = _MERGE,
     ) -> Iterator[WindowedValue]:
         now = _Progress(*(progress.read() or ()))
         now = now._replace(reach=now.reach if now.is_ahead else SECOND, is_ahead=0)
-        merge.clear()
         yield from self._at_time(shard, time.micros, held, progress, now, due, ahead)
 
     @on_timer(_AHEAD_TIMER)
@@ -206,68 +221,57 @@ class _SessionPanes(beam.DoFn):
         now = now._replace(reach=FARTHER * now.reach, is_ahead=1)
         yield from self._at_time(shard, time.micros, held, progress, now, due, ahead)
 
-    @on_timer(_MERGE_TIMER)
-    def at_merge(self, held: Any = HELD, progress: Any = _PROGRESS, due: Any = _DUE, ahead: Any = _AHEAD) -> None:
-        now = _Progress(*(progress.read() or ()))
-        if (sessions := self._sessions(held, now)) is not None:
-            self._keep(held, progress, now, sessions, due, ahead)
-
     @on_timer(_EARLY_TIMER)
-    def at_early_firing(
+    def ahead_of_the_end(
         self,
         shard: Any = beam.DoFn.KeyParam,
         held: Any = HELD,
         progress: Any = _PROGRESS,
-        due: Any = _DUE,
-        ahead: Any = _AHEAD,
     ) -> Iterator[WindowedValue]:
-        now = _Progress(*(progress.read() or ()))
-        if (sessions := self._sessions(held, now)) is not None:
+        now = _Progress(*(progress.read() or ()))._replace(is_new=0)
+        if now.merged + now.added:
+            sessions = self._merged(held)
             panes, sessions = self._fire(shard, sessions, sessions.is_new, now.watermark)
             yield from panes
-            self._keep(held, progress, now, sessions, due, ahead)
+            now = self._keep(held, now, sessions)
+        progress.write(now)
 
     def _at_time(
         self, shard: int, time: int, held: Any, progress: Any, now: _Progress, due: Any, ahead: Any
     ) -> Iterator[WindowedValue]:
-        """Gives the panes of sessions that end by a time, which the watermark has reached."""
-        if (sessions := self._sessions(held, now)) is None:
-            progress.write(now)
-            return
-        # What had ended, and became longer, ends anew.
-        is_closed = sessions.is_closed & (sessions.ends + self._delay <= now.watermark)
-        sessions = replace(sessions, is_closed=is_closed)
-        now = now._replace(watermark=max(now.watermark, time))
-        has_ended = sessions.ends + self._delay <= now.watermark
-        panes, sessions = self._fire(shard, sessions, sessions.is_new & has_ended, now.watermark)
-        yield from panes
-        self._keep(held, progress, now, sessions, due, ahead)
+        """Gives the panes of sessions that end by a time, which the watermark has reached, and sets the next times."""
+        before = now.watermark
+        now = now._replace(watermark=max(before, time), due=NEVER)
+        if now.merged + now.added:
+            sessions = self._merged(held)
+            # What had ended, and became longer, ends anew.
+            is_closed = sessions.is_closed & (sessions.ends + self._delay <= before)
+            sessions = replace(sessions, is_closed=is_closed)
+            has_ended = sessions.ends + self._delay <= now.watermark
+            panes, sessions = self._fire(shard, sessions, sessions.is_new & has_ended, now.watermark)
+            yield from panes
+            sessions = sessions.take(np.flatnonzero(sessions.ends + self._delay + self._lateness > now.watermark))
+            now = self._keep(held, now, sessions)
+            if sessions.is_new.any():
+                first = self._due_of(sessions.ends[sessions.is_new])
+                now = now._replace(due=first)
+                ahead.set(Timestamp(micros=min(first + now.reach, NEVER)))
+            elif sessions.num_rows:  # what is kept for late rows alone is deleted then
+                now = now._replace(due=self._due_of(sessions.ends.max() + self._lateness))
+        if now.due < NEVER:
+            due.set(Timestamp(micros=now.due))
+        progress.write(now)
 
-    def _sessions(self, held: Any, now: _Progress) -> SessionTable | None:
-        """Those that are held, without rows that came too late; None where there are none."""
-        tables = [SessionTable.from_ipc(part) for part in held.read()]
-        for i, table in enumerate(tables[now.merged :], now.merged):
-            late = table.ends + self._delay + self._lateness <= now.watermark
-            if late.any():
-                self._late.inc(int(table.states.counts[late].sum()))
-                tables[i] = table.take(np.flatnonzero(~late))
-        return SessionTable.merge(tables) if tables else None
-
-    def _keep(self, held: Any, progress: Any, now: _Progress, sessions: SessionTable, due: Any, ahead: Any) -> None:
-        """Puts sessions in place of those that were held, without those that are done with, and sets the timers."""
-        sessions = sessions.take(np.flatnonzero(sessions.ends + self._delay + self._lateness > now.watermark))
-        parts = [piece.to_ipc() for piece in pieces_of(sessions)] if sessions.num_rows else []
-        progress.write(now._replace(merged=replace_parts(held, parts)))
-        if sessions.is_new.any():
-            first = self._due_of(sessions.ends[sessions.is_new])
-            due.set(first)
-            ahead.set(Timestamp(micros=min(first.micros + now.reach, MAX_TIMESTAMP.micros)))
-        elif sessions.num_rows:  # what is kept for late rows alone is deleted then
-            due.set(self._due_of(sessions.ends.max() + self._lateness))
-
-    def _due_of(self, ends: Any) -> Timestamp:
+    def _due_of(self, ends: Any) -> int:
         """The end of the second in which the first session ends."""
-        return Timestamp(micros=-(-int(np.min(ends) + self._delay) // SECOND) * SECOND)
+        return -(-int(np.min(ends) + self._delay) // SECOND) * SECOND
+
+    def _merged(self, held: Any) -> SessionTable:
+        return SessionTable.merge([SessionTable.from_ipc(part) for part in held.read()])
+
+    def _keep(self, held: Any, now: _Progress, sessions: SessionTable) -> _Progress:
+        parts = [piece.to_ipc() for piece in pieces_of(sessions)] if sessions.num_rows else []
+        return now._replace(merged=replace_parts(held, parts), added=0)
 
     def _fire(
         self, shard: int, sessions: SessionTable, fires: Any, watermark: int

@@ -1,7 +1,7 @@
 """Panes of windows from parts, of which few are kept however many come: a state of each shard and window, and timers.
 
 A grouping of Beam's keeps all elements of an accumulating window until the window ends, and merges all of them again
-for each of its panes. Here the parts are merged every few seconds.
+for each of its panes. Here the parts are merged as they come.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,8 +16,10 @@ from apache_beam.typehints.typehints import Tuple
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
 
-# Seconds of processing time, after which the parts that came are merged to few.
-MERGE_EVERY = 5
+# Parts are merged when those that came since are as large as what was merged before, and at least this large, in bytes:
+# each byte is merged a few times at most, and there is never more than twice what is needed.
+LEAST_TO_MERGE = 1 << 16
+
 
 # What methods of a DoFn have by default, for Beam to give them: the parts of a shard.
 HELD = beam.DoFn.StateParam(BagStateSpec("held", BytesCoder()))
@@ -45,22 +47,18 @@ class Parts(Protocol):
         ...
 
 
-def next_tick(seconds: int) -> Timestamp:
-    """The end of a stretch of the clock. A timer that is set to it again and again goes off once."""
-    return Timestamp((int(Timestamp.now()) // seconds + 1) * seconds)
-
-
 class _Progress(NamedTuple):
     """Of a shard and window.
 
     Attributes:
-      merged: how many of the parts that are held were there at the last merge.
+      merged, added: bytes of the parts as they were merged last, and of those that came since.
       panes: how many there were.
-      is_new: whether there is anything among those that no pane had.
-      is_closed: whether there was a pane at the window's end.
+      is_new: whether anything came since the last one.
+      is_closed: whether there was one at the window's end.
     """
 
     merged: int = 0
+    added: int = 0
     panes: int = 0
     is_new: int = 0
     is_closed: int = 0
@@ -69,8 +67,8 @@ class _Progress(NamedTuple):
 class WindowPanes(beam.PTransform[PCollection[tuple[int, bytes]], PCollection[tuple[int, Any]]]):
     """(shard, part) in windows to (shard, table), by pane: what all parts so far give, or those since the last pane.
 
-    A pane comes when the watermark passes the window's end, then for parts that are late, and with ``early_firing`` so
-    often by the clock, if there is anything new. The windows' own trigger is not looked at. Their lateness is: what
+    A pane comes when the watermark passes the window's end, then for every part that is late, and with ``early_firing``
+    so long after the first part since the last pane. The windows' own trigger is not looked at. Their lateness is: what
     comes later is dropped. The pane at the end is ON_TIME, even if all its rows were late.
 
     Args:
@@ -81,44 +79,47 @@ class WindowPanes(beam.PTransform[PCollection[tuple[int, bytes]], PCollection[tu
 
     def __init__(self, parts: Parts, *, early_firing: int | None = None, discarding: bool = False) -> None:
         super().__init__()
-        self._arguments: dict[str, Any] = {"parts": parts, "early_firing": early_firing, "discarding": discarding}
+        self._panes = _Panes(parts, early_firing, discarding=discarding)
+        self._table_type = parts.table_type
 
     def expand(self, parts: PCollection[tuple[int, bytes]]) -> PCollection[tuple[int, Any]]:
-        panes = _Panes(**self._arguments, has_end=parts.is_bounded)
-        table_type = self._arguments["parts"].table_type
-        tables: PCollection[tuple[int, Any]] = parts | beam.ParDo(panes).with_output_types(Tuple[int, table_type])
+        panes = beam.ParDo(self._panes).with_output_types(Tuple[int, self._table_type])
+        tables: PCollection[tuple[int, Any]] = parts | panes
         return tables
 
 
 _PROGRESS = progress_param(len(_Progress._fields))
 _END_TIMER, _EARLY_TIMER = TimerSpec("end", TimeDomain.WATERMARK), TimerSpec("early", TimeDomain.REAL_TIME)
-_MERGE_TIMER = TimerSpec("merge", TimeDomain.REAL_TIME)
-_END, _EARLY, _MERGE = (beam.DoFn.TimerParam(timer) for timer in (_END_TIMER, _EARLY_TIMER, _MERGE_TIMER))
+_END, _EARLY = beam.DoFn.TimerParam(_END_TIMER), beam.DoFn.TimerParam(_EARLY_TIMER)
 
 
 class _Panes(beam.DoFn):
-    def __init__(self, parts: Parts, early_firing: int | None, *, discarding: bool, has_end: bool) -> None:
+    def __init__(self, parts: Parts, early_firing: int | None, *, discarding: bool) -> None:
         self._parts, self._early_firing, self._discarding = parts, early_firing, discarding
-        # Of input with an end the clock is nobody's concern, and some runners do not have it.
-        merges = not has_end and (early_firing is None or early_firing > MERGE_EVERY)
-        self._merge_every = MERGE_EVERY if merges else None
 
     def process(
         self,
         element: tuple[int, bytes],
         window: Any = beam.DoFn.WindowParam,
         held: Any = HELD,
+        progress: Any = _PROGRESS,
         end: Any = _END,
         early: Any = _EARLY,
-        merge: Any = _MERGE,
-    ) -> None:
-        # Nothing is read here: on Flink that takes a bundle as long as a thousand rows.
-        held.add(element[1])
-        end.set(window.max_timestamp())
-        if self._early_firing is not None:
-            early.set(next_tick(self._early_firing))
-        if self._merge_every is not None:
-            merge.set(next_tick(self._merge_every))
+    ) -> Iterator[WindowedValue]:
+        shard, part = element
+        now = _Progress(*(progress.read() or ()))
+        if not now.merged + now.added + now.panes:
+            end.set(window.max_timestamp())
+        held.add(part)
+        if self._early_firing is not None and not now.is_new and not now.is_closed:
+            early.set(Timestamp.now() + self._early_firing)
+        now = now._replace(added=now.added + len(part), is_new=1)
+        if now.is_closed:
+            yield from self._fire(shard, window, held, progress, now, PaneInfoTiming.LATE)
+            return
+        if now.added > max(now.merged, LEAST_TO_MERGE):
+            now = now._replace(merged=replace_parts(held, self._parts.merge(held.read())), added=0)
+        progress.write(now)
 
     @on_timer(_END_TIMER)
     def at_end(
@@ -128,54 +129,41 @@ class _Panes(beam.DoFn):
         held: Any = HELD,
         progress: Any = _PROGRESS,
         early: Any = _EARLY,
-        merge: Any = _MERGE,
     ) -> Iterator[WindowedValue]:
+        now = _Progress(*(progress.read() or ()))._replace(is_closed=1)
         early.clear()
-        merge.clear()
-        now, parts = self._now(held, progress)
-        timing = PaneInfoTiming.LATE if now.is_closed else PaneInfoTiming.ON_TIME
-        yield from self._fire(shard, window, held, progress, parts, now._replace(is_closed=1), timing)
+        yield from self._fire(shard, window, held, progress, now, PaneInfoTiming.ON_TIME)
 
     @on_timer(_EARLY_TIMER)
-    def at_early_firing(
+    def ahead_of_the_end(
         self,
         shard: Any = beam.DoFn.KeyParam,
         window: Any = beam.DoFn.WindowParam,
         held: Any = HELD,
         progress: Any = _PROGRESS,
     ) -> Iterator[WindowedValue]:
-        now, parts = self._now(held, progress)
+        now = _Progress(*(progress.read() or ()))
         if now.is_new and not now.is_closed:
-            yield from self._fire(shard, window, held, progress, parts, now, PaneInfoTiming.EARLY)
-
-    @on_timer(_MERGE_TIMER)
-    def at_merge(self, held: Any = HELD, progress: Any = _PROGRESS) -> None:
-        now, parts = self._now(held, progress)
-        if len(parts) > now.merged:
-            progress.write(now._replace(merged=replace_parts(held, self._parts.merge(parts))))
-
-    def _now(self, held: Any, progress: Any) -> tuple[_Progress, list[bytes]]:
-        now, parts = _Progress(*(progress.read() or ())), list(held.read())
-        return (now._replace(is_new=1) if len(parts) > now.merged else now), parts
+            yield from self._fire(shard, window, held, progress, now, PaneInfoTiming.EARLY)
 
     def _fire(
-        self, shard: int, window: Any, held: Any, progress: Any, parts: list[bytes], now: _Progress, timing: int
+        self, shard: int, window: Any, held: Any, progress: Any, now: _Progress, timing: int
     ) -> Iterator[WindowedValue]:
         """Gives a pane, where there is anything to give, and keeps what later panes hold too."""
-        if parts:
-            parts = self._parts.merge(parts)
+        if now.is_new or now.merged:
+            parts = self._parts.merge(held.read())
             # The index among panes that are not early is not known to anybody: runners do not agree about it.
             pane = PaneInfo(now.panes == 0, False, timing, now.panes, now.panes)
             for shard_and_table in self._parts.tables(shard, parts):
                 yield WindowedValue(shard_and_table, window.max_timestamp(), (window,), pane)
-            merged = replace_parts(held, [] if self._discarding else parts)
-            now = now._replace(merged=merged, panes=now.panes + 1, is_new=0)
+            now = now._replace(merged=replace_parts(held, [] if self._discarding else parts), added=0)
+            now = now._replace(panes=now.panes + 1, is_new=0)
         progress.write(now)
 
 
 def replace_parts(held: Any, parts: list[bytes]) -> int:
-    """Puts parts in place of those that were held; gives their number."""
+    """Puts parts in place of those that were held; gives their bytes."""
     held.clear()
     for part in parts:
         held.add(part)
-    return len(parts)
+    return sum(map(len, parts))
