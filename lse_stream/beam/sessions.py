@@ -202,10 +202,11 @@ class _SessionPanes(beam.DoFn):
         progress: Any = _PROGRESS,
         due: Any = _DUE,
         ahead: Any = _AHEAD,
+        early: Any = _EARLY,
     ) -> Iterator[WindowedValue]:
         now = _Progress(*(progress.read() or ()))
         now = now._replace(reach=now.reach if now.is_ahead else SECOND, is_ahead=0)
-        yield from self._at_time(shard, time.micros, held, progress, now, due, ahead)
+        yield from self._at_time(shard, time.micros, held, progress, now, due, ahead, early)
 
     @on_timer(_AHEAD_TIMER)
     def at_once(
@@ -216,10 +217,11 @@ class _SessionPanes(beam.DoFn):
         progress: Any = _PROGRESS,
         due: Any = _DUE,
         ahead: Any = _AHEAD,
+        early: Any = _EARLY,
     ) -> Iterator[WindowedValue]:
         now = _Progress(*(progress.read() or ()))
         now = now._replace(reach=FARTHER * now.reach, is_ahead=1)
-        yield from self._at_time(shard, time.micros, held, progress, now, due, ahead)
+        yield from self._at_time(shard, time.micros, held, progress, now, due, ahead, early)
 
     @on_timer(_EARLY_TIMER)
     def ahead_of_the_end(
@@ -237,11 +239,11 @@ class _SessionPanes(beam.DoFn):
         progress.write(now)
 
     def _at_time(
-        self, shard: int, time: int, held: Any, progress: Any, now: _Progress, due: Any, ahead: Any
+        self, shard: int, time: int, held: Any, progress: Any, now: _Progress, due: Any, ahead: Any, early: Any
     ) -> Iterator[WindowedValue]:
         """Gives the panes of sessions that end by a time, which the watermark has reached, and sets the next times."""
         before = now.watermark
-        now = now._replace(watermark=max(before, time), due=NEVER)
+        now, has_new = now._replace(watermark=max(before, time), due=NEVER), False
         if now.merged + now.added:
             sessions = self._merged(held)
             # What had ended, and became longer, ends anew.
@@ -252,7 +254,8 @@ class _SessionPanes(beam.DoFn):
             yield from panes
             sessions = sessions.take(np.flatnonzero(sessions.ends + self._delay + self._lateness > now.watermark))
             now = self._keep(held, now, sessions)
-            if sessions.is_new.any():
+            has_new = bool(sessions.is_new.any())
+            if has_new:
                 first = self._due_of(sessions.ends[sessions.is_new])
                 now = now._replace(due=first)
                 ahead.set(Timestamp(micros=min(first + now.reach, NEVER)))
@@ -260,6 +263,10 @@ class _SessionPanes(beam.DoFn):
                 now = now._replace(due=self._due_of(sessions.ends.max() + self._lateness))
         if now.due < NEVER:
             due.set(Timestamp(micros=now.due))
+        if now.is_new and not has_new:
+            # At the end of a stream that is drained, Flink waits for ever for a timer of the clock that is left.
+            early.clear()
+            now = now._replace(is_new=0)
         progress.write(now)
 
     def _due_of(self, ends: Any) -> int:
