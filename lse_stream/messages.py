@@ -340,8 +340,8 @@ def _micros_array(column: list[Any], name: str, room: int) -> Micros:
     millis = np.array(column, np.int64)
     if (np.abs(millis) > 2**52).any():
         raise OverflowError
-    check_years(1000 * millis, name, room)
     micros: Micros = 1000 * millis
+    check_years(micros, name, room)
     return micros
 
 

@@ -204,9 +204,7 @@ class _SessionPanes(beam.DoFn):
         ahead: Any = _AHEAD,
         early: Any = _EARLY,
     ) -> Iterator[WindowedValue]:
-        now = _Progress(*(progress.read() or ()))
-        now = now._replace(reach=now.reach if now.is_ahead else SECOND, is_ahead=0)
-        yield from self._at_time(shard, time.micros, held, progress, now, due, ahead, early)
+        yield from self._at_time(shard, time.micros, held, progress, due, ahead, early, is_ahead=False)
 
     @on_timer(_AHEAD_TIMER)
     def at_once(
@@ -219,9 +217,7 @@ class _SessionPanes(beam.DoFn):
         ahead: Any = _AHEAD,
         early: Any = _EARLY,
     ) -> Iterator[WindowedValue]:
-        now = _Progress(*(progress.read() or ()))
-        now = now._replace(reach=FARTHER * now.reach, is_ahead=1)
-        yield from self._at_time(shard, time.micros, held, progress, now, due, ahead, early)
+        yield from self._at_time(shard, time.micros, held, progress, due, ahead, early, is_ahead=True)
 
     @on_timer(_EARLY_TIMER)
     def ahead_of_the_end(
@@ -239,11 +235,13 @@ class _SessionPanes(beam.DoFn):
         progress.write(now)
 
     def _at_time(
-        self, shard: int, time: int, held: Any, progress: Any, now: _Progress, due: Any, ahead: Any, early: Any
+        self, shard: int, time: int, held: Any, progress: Any, due: Any, ahead: Any, early: Any, *, is_ahead: bool
     ) -> Iterator[WindowedValue]:
         """Gives the panes of sessions that end by a time, which the watermark has reached, and sets the next times."""
-        before = now.watermark
-        now, has_new = now._replace(watermark=max(before, time), due=NEVER), False
+        now, has_new = _Progress(*(progress.read() or ())), False
+        before, reach = now.watermark, now.reach if is_ahead or now.is_ahead else SECOND
+        reach = FARTHER * reach if is_ahead else reach
+        now = now._replace(watermark=max(before, time), due=NEVER, reach=reach, is_ahead=int(is_ahead))
         if now.merged + now.added:
             sessions = self._merged(held)
             # What had ended, and became longer, ends anew.

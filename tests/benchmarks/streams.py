@@ -83,10 +83,6 @@ def job(place: KafkaOnFlink, build: Build, arguments: list[str]) -> Iterator[str
 
 
 def of_tables(options: Options, pipeline: beam.Pipeline) -> None:
-    stream.build(pipeline, None, None, **stream.keywords_of(options))
-
-
-def to_files(options: Options, pipeline: beam.Pipeline) -> None:
     stream.build(pipeline, None, options.output, **stream.keywords_of(options))
 
 
@@ -300,7 +296,7 @@ def long_windows(place: KafkaOnFlink, firings: int) -> None:
             arguments = [*arguments_for(place, topic, f"{topic}-out", *settings), f"--output={folder}"]
             arguments = [each for each in arguments if not each.startswith("--output_topic")]
             make_output("output", folder)
-            with job(place, to_files, arguments) as running:
+            with job(place, of_tables, arguments) as running:
                 _settled(place.cluster, running, 0)
                 _change_all(place, topic, keys, parts, firings, running, Path(folder))
 
@@ -338,7 +334,7 @@ def _change_all(
 
 
 def _sample(cluster: Cluster, job: str) -> Sample:
-    vertices = cluster.get(f"jobs/{job}")["vertices"]
+    cluster.get(f"jobs/{job}")
     time.sleep(11)  # Flink fetches its metrics when asked, at most every 10 s
     vertices = cluster.get(f"jobs/{job}")["vertices"]
     [merging] = [vertex["metrics"] for vertex in vertices if not vertex["name"].startswith("Source: ")]
