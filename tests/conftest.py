@@ -1,5 +1,6 @@
 """Fixtures and strategies that several tests share."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that ``programs.RUNS`` read from."""
     return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a run takes its time, no line of progress comes between what a test expects."""
+    monkeypatch.setattr("pipelines.run.IN_LOG", threading.TIMEOUT_MAX)
 
 
 def misaligned(x: np.ndarray) -> np.ndarray:

@@ -238,6 +238,14 @@ class ShardParts:
         """One part or more, merged to as few as an element of the shuffle may be large."""
         return self._encoded(parts, pieces_of)
 
+    def tables_and_parts(self, shard: int, parts: Iterable[bytes]) -> tuple[list[tuple[int, StateTable]], list[bytes]]:
+        """What ``tables`` and ``merge`` give, of one part or more."""
+        if shard == SENT:
+            sent = self.merge(parts)
+            return list(self._not_sent(sent)), sent
+        [(_, table)] = self.tables(shard, parts)
+        return [(shard, table)], [_states_part(piece) for piece in pieces_of(table)]
+
     def merge_to_one(self, parts: Iterable[bytes]) -> bytes:
         """One part or more, merged to one, be it large."""
         [part] = self._encoded(parts, lambda table: [table])

@@ -42,8 +42,8 @@ class Parts(Protocol):
         """One part or more to few."""
         ...
 
-    def tables(self, shard: int, parts: Iterable[bytes], /) -> Iterator[tuple[int, Any]]:
-        """(shard, table) of one part or more."""
+    def tables_and_parts(self, shard: int, parts: Iterable[bytes], /) -> tuple[list[tuple[int, Any]], list[bytes]]:
+        """(shard, table) of one part or more, and what they are merged to."""
         ...
 
 
@@ -151,10 +151,10 @@ class _Panes(beam.DoFn):
     ) -> Iterator[WindowedValue]:
         """Gives a pane, where there is anything to give, and keeps what later panes hold too."""
         if now.is_new or now.merged:
-            parts = self._parts.merge(held.read())
+            tables, parts = self._parts.tables_and_parts(shard, held.read())
             # The index among panes that are not early is not known to anybody: runners do not agree about it.
             pane = PaneInfo(now.panes == 0, False, timing, now.panes, now.panes)
-            for shard_and_table in self._parts.tables(shard, parts):
+            for shard_and_table in tables:
                 yield WindowedValue(shard_and_table, window.max_timestamp(), (window,), pane)
             now = now._replace(merged=replace_parts(held, [] if self._discarding else parts), added=0)
             now = now._replace(panes=now.panes + 1, is_new=0)
