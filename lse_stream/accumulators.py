@@ -68,6 +68,14 @@ def _arrays(values: object) -> Iterator[Values]:
 _NOTHING: tuple[()] = ()
 
 
+def _sum_of(first: Any, second: object) -> Any:
+    if not isinstance(second, Accumulator):
+        return NotImplemented
+    total = first.copy()
+    total.merge(second)
+    return total
+
+
 class LogSumExpAccumulator(_kernel.State):
     """Log-sum-exp of the values added so far, ``ln sum(exp(x))``, kept so that partial results combine exactly.
 
@@ -91,7 +99,7 @@ class LogSumExpAccumulator(_kernel.State):
 
     >>> LogSumExpAccumulator([1, 2, 3, 4, 5]).value()
     5.451914395937593
-    >>> round(LogSumExpAccumulator([60, 60], scale="decibel").value(), 4)
+    >>> round(float(LogSumExpAccumulator([60], scale="decibel") + LogSumExpAccumulator([60], scale="decibel")), 4)
     63.0103
     """
 
@@ -189,6 +197,15 @@ class LogSumExpAccumulator(_kernel.State):
             state._take_scale(states.scale)
             state._set_sum(states.sums[0].tobytes())
         return state
+
+    def __add__(self, other: object) -> Self:
+        """Both merged, as a new state. Raises as ``merge``."""
+        total: Self = _sum_of(self, other)
+        return total
+
+    def __float__(self) -> float:
+        """The aggregation's own result: the first of its results."""
+        return self.result(self.AGGREGATION.results[0])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LogSumExpAccumulator):
@@ -394,6 +411,15 @@ class _PartsAccumulator(_kernel.Rows):
     def copy(self) -> Self:
         """An independent state of the same value."""
         return self.from_bytes(self.to_bytes())
+
+    def __add__(self, other: object) -> Self:
+        """Both merged, as a new state. Raises as ``merge``."""
+        total: Self = _sum_of(self, other)
+        return total
+
+    def __float__(self) -> float:
+        """The aggregation's own result: the first of its results."""
+        return self.result(self.AGGREGATION.results[0])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _PartsAccumulator):

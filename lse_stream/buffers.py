@@ -63,9 +63,11 @@ def take(column: pa.Array | pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.
 
 
 def repeated(value: int | str | None, data_type: pa.DataType, n: int) -> pa.Array:
-    """An array (n,) of one value, of int64 or string."""
+    """An array (n,) of one value: of int64, of string, or of a type that the string is read as."""
     if value is None:
         return pa.nulls(n, data_type)
+    if data_type not in (pa.int64(), pa.string()):
+        return pa.repeat(pa.scalar(value, pa.string()).cast(data_type), n)
     if isinstance(value, int):
         return array_of(np.full(n, value))
     text = value.encode()

@@ -1,10 +1,42 @@
 """Columns of Arrow tables: found by name, dictionaries by their values, numbers checked."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from .float64 import check_numeric_type, is_numeric_type
+
+
+def as_table(table: object) -> pa.Table:
+    """A table of pyarrow, of what can be seen as one.
+
+    Args:
+      table: a ``pyarrow.Table`` or ``RecordBatch``, a DataFrame of pandas or Polars, a relation of DuckDB, a
+        ``pyarrow.dataset.Dataset``, or whatever has ``__arrow_c_stream__``. NaN of pandas' arrays of NumPy stays NaN.
+
+    Raises:
+      TypeError: none of these.
+    """
+    if isinstance(table, pa.Table):
+        return table
+    if isinstance(table, pa.RecordBatch):
+        return pa.Table.from_batches([table])
+    if hasattr(table, "dtypes") and hasattr(table, "items"):  # of pandas, which would hand over its NaN as nulls
+        return pa.table({str(name): _of_pandas(column) for name, column in table.items()})
+    if hasattr(table, "__arrow_c_stream__"):
+        return pa.table(table)
+    if callable(to_table := getattr(table, "to_table", None)):
+        return as_table(to_table())
+    raise TypeError(
+        f"expected a table of pyarrow, a DataFrame, or what else has __arrow_c_stream__, found {type(table).__name__}"
+    )
+
+
+def _of_pandas(column: Any) -> pa.Array | pa.ChunkedArray:
+    is_of_numpy = isinstance(column.dtype, np.dtype) and column.dtype.kind == "f"
+    return pa.array(column.to_numpy() if is_of_numpy else column)
 
 
 def check_table(table: object) -> None:
@@ -42,6 +74,29 @@ def value_type_of(data_type: pa.DataType) -> pa.DataType:
 def decode_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A dictionary by its values; any other column as it is."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def is_string_type(data_type: pa.DataType) -> bool:
+    """Whether values are strings, in any form, or those of a dictionary are."""
+    held = value_type_of(data_type)
+    return bool(pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_string_view(held))
+
+
+def plain_strings(table: pa.Table) -> pa.Table:
+    """The table with all columns of strings as plain ones, which do not tell who has written them."""
+    for position, field in enumerate(table.schema):
+        if is_string_type(field.type) and field.type != pa.string():
+            table = table.set_column(position, field.with_type(pa.string()), _plain(table.column(position)))
+    return table
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(
+        column.type
+    ):  # which takes no ``pyarrow.compute``, whose import takes longer than most runs
+        chunks = [chunk.dictionary_decode() for chunk in column.chunks]
+        column = pa.chunked_array(chunks, column.type.value_type)
+    return column if column.type == pa.string() else column.cast(pa.string())
 
 
 def is_list_type(data_type: pa.DataType) -> bool:

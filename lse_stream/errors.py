@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote, unquote
 
@@ -35,6 +35,14 @@ def errors_of_writing(path: str) -> Iterator[None]:
     except OSError as error:
         found = f"{one_line(error)} (on host {os.uname().nodename})"
         raise DataError(f"{path}: expected a file that can be written, found {found}") from error
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What to say of a name that is none of those known: " (nearest: NAME)", or nothing where none is near."""
+    import difflib  # most runs need no hint
+
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (nearest: {near[0]})" if near else ""
 
 
 def message_in(text: str) -> str | None:

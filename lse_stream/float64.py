@@ -172,6 +172,8 @@ def array_and_nulls(values: object, name: str = "input", *, booleans: bool = Fal
 def _array_and_nulls(values: Any, name: str, booleans: bool) -> tuple[Array, Mask | None]:
     if isinstance(values, np.ma.MaskedArray):
         return np.asarray(values.filled(0)), np.ma.getmaskarray(values)
+    if isinstance(values, np.matrix):  # whose sums and rows stay matrices
+        raise TypeError(f"{name}: expected an array, found a numpy.matrix: numpy.asarray makes one of it")
     if isinstance(values, np.ndarray):
         return values, None
     if is_sequence(values):

@@ -59,9 +59,10 @@ def losses_of_lists(
         loss = cross_entropy(table.column(logits), labels)
     except ValueError as error:
         row = label_outside(table.column(logits), labels)
-        if row is None or not example:
+        if row is None:
             raise
-        raise ValueError(f"example {describe_key(table, example, row)}, {error}") from error
+        place = f"example {describe_key(table, example, row)}, " if example else ""
+        raise ValueError(f"{place}{error} (--ignore_label leaves examples with a label out)") from error
     return table.select(keys).append_column(LOSS, loss)
 
 
@@ -111,7 +112,8 @@ def losses_of(keys: list[str], states: StateTable) -> pa.Table:
         [times] = exact_values(array.take(rows[[error.row]]).exact[1])
         raise DataError(
             f"example {describe_key(states.keys, states.keys.column_names, row)}: expected its label among its "
-            f"classes ({array.counts[row]}), once, found it {times:.0f} times"
+            f"classes ({array.counts[row]}), once, found it {times:.0f} times (--ignore_label leaves examples with a "
+            "label out)"
         ) from error
     none = array.counts == 0
     columns = [*(states.keys.column(name) for name in keys), array_of(loss, null=none if null is None else none | null)]

@@ -1,5 +1,6 @@
 """Scales of logarithms: natural, of a base, of a temperature, decibel, magnitude."""
 
+import re
 from decimal import Context, Decimal
 from functools import cache, cached_property, lru_cache
 from typing import Self
@@ -7,6 +8,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from .errors import nearest
 from .float64 import to_float_exact
 
 # Digits of the constants: far more than a double-double holds. Decimal's logarithm is the same on every machine.
@@ -26,8 +28,9 @@ class Scale:
     Equal scales are equal however they were made.
 
     Args:
-      scale: "natural", "log2", "log10", "decibel" (10 log10), "magnitude" (-2.5 log10; the brighter the smaller), or
-        "base B" or "temperature T" with a number; or a Scale, which is returned as it is.
+      scale: "natural", "log2", "log10", "decibel" or "dB" (10 log10), "magnitude" (-2.5 log10; the brighter the
+        smaller), or "base B" or "temperature T" with a number, in letters of any case; or a Scale, which is returned as
+        it is.
 
     Attributes:
       name: "natural", "base 2.0", "temperature 0.5", "decibel" or "magnitude".
@@ -51,10 +54,11 @@ class Scale:
             return scale
         if not isinstance(scale, str):
             raise TypeError(f"scale: expected a name or a Scale, found {type(scale).__name__}")
-        if scale in ("log2", "log10"):
-            return cls.base(float(scale.removeprefix("log")))
-        name, _, number = scale.partition(" ")
-        if name in ("base", "temperature"):
+        name = scale.strip().lower()
+        if name in ("log2", "log10"):
+            return cls.base(float(name.removeprefix("log")))
+        if found := re.fullmatch(r"(base|temperature)(?![a-z])(.*)", name):
+            name, number = found.groups()
             try:
                 parameter = float(number)
             except ValueError:
@@ -63,12 +67,13 @@ class Scale:
                 return cls.base(parameter) if name == "base" else cls.temperature(parameter)
             except ValueError as error:
                 raise ValueError(f"scale {scale!r}: {error}") from error
-        if scale not in cls.CODES:
+        name = "decibel" if name == "db" else name
+        if name not in cls.CODES:
             raise ValueError(
                 "scale: expected 'natural', 'log2', 'log10', 'decibel', 'magnitude', 'base B' or 'temperature T', "
-                f"found {scale!r}"
+                f"found {scale!r}{nearest(name, cls.CODES)}"
             )
-        return cls._named(scale)
+        return cls._named(name)
 
     @classmethod
     def _new(cls, name: str, parameter: float | None = None) -> Self:

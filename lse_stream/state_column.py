@@ -113,13 +113,19 @@ def states_to_arrow(states: StateArray, null: Mask | None = None) -> pa.ChunkedA
     return pa.chunked_array(chunks, state_type)
 
 
+def check_states(table: pa.Table) -> pa.Table:
+    """The table as it is, once the records of its column "state" are checked; raises StateError for a damaged one."""
+    states_from_arrow(table.column(STATE))
+    return table
+
+
 def states_from_arrow(
     column: pa.ChunkedArray | pa.Array, name: str = STATE, *, trusted: bool = False
 ) -> tuple[StateArray, Mask | None]:
     """The states (n,) of a column, checked, and where it is null; the state there is an empty one.
 
     Args:
-      column: of ``StateType``, or of binary as it loads without this package.
+      column: of ``StateType``, or of binary as it loads without this package; also large, or as a view.
       name: what an error calls the column.
       trusted: this process, or one of ours, has made the bytes: they are not checked again.
 
@@ -136,6 +142,8 @@ def states_from_arrow(
     nulls: list[tuple[int, Mask | None]] = []
     for chunk in chunks:
         storage = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
+        if pa.types.is_binary_view(storage.type):
+            storage = storage.cast(pa.large_binary())
         null = nulls_of(storage)
         try:
             if len(storage) > storage.null_count:
@@ -158,7 +166,7 @@ def states_from_arrow(
 def aggregation_of(data_type: pa.DataType, name: str) -> tuple[Aggregation, Scale] | None:
     """What a column's type says of its states; None for plain binary, whose records say it."""
     storage = data_type.storage_type if isinstance(data_type, StateType) else data_type
-    if not (pa.types.is_binary(storage) or pa.types.is_large_binary(storage)):
+    if not any(test(storage) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)):
         held = f" of {storage}" if isinstance(data_type, StateType) else ""
         raise TypeError(f"column {name!r}: expected states, as binary or large_binary, found {data_type}{held}")
     if not isinstance(data_type, StateType):

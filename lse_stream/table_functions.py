@@ -2,6 +2,9 @@
 
 ``group_states`` makes a table of states from rows, ``merge_states`` makes one from many, ``finalize`` makes results.
 ``lse_stream.state_table`` has these as methods of an object, without a table in Arrow's form in between.
+
+A table is one of pyarrow, a DataFrame of pandas or Polars, a relation of DuckDB, or what else ``columns.as_table``
+takes. Tables of pyarrow come out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +16,7 @@ import pyarrow as pa
 
 from ._kernel import StateError
 from .buffers import take
-from .columns import column_of, columns_of
+from .columns import as_table, column_of, columns_of
 from .keyed_softmax import KeyedSoftmax
 from .keys import sort_keys
 from .reduction import ColumnAggregation, Reduction, check_names, check_results
@@ -61,7 +64,7 @@ def group_states(
     of_column = ColumnAggregation.of(aggregation, scale, value)
     check_names(keys, others=[*of_column.values, STATE, *of_column.aggregation.columns])
     reduction = Reduction(tuple(keys), {STATE: of_column}, skip_nulls)
-    return StateTable.group(table, reduction).to_arrow()
+    return StateTable.group(as_table(table), reduction).to_arrow()
 
 
 def merge_states(tables: pa.Table | Iterable[pa.Table], keys: Sequence[str], *, state: str = STATE) -> pa.Table:
@@ -85,16 +88,17 @@ def merge_states(tables: pa.Table | Iterable[pa.Table], keys: Sequence[str], *, 
     >>> finalize(merge_states([part, part], [])).to_pydict()
     {'logsumexp': [1.3862943611198906], 'count': [4], 'max': [0.0]}
     """
-    tables = list(tables) if isinstance(tables, Iterable) and not isinstance(tables, pa.Table) else [tables]
+    is_one = hasattr(tables, "__arrow_c_stream__") or not isinstance(tables, Iterable)
+    held = [as_table(table) for table in ([tables] if is_one else tables)]
     check_names(keys, others=[state])
-    if not tables:
+    if not held:
         raise ValueError("expected at least one table of states, found none")
     parts = []
-    for i, table in enumerate(tables):
+    for i, table in enumerate(held):
         try:
             parts.append(StateTable.from_arrow(table, keys, [state]))
         except StateError as error:
-            raise StateError(error.row, f"table {i}, {error}" if len(tables) > 1 else str(error)) from None
+            raise StateError(error.row, f"table {i}, {error}" if len(held) > 1 else str(error)) from None
     return StateTable.merge(parts).to_arrow()
 
 
@@ -135,6 +139,7 @@ def sort_by_keys(table: pa.Table, keys: Sequence[str], *, trusted: bool = False)
     >>> sort_by_keys(pa.table({"x": [1.0, 2.0, 3.0], "k": ["b", None, "a"]}), ["k"]).to_pydict()
     {'k': ['a', 'b', None], 'x': [3.0, 1.0, 2.0]}
     """
+    table = as_table(table)
     check_names(keys, others=())
     rows, key_table = sort_keys(table, keys)
     others = take_rows(table.drop_columns(list(keys)), rows, trusted=trusted)
@@ -172,6 +177,7 @@ def finalize(
     >>> finalize(states, results=["logsumexp", "bonus"]).to_pydict()
     {'logsumexp': [63.01029995663981], 'bonus': [3.010299956639812]}
     """
+    table = as_table(table)
     column = column_of(table, state)
     states = StatesColumn(*states_from_arrow(column, state))
     names = check_results(states.array.aggregation, results, min_count)
@@ -209,5 +215,5 @@ def log_softmax_of_keys(
     >>> log_softmax_of_keys(rows, group_states(rows, ["k"], "x"), ["k"], "x")["softmax"].to_pylist()
     [0.5, 0.5]
     """
-    held = StateTable.from_arrow(states, keys, [state])
-    return KeyedSoftmax(held, keys, value, state=state)(table)
+    held = StateTable.from_arrow(as_table(states), keys, [state])
+    return KeyedSoftmax(held, keys, value, state=state)(as_table(table))

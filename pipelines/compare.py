@@ -26,12 +26,14 @@ from lse_stream.observations import COUNT, ELPD_LOO, ELPD_WAIC, LPPD, P_LOO, P_W
 from lse_stream.parquet.scan import Dataset, find_files, scan
 from lse_stream.parquet.sink import write_shard
 from lse_stream.parquet.source import RowGroupReader
+from lse_stream.predicates import Condition
 from lse_stream.table_functions import sort_by_keys, take_rows
 
 from .command import ArgumentParser, UsageError
-from .options import Options, add_words, check_columns
+from .options import Options, add_words, check_columns, given
 from .output import OBSERVATIONS, OVERALL, check_apart, prepare_output
 from .picture import add_picture_option, check_picture, save_picture
+from .provenance import write_provenance
 from .run import errors_as_run_error, run_main, staged
 from .summary import aligned, pluralize
 
@@ -170,17 +172,19 @@ def columns_of(
 # --- what is read -----------------------------------------------------------------------------------------------------
 
 
-def scan_sources(sources: Sequence[Source], columns: Columns, model: str | None) -> dict[str | None, Dataset]:
+def scan_sources(
+    sources: Sequence[Source], columns: Columns, model: str | None, where: Condition | None = None
+) -> dict[str | None, Dataset]:
     """The files of each model, checked; of all together where a column tells models apart."""
     keys = [*columns.observation, *([] if model is None else [model])]
     paths: dict[str | None, list[str]] = {}
     for source in sources:
         paths.setdefault(source.model, []).append(source.path)
     datasets = {}
-    for name, given in paths.items():
-        dataset = scan(given, keys, [columns.value, *columns.beside.values()])
+    for name, of_model in paths.items():
+        dataset = scan(of_model, keys, [columns.value, *columns.beside.values()], where=where)
         if not dataset.num_rows:
-            raise InputError(f"{', '.join(given)}: expected observations, found no rows")
+            raise InputError(f"{', '.join(of_model)}: expected observations, found no rows")
         datasets[name] = dataset
     return datasets
 
@@ -200,7 +204,7 @@ def read_tables(datasets: Mapping[str | None, Dataset], model: str | None) -> di
 
 
 def _read(dataset: Dataset) -> pa.Table:
-    reader = RowGroupReader(dataset.reading, footers=dataset.footers)
+    reader = RowGroupReader(dataset.reading, footers=dataset.footers, stamps=dataset.stamps)
     try:
         files = groupby(dataset.row_groups, key=lambda group: group.path)
         tables = [table for _, groups in files for table in reader.tables(list(groups))]
@@ -373,8 +377,9 @@ def _parse(argv: Sequence[str]) -> Options:
         help="of se_diff: 1 for sample variances (default), as R's loo, 0 for those of ArviZ",
     )
     add_picture_option(parser)
-    add_words(parser, ["output", "overwrite", "quiet", "traceback"])
-    options = Options(**vars(parser.parse_args(argv)))
+    add_words(parser, ["where", "output", "overwrite", "quiet", "traceback"])
+    parsed = parser.parse_args(argv)
+    options = Options(**vars(parsed), program=PROGRAM, given=given(parser, parsed))
     for word in ("input", "output"):
         if not getattr(options, word):
             raise UsageError(f"--{word}: expected a value, found none")
@@ -394,13 +399,14 @@ def _run(argv: Sequence[str]) -> None:
     sources = sources_of(options.input, options.model)
     names = [scan([source.path], [], [], all_columns=True).schema.names for source in sources]
     columns = columns_of(names, options.value, options.observation, options.model)
-    datasets = scan_sources(sources, columns, options.model)
+    datasets = scan_sources(sources, columns, options.model, options.where)
     prepare_output(options.output, [source.path for source in sources], overwrite=options.overwrite)
     with errors_as_run_error(options):
         tables = read_tables(datasets, options.model)
     found = compare(tables, columns, weights=options.weights, seed=options.seed, ddof=options.ddof)
     with staged(options) as directory:
         write_shard(directory, 1, 0, [found], found.schema)
+        write_provenance(directory, options, sum(dataset.num_rows for dataset in datasets.values()))
         if options.picture is not None:
             with errors_of_writing(options.picture):
                 draw(found, columns.value, options.picture)

@@ -33,10 +33,11 @@ from lse_stream.state_column import STATE
 from lse_stream.states.aggregations import CROSS_ENTROPY, LOG_LIKELIHOOD
 
 from .command import UsageError
-from .options import COMMON, Options, Parser, check_columns
+from .key_options import KeyOptions
+from .options import COARSER, COMMON, Options, Parser, check_columns
 from .output import OVERALL, TOTALS, make_table_directory
 from .run import build_of, run, run_main
-from .summary import head, pluralize, preview, read_totals
+from .summary import files_of, head, pluralize, preview, read_totals
 
 PROGRAM = "cross_entropy"
 
@@ -150,7 +151,7 @@ def _class_type(data_type: pa.DataType) -> str | None:
 
 
 def _parse(argv: Sequence[str]) -> Options:
-    words = ("input", "key", "output", "num_shards", *COMMON)
+    words = ("input", "where", "key", *COARSER, "output", "num_shards", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
     parser.add_argument("--logits", metavar="COLUMN", help="column of lists, the logits of an example each")
     parser.add_argument("--value", metavar="COLUMN", help="in place of --logits: column of logits, one for each class")
@@ -195,14 +196,16 @@ def _parse(argv: Sequence[str]) -> Options:
 
 def _scan(options: Options) -> tuple[Dataset, Dataset | None]:
     """The input and the labels, if they are files of their own, checked."""
-    names = [*options.key, *options.example]
+    key_options = KeyOptions(options)
+    names = [*key_options.sources, *options.example]
+    values, columns = [options.value], {options.classes: _class_type, options.label: _class_type}
     if options.logits is not None:
-        columns = {options.logits: _list_type, options.label: _index_type}
-        return scan(options.input, names, [], columns), None
+        values, columns = [], {options.logits: _list_type, options.label: _index_type}
+    elif options.labels:
+        columns = {options.classes: _class_type}
+    dataset = key_options.coarsen(scan(options.input, names, values, columns, where=options.where))
     if not options.labels:
-        columns = {options.classes: _class_type, options.label: _class_type}
-        return scan(options.input, names, [options.value], columns), None
-    dataset = scan(options.input, names, [options.value], {options.classes: _class_type})
+        return dataset, None
     labels = scan(options.labels, options.example, [], {options.label: _class_type})
     for name in options.example:
         expected, found = (value_type_of(each.schema.field(name).type) for each in (dataset, labels))
@@ -262,7 +265,7 @@ def summary(dataset: Dataset, options: Options, seconds: float) -> str:
     totals, overall = (join(options.output, name) for name in (TOTALS, OVERALL))
     found = read_totals(totals)
     lines = [
-        f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')}: "
+        f"{pluralize(dataset.num_rows, 'row')} of {files_of(dataset)}: "
         f"{pluralize(found.counts[TERMS], 'example')} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}, in {options.unit}",
         *preview(head(totals, [*options.key, *RESULTS]), found.rows),

@@ -1,4 +1,4 @@
-"""What a stored column of states holds: ``python -m pipelines.inspect --help``."""
+"""What stored columns of states hold: ``python -m pipelines.inspect --help``."""
 
 import os
 import sys
@@ -11,17 +11,20 @@ import pyarrow.parquet as pq
 from lse_stream._kernel import StateError
 from lse_stream._kernel.constants import VERSION
 from lse_stream.errors import InputError, one_line
+from lse_stream.parquet.scan import find_files
 from lse_stream.state_column import STATE, StateType, states_from_arrow
 from lse_stream.states.results import result_of
 
 from .command import ArgumentParser
+from .provenance import read_provenance, said_of
 from .run import RunError, run_main
 from .summary import aligned
 
 PROGRAM = "inspect"
 
 DESCRIPTION = """\
-Shows what the columns of states in a Parquet or Arrow IPC file contain:
+Shows what the columns of states in Parquet or Arrow IPC files contain, or in
+the directories that programs write with --state:
 version, aggregation and scale, how many rows, the results of the first states.
 Every record is checked; of a damaged one it names the row and the fault.
 
@@ -32,7 +35,7 @@ EXAMPLES = """\
 examples:
   COMMAND parquet --input pipelines/samples/storms.parquet \\
       --key season --value category --state --output out/s
-  PROGRAM out/s/part-00000-of-00001.parquet
+  PROGRAM out/s
 
   # states in an Arrow IPC stream
   PROGRAM states.arrows
@@ -96,19 +99,34 @@ def lines_of_column(table: pa.Table, name: str) -> list[str]:
 
 
 def _run(argv: Sequence[str]) -> None:
-    parser = ArgumentParser(PROGRAM, DESCRIPTION, EXAMPLES, "FILE")
-    parser.add_argument("file", metavar="FILE", help="Parquet, or Arrow IPC (file or stream)")
-    path: str = parser.parse_args(argv).file
-    if os.path.isdir(path):
-        raise InputError(f"{path}: expected a Parquet or Arrow IPC file, found a directory: name one of its files")
+    parser = ArgumentParser(PROGRAM, DESCRIPTION, EXAMPLES, "FILE [FILE ...]")
+    parser.add_argument(
+        "file", nargs="+", metavar="FILE", help="Parquet, Arrow IPC (file or stream), or a directory of Parquet files"
+    )
+    shown = 0
+    for given in parser.parse_args(argv).file:
+        before, others = shown, dict[str, None]()
+        if os.path.isdir(given) and (origin := read_provenance(given)):
+            print(said_of(origin))
+        for path in find_files([given]) if os.path.isdir(given) else [given]:
+            table = _table_of(path)
+            if names := columns_of_states(table):
+                print("\n" if shown else "", end="")
+                _print(path, table, names)
+                shown += 1
+            others |= dict.fromkeys(table.column_names)
+        if shown == before:
+            raise InputError(f"{given}: expected a column of states, found columns {', '.join(others) or 'none'}")
+
+
+def _table_of(path: str) -> pa.Table:
     try:
-        table = read_table(path)
+        return read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: expected an undamaged Parquet or Arrow IPC file, found {one_line(error)}") from error
-    names = columns_of_states(table)
-    if not names:
-        found = ", ".join(table.column_names) or "none"
-        raise InputError(f"{path}: expected a column of states, found columns {found}")
+
+
+def _print(path: str, table: pa.Table, names: Sequence[str]) -> None:
     print(f"{path}: {table.num_rows:,} rows, columns {', '.join(table.column_names)}")
     for name in names:
         try:

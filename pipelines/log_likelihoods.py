@@ -1,17 +1,15 @@
 """The log-likelihoods that a command line names, in any layout: found, checked, and how they become rows."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of
-from lse_stream.coarsening import coarsen
 from lse_stream.columns import is_list_type
 from lse_stream.errors import InputError
 from lse_stream.layouts import (
@@ -26,11 +24,12 @@ from lse_stream.observations import VALUE
 from lse_stream.parquet.scan import Dataset, find_files, first_schema, scan
 from lse_stream.parquet.source import Convert
 from lse_stream.scales import NATURAL
-from lse_stream.state_column import STATE, StateType, aggregation_of, expected_states
+from lse_stream.state_column import STATE, StateType, aggregation_of, check_states, expected_states
 from lse_stream.states.aggregations import Aggregation
 
 from .cmdstan import Chains, are_csv, find_columns, read_headers, to_parquet
 from .command import UsageError
+from .key_options import KeyOptions
 from .options import Options
 from .output import prepare_output
 from .run import errors_as_run_error, progress, temporary_directory
@@ -75,7 +74,7 @@ def found_by(options: Options) -> Iterator[Found]:
         return
     if not options.wide:
         raise UsageError(f"--wide: expected a pattern of columns, as {paths[0]} is a CSV file, found none")
-    chains = read_headers(paths, options.wide, options.key)
+    chains = read_headers(paths, options.wide, KeyOptions(options).sources)
     prepare_output(options.output, options.input, overwrite=options.overwrite)  # not after minutes of reading
     with temporary_directory(options) as directory:
         warmup = _convert(options, chains, directory)
@@ -95,6 +94,19 @@ def _convert(options: Options, chains: Chains, directory: str) -> int:
     return warmup
 
 
+def _scan(
+    options: Options,
+    columns: Sequence[str],
+    values: Sequence[str],
+    others: dict[str, Callable[[pa.DataType], str | None]] | None = None,
+    paths: Sequence[str] | None = None,
+) -> Dataset:
+    """As ``lse_stream.parquet.scan``, with the key columns as options have them, and further columns."""
+    key_options = KeyOptions(options)
+    names = [*key_options.sources, *columns]
+    return key_options.coarsen(scan(paths or options.input, names, values, others or {}, where=options.where))
+
+
 def _in_parquet(options: Options) -> Found:
     if options.wide:
         return _in_columns(options)
@@ -107,10 +119,10 @@ def _in_parquet(options: Options) -> Found:
         if options.value == STATE and isinstance(data_type, StateType):
             return _of_states(options)
         if not (options.observation or options.group):
-            scan(options.input, options.key, [options.value])  # says what else is wrong
+            _scan(options, [], [options.value])  # says what else is wrong
             raise UsageError("--inner logmeanexp: expected --observation, found none")
     values = [options.value] if options.weight is None else [options.value, options.weight]
-    dataset = scan(options.input, [*options.key, *options.observation, *options.group, *options.draw], values)
+    dataset = _scan(options, [*options.observation, *options.group, *options.draw], values)
     return Found(dataset, None, tuple(options.group or options.observation), nulls=_nulls(dataset, [options.value]))
 
 
@@ -130,10 +142,10 @@ def _of_states(options: Options) -> Found:
             return None
         return f"states with {' and '.join(needed)}, as loglik writes them with the same options"
 
-    dataset = scan(options.input, [*options.key, *options.observation], [], {STATE: expected})
+    dataset = _scan(options, options.observation, [], {STATE: expected})
     found = aggregation_of(dataset.schema.field(STATE).type, STATE)
     nulls = _nulls(dataset, [STATE])
-    return Found(dataset, partial(coarsen, {}, {}), tuple(options.observation), stored=found and found[0], nulls=nulls)
+    return Found(dataset, check_states, tuple(options.observation), stored=found and found[0], nulls=nulls)
 
 
 def _in_columns(options: Options) -> Found:
@@ -141,7 +153,7 @@ def _in_columns(options: Options) -> Found:
     columns, observations = find_columns(options.wide, path, schema.names)
     if same := set(options.key) & set(columns):
         raise UsageError(f"--key {min(same)}: expected a column that is none of --wide {options.wide}, found one")
-    dataset = scan(options.input, options.key, columns)
+    dataset = _scan(options, [], columns)
     for other, metadata in dataset.footers.items():
         names = metadata.schema.to_arrow_schema().names
         if more := set(find_columns(options.wide, other, names)[0]) - set(columns):
@@ -158,7 +170,7 @@ def _of_lists(options: Options, path: str) -> Found:
     if not options.observation:
         return _in_lists(options, None, options.input, options.value)
     names = [*options.key, *options.observation]
-    dataset = scan(options.input, names, [], {options.value: _expected_lists})
+    dataset = _scan(options, options.observation, [], {options.value: _expected_lists})
     width = max((-(-values // rows) for _, values, rows in _sizes(dataset, options.value)), default=1)
     layout, nulls = ObservationLists(tuple(names), options.value), _nulls(dataset, [options.value])
     return Found(dataset.widen(width, VALUES_OF_OBSERVATIONS), layout, tuple(options.observation), nulls=nulls)
@@ -176,7 +188,7 @@ def _in_lists(
     """Of draws with a list each: of ``observations``, or of the positions in the lists."""
     if OBSERVATION in options.key:
         raise UsageError(f"--key {OBSERVATION}: expected a name other than that of the positions in the lists")
-    dataset = scan(paths, options.key, [], {value: _expected_lists})
+    dataset = _scan(options, [], [], {value: _expected_lists}, paths)
     if observations is None:
         observations = array_of(np.arange(_width(dataset, value)))
     layout, nulls = DrawLists(tuple(options.key), value, observations), _nulls(dataset, [value])
@@ -240,7 +252,9 @@ def _leaves(metadata: pq.FileMetaData, names: Sequence[str]) -> list[int]:
 
 
 def _nulls(dataset: Dataset, columns: Sequence[str]) -> int | None:
-    """How many values of columns are null, by the footers; None where one does not say it."""
+    """How many values of columns are null, by the footers; None where they do not say it of the rows."""
+    if dataset.reading.where is not None:
+        return None
     nulls = 0
     for metadata in dataset.footers.values():
         leaves = _leaves(metadata, columns)

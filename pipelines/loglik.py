@@ -51,11 +51,11 @@ from lse_stream.states.leave_one_out import LARGEST_GOOD_K, good_k, values_to_ke
 
 from .command import UsageError
 from .log_likelihoods import Found, found_by
-from .options import COMMON, Options, Parser, check_columns
+from .options import COARSER, COMMON, Options, Parser, check_columns
 from .output import OBSERVATIONS, OVERALL, TOTALS, check_apart, make_table_directory
 from .picture import add_picture_option, check_picture, save_picture
 from .run import build_of, errors_as_run_error, run, run_here, run_main
-from .summary import head, pluralize, preview, read_totals
+from .summary import files_of, head, pluralize, preview, read_totals
 
 PROGRAM = "loglik"
 
@@ -252,7 +252,7 @@ build = build_of(describe)
 
 
 def _parse(argv: Sequence[str]) -> Options:
-    words = ("input", "key", "output", "num_shards", "state", "skip_nulls", *COMMON)
+    words = ("input", "where", "key", *COARSER, "output", "num_shards", "state", "skip_nulls", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
     parser.add_argument("--value", metavar="COLUMN", help="column of log-likelihoods, of lists or of states, see above")
     parser.add_argument(
@@ -320,7 +320,8 @@ def _parse(argv: Sequence[str]) -> Options:
         if not getattr(options, word):
             continue
         if options.inner != "logmeanexp":
-            raise UsageError(f"--{word}: expected --inner logmeanexp with it, found {options.inner}")
+            needs = "--inner logmeanexp with it, and --observation unless the value is a column of lists"
+            raise UsageError(f"--{word}: expected {needs}, found --inner {options.inner}")
         if options.weight:
             raise UsageError(f"--{word}: expected no --weight with it, found one")
         if options.state and not options.per_observation:
@@ -401,7 +402,8 @@ def _run(argv: Sequence[str]) -> None:
                 stored=found.stored is not None,
             )
 
-        run(options, plan, found.dataset.rows_read, temporary=found.temporary)
+        rows = found.dataset.num_rows
+        run(options, plan, found.dataset.rows_read, input_rows=rows, temporary=found.temporary)
     if options.picture is not None:
         with errors_as_run_error(options), errors_of_writing(options.picture):
             draw_pareto_k(join(options.output, OBSERVATIONS), options.picture)
@@ -418,7 +420,7 @@ def summary(source: Found, options: Options, evaluation: Evaluation, seconds: fl
     read = pluralize(source.dataset.num_rows, "row" if source.stored is None else "state")
     nulls = f" with {pluralize(source.nulls, 'null')}" if source.nulls else ""
     lines = [
-        f"{read} of {pluralize(source.dataset.num_files, 'file')}{nulls}{warmup}: "
+        f"{read} of {files_of(source.dataset)}{nulls}{warmup}: "
         f"{pluralize(found.counts[TERMS], what)} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
         *([] if options.picture is None else [f"picture in {options.picture}"]),

@@ -7,8 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lse_stream.coarsening import UNITS
+from lse_stream.parquet.lakes import pinned
+from lse_stream.predicates import Condition
+
 from .command import ArgumentParser, UsageError
 from .memory import free_memory
+
+
+def _condition(text: str) -> Condition:
+    try:
+        return Condition(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
 
 # One word means one thing in every program that has it.
 _WORDS: dict[str, dict[str, Any]] = {
@@ -18,7 +30,8 @@ _WORDS: dict[str, dict[str, Any]] = {
         "default": [],
         "metavar": "PATH",
         "help": "Parquet files, directories (searched for *.parquet) or quoted globs, on any filesystem that Beam "
-        "knows. Directories named column=value give columns that can be keys.",
+        "knows. Directories named column=value give columns that can be keys. Or tables: delta:PATH[@VERSION], "
+        "iceberg:CATALOG.TABLE[@SNAPSHOT].",
     },
     "key": {
         "action": "append",
@@ -26,7 +39,32 @@ _WORDS: dict[str, dict[str, Any]] = {
         "metavar": "COLUMN",
         "help": "key column; repeat it for a compound key; leave it out for one total over all rows",
     },
+    "truncate": {
+        "action": "append",
+        "default": [],
+        "metavar": "COLUMN=UNIT",
+        "help": f"cut the times of a key column to one of {', '.join(UNITS)} (the weeks begin on Monday)",
+    },
+    "bin": {
+        "action": "append",
+        "default": [],
+        "metavar": "COLUMN=WIDTH",
+        "help": "cut the numbers of a key column to multiples of WIDTH, the lower edges of their bins",
+    },
+    "map": {
+        "action": "append",
+        "default": [],
+        "metavar": "COLUMN=FILE",
+        "help": "map the values of a column as FILE says, CSV with a header or Parquet, of two columns: the values, "
+        "and what they become, a key with the name of the second column",
+    },
     "value": {"metavar": "COLUMN", "help": "column of numbers to total"},
+    "where": {
+        "type": _condition,
+        "metavar": "CONDITION",
+        "help": "read those rows alone, such as \"season > 2000 and name != 'Amy'\": comparisons, 'in', 'is null', "
+        "and/or/not, as in SQL",
+    },
     "output": {"metavar": "DIR", "help": "directory to make; it appears when it is whole"},
     "num_shards": {
         "type": int,
@@ -73,6 +111,8 @@ _LEAST = {"num_shards": 1, "min_count": 0, "threads": 1}
 _MOST = {"num_shards": 10_000, "threads": 10_000}
 # Of the engine in this process.
 LOCAL = ("threads", "memory", "temp")
+# Of keys.
+COARSER = ("truncate", "bin", "map")
 # Of every program that has it.
 COMMON = (*LOCAL, "overwrite", "quiet", "traceback")
 
@@ -89,6 +129,8 @@ class Options:
     """What a command line says, by the names of its options. It cannot be changed.
 
     Attributes:
+      program: whose they are.
+      given: those that are not at their defaults, as they were parsed.
       beam: the options for Beam; None where this process does the work.
     """
 
@@ -132,7 +174,7 @@ class Parser(ArgumentParser):
             "  --runner=FlinkRunner ... -- --checkpointing_interval=10000"
         )
         super().__init__(program, description, f"{examples}\n{ends}", f"{usage} [OPTION ...]")
-        self._words = words
+        self.program, self._words = program, words
         add_words(self, words)
 
     def parse(self, argv: Sequence[str], beam_defaults: BeamDefaults | None = None) -> Options:
@@ -148,7 +190,7 @@ class Parser(ArgumentParser):
         end = argv.index("--") if "--" in argv else len(argv)
         unasked = argv[end + 1 :]
         parsed, rest = self.parse_known_args(argv[:end])
-        options = vars(parsed)
+        options = vars(parsed) | {"program": self.program, "given": given(self, parsed)}
         on_beam = not set(LOCAL) <= set(self._words) or any(re.match("--runner(=|$)", argument) for argument in rest)
         options["beam"] = None
         if on_beam:
@@ -161,6 +203,8 @@ class Parser(ArgumentParser):
             raise UsageError(no_such_option(first, "this program", self._names(), "options of Beam need --runner"))
         elif unasked:
             raise UsageError(f"--: expected nothing behind it without --runner, found {unasked[0]}")
+        if options.get("input"):
+            options["input"] = [pinned(pattern) for pattern in options["input"]]
         for word in self._words:
             found = options[word]
             if word in _REQUIRED and not found:
@@ -185,6 +229,11 @@ class Parser(ArgumentParser):
     def _names(self) -> list[str]:
         """Of the options that are ours, and of the one that makes Beam's."""
         return [*(name for action in self._actions for name in action.option_strings), "--runner"]
+
+
+def given(parser: ArgumentParser, parsed: argparse.Namespace) -> dict[str, Any]:
+    """The options that are not at their defaults, by name."""
+    return {name: value for name, value in vars(parsed).items() if value != parser.get_default(name)}
 
 
 def no_such_option(name: str, whose: str, known: Sequence[str], *hints: str) -> str:

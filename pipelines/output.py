@@ -9,10 +9,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from lse_stream import files
 from lse_stream.errors import DataError, InputError, one_line
 from lse_stream.files import is_local, join, part_name
+from lse_stream.parquet.lakes import place_of_table
 from lse_stream.parquet.panes import UNFINISHED
+from lse_stream.parquet.sink import is_result
 
 # Marks a directory of an object store as whole, as Hadoop's committers do. Local ones are renamed as a whole instead.
 SUCCESS = "_SUCCESS"
@@ -20,13 +24,17 @@ SUCCESS = "_SUCCESS"
 # What a stream without an end keeps when it goes on.
 SETTINGS = "_stream.json"
 
+# Says where results come from.
+PROVENANCE = "_lse_stream.json"
+
 # The directories inside the output of programs that write more than one table.
 TABLES = TOTALS, OVERALL, OBSERVATIONS = "totals", "overall", "observations"
 
 # What there may be at a place that is written to: results, which --overwrite replaces.
 _WINDOW = r"-?[\d.T]+--?[\d.T]+-(pane-\d{5,}-[0-9a-f]{16}-)?"
 _PART = r"part-\d{5,}-of-\d{5,}\.parquet"
-_RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{SUCCESS}|{re.escape(SETTINGS)}")
+_BESIDE = "|".join(map(re.escape, (SUCCESS, SETTINGS, PROVENANCE)))
+_RESULT = re.compile(rf"(({'|'.join(TABLES)})/|{_WINDOW})?{_PART}|{_BESIDE}")
 
 # What is written aside is named after the run that writes: host, process, the process's start, and a random number.
 _INCOMPLETE = "_incomplete-"
@@ -54,16 +62,35 @@ def check_output(directory: str, *, overwrite: bool) -> None:
 
     That is everything but earlier results, and these too without ``overwrite``.
     """
-    for name in _names_in(directory):
+    if is_local(directory) and _is_within(os.getcwd(), directory):
+        raise InputError(
+            f"--output {directory}: expected a directory that can be replaced, found the current one in it"
+        )
+    names = _names_in(directory)
+    for name in names:
         if not _RESULT.fullmatch(name):
             raise InputError(f"--output {directory}: expected nothing there but earlier results, found {name}")
         if not overwrite:
             raise InputError(f"--output {directory}: expected nothing there yet (or --overwrite), found {name}")
+    for name in names:
+        if name.endswith(".parquet") and not _is_result(join(directory, name)):
+            raise InputError(
+                f"--output {directory}: expected nothing there but results of these programs, found {name}"
+            )
+
+
+def _is_result(path: str) -> bool:
+    """Whether a file was written by one of the programs, and is not another's of such a name."""
+    try:
+        with files.open_file(path) as source:
+            return is_result(pq.read_metadata(source))
+    except (OSError, ValueError):  # Arrow's are these too
+        return False
 
 
 def check_apart(directory: str, others: Iterable[str], what: str = "the input") -> None:
     """Raises InputError where one of others, files or directories, lies in the output directory or around it."""
-    for path in others:
+    for path in map(place_of_table, others):
         if _is_within(path, directory) or _is_within(directory, path):
             raise InputError(f"--output {directory}: expected a place apart from {what}, found {path}")
 

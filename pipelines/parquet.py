@@ -1,5 +1,6 @@
 """Log-sum-exp per key over Parquet files: ``python -m pipelines.parquet --help``."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -8,21 +9,40 @@ from typing import Any
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.parquet.sink import COUNTERS, NULLS, TERMS
 from lse_stream.plan import Engine
-from lse_stream.reduction import ColumnAggregation, Reduction
-from lse_stream.scales import NATURAL
+from lse_stream.reduction import ColumnAggregation, Reduction, check_results
+from lse_stream.scales import NATURAL, Scale
 from lse_stream.state_column import STATE
 from lse_stream.state_table import StateTable
-from lse_stream.states.aggregations import LOGSUMEXP
+from lse_stream.states.aggregations import (
+    EFFECTIVE_SAMPLE_SIZE,
+    LOG_LIKELIHOOD,
+    LOGSUMEXP,
+    WEIGHTED_LOGSUMEXP,
+    Aggregation,
+    find_aggregation,
+)
 
-from .options import Parser, check_columns
+from .command import UsageError
+from .key_options import KeyOptions
+from .options import Options, Parser, check_columns
 from .run import build_of, run, run_main
-from .summary import head, pluralize, preview, read_totals, with_bonus
+from .summary import files_of, head, pluralize, preview, read_totals, with_bonus
 
 PROGRAM = "parquet"
 
 DESCRIPTION = """\
 Totals a column of Parquet files by key: ln(sum(exp(value))), with the count of
-terms and their max.
+terms and their max; or other results of the same rows.
+
+kinds and their results:
+  logsumexp              logsumexp, max, logmeanexp, bonus (over the max),
+                         exp_bonus; on any --scale
+  ... with --weight      logsumexp, log_abs_sum, sign, max, weight (their sum),
+                         logmeanexp; on any --scale
+  log_likelihood         log_likelihood (the plain sum), max, logsumexp,
+                         logmeanexp, mean, variance, sum_of_squares
+  effective_sample_size  effective_sample_size, max, largest_weight, logsumexp,
+                         logmeanexp
 
 The result is a function of the rows alone: the same bytes for any order of
 files and rows, number of workers, runner and machine.
@@ -38,12 +58,18 @@ examples:
   PROGRAM --input data/ --key model --key fold \\
       --value loglik --num_shards 4 --output out/models
 
+  # the equivalent level (Leq) of each station and hour, by durations
+  PROGRAM --input levels/ --key station \\
+      --key time --truncate time=hour --value level --scale decibel \\
+      --weight seconds --result logmeanexp --output out/leq
+
   # one total over all rows, in a form that later totals can be merged with
   PROGRAM --input 'logs/day=*/*.parquet' \\
       --value logit --state --output out/total
 """
 
-RESULTS = ("logsumexp", "count", "max")
+KINDS = (LOGSUMEXP.name, LOG_LIKELIHOOD.name, EFFECTIVE_SAMPLE_SIZE.name)
+COUNT = "count"
 
 
 def describe(
@@ -52,30 +78,60 @@ def describe(
     directory: str,
     *,
     keys: Sequence[str],
+    kind: str = LOGSUMEXP.name,
+    scale: Scale | str = NATURAL,
+    results: Sequence[str] | None = None,
     num_shards: int = 1,
     skip_nulls: bool = True,
     min_count: int = 0,
     state: bool = False,
 ) -> Any:
-    """What is computed: of the rows of ``dataset``, ``num_shards`` files in ``directory``, which exists."""
-    aggregation = ColumnAggregation(LOGSUMEXP, NATURAL, dataset.values)
+    """What is computed: of the rows of ``dataset``, ``num_shards`` files in ``directory``, which exists.
+
+    Args:
+      kind, scale: of the aggregation of ``dataset.values``.
+      results: names of results, with "count"; None for those of the aggregation's columns.
+    """
+    aggregation = ColumnAggregation.of(kind, scale, dataset.values)
     rows = engine.read("Read", dataset)
     states = engine.reduce("LogSumExp", rows, Reduction(tuple(keys), {STATE: aggregation}, skip_nulls), num_shards)
-    results = engine.finish("Finalize", states, partial(StateTable.finalize, min_count=min_count, keep_state=state))
-    return engine.write("Write", results, keys, directory, num_shards, COUNTERS)
+    finish = partial(StateTable.finalize, results=results, min_count=min_count, keep_state=state)
+    return engine.write("Write", engine.finish("Finalize", states, finish), keys, directory, num_shards, COUNTERS)
 
 
 build = build_of(describe)
 
 
 def _run(argv: Sequence[str]) -> None:
-    options = Parser(PROGRAM, DESCRIPTION, EXAMPLES).parse(argv)
-    check_columns({"key": options.key}, {"value": options.value}, [*RESULTS, STATE])
-    dataset = scan(options.input, options.key, [options.value])
+    parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES)
+    parser.add_argument("--kind", choices=KINDS, default=LOGSUMEXP.name, help="what is computed (default %(default)s)")
+    parser.add_argument(
+        "--scale",
+        type=_scale,
+        default=NATURAL,
+        help="of the values: natural (default), log2, log10, decibel, magnitude, 'base B', 'temperature T'",
+    )
+    parser.add_argument("--weight", metavar="COLUMN", help="column of weights of the terms")
+    parser.add_argument(
+        "--result",
+        action="append",
+        metavar="NAME",
+        help="result to write, beside the count; repeat it for more (default: some of them)",
+    )
+    options = parser.parse(argv)
+    kind = _kind(options)
+    results = list(dict.fromkeys([*options.result, COUNT])) if options.result else list(kind.columns)
+    check_columns({"key": options.key}, {"value": options.value, "weight": options.weight}, [*results, STATE])
+    values = [options.value] if options.weight is None else [options.value, options.weight]
+    key_options = KeyOptions(options)
+    dataset = key_options.coarsen(scan(options.input, key_options.sources, values, where=options.where))
     plan = partial(
         describe,
         dataset=dataset,
         keys=options.key,
+        kind=kind.name,
+        scale=options.scale,
+        results=results,
         num_shards=options.num_shards,
         skip_nulls=options.skip_nulls,
         min_count=options.min_count,
@@ -83,21 +139,50 @@ def _run(argv: Sequence[str]) -> None:
     )
     seconds = run(options, plan, dataset.num_rows)
     if not options.quiet:
-        print(summary(dataset, options.output, seconds, options.key, skip_nulls=options.skip_nulls), flush=True)
+        print(summary(dataset, options, results, seconds), flush=True)
 
 
-def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str], *, skip_nulls: bool) -> str:
+def _scale(text: str) -> Scale:
+    try:
+        return Scale(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("scale: ")) from None
+
+
+def _kind(options: Options) -> Aggregation:
+    """The aggregation, which knows the scale and the results that are asked for."""
+    kind = find_aggregation(options.kind)
+    if options.weight is not None:
+        if kind != LOGSUMEXP:
+            raise UsageError(f"--weight: expected none with --kind {kind.name}, found {options.weight}")
+        kind = WEIGHTED_LOGSUMEXP
+    try:
+        kind.check_scale(options.scale)
+        check_results(kind, options.result)
+    except ValueError as error:
+        option, _, what = str(error).partition(": ")
+        raise UsageError(f"--{option.removesuffix('s')}: {what}") from None
+    return kind
+
+
+def summary(dataset: Dataset, options: Options, results: Sequence[str], seconds: float) -> str:
     """What was done, and the first rows."""
-    found = read_totals(directory)
-    nulls = dataset.num_rows - found.counts[TERMS]
-    what = f"{nulls:,} null" if skip_nulls else f"{pluralize(found.counts[NULLS], 'key')} with a null"
-    first = head(directory, [*keys, *RESULTS])
+    found = read_totals(options.output)
+    if dataset.reading.where is not None:
+        what = f"{pluralize(found.counts[TERMS], 'term')} chosen"
+    elif options.skip_nulls:
+        what = f"{dataset.num_rows - found.counts[TERMS]:,} null"
+    else:
+        what = f"{pluralize(found.counts[NULLS], 'key')} with a null"
+    first = head(options.output, [*options.key, *results])
+    if options.kind == LOGSUMEXP.name and options.weight is None and options.result is None:
+        first = with_bonus(first)
     return "\n".join(
         [
-            f"{pluralize(dataset.num_rows, 'row')} ({what}) of {pluralize(dataset.num_files, 'file')}: "
+            f"{pluralize(dataset.num_rows, 'row')} ({what}) of {files_of(dataset)}: "
             f"{pluralize(found.rows, 'key')} in {pluralize(found.files, 'file')}, {seconds:.1f} s",
-            f"results in {directory}",
-            *preview(with_bonus(first), found.rows),
+            f"results in {options.output}",
+            *preview(first, found.rows),
         ]
     )
 

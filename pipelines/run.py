@@ -27,6 +27,7 @@ from .output import (
     remove_left_behind,
     stage,
 )
+from .provenance import write_provenance
 
 EXIT_OK, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
 
@@ -99,13 +100,15 @@ def run(
     plan: Plan,
     num_rows: int,
     *,
+    input_rows: int | None = None,
     max_broadcast: int | None = None,
     temporary: Sequence[str] = (),
 ) -> float:
     """Carries a plan out, in this process or on Beam, and puts what it wrote in place of --output.
 
     Args:
-      num_rows: how many there are to read.
+      num_rows: how many there are to read, if any several times.
+      input_rows: how many there are, where that is another number.
       max_broadcast: as of ``lse_stream.beam.engine.BeamEngine``.
       temporary: directories that nobody needs any more once results are whole.
 
@@ -125,6 +128,7 @@ def run(
         else:
             run_here(options, plan, directory, num_rows)
         check_whole(directory, options.output)
+        write_provenance(directory, options, num_rows if input_rows is None else input_rows)
         for path in temporary:
             delete_tree(path)
     return time.monotonic() - start

@@ -17,9 +17,10 @@ from lse_stream.state_column import STATE
 from lse_stream.states.aggregations import LOGSUMEXP
 
 from .command import UsageError
-from .options import COMMON, Parser, check_columns
+from .key_options import KeyOptions
+from .options import COARSER, COMMON, Parser, check_columns
 from .run import build_of, run, run_main
-from .summary import head, pluralize, preview, read_totals
+from .summary import files_of, head, pluralize, preview, read_totals
 
 PROGRAM = "softmax"
 
@@ -66,7 +67,7 @@ build = build_of(describe)
 
 
 def _run(argv: Sequence[str]) -> None:
-    words = ("input", "key", "value", "output", *COMMON)
+    words = ("input", "where", "key", *COARSER, "value", "output", *COMMON)
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words)
     parser.add_argument(
         "--max_broadcast",
@@ -80,22 +81,25 @@ def _run(argv: Sequence[str]) -> None:
     if options.max_broadcast < 1:
         raise UsageError(f"--max_broadcast: expected 1 or more, found {options.max_broadcast}")
     check_columns({"key": options.key}, {"value": options.value}, RESULTS)
-    dataset = scan(options.input, options.key, [options.value], all_columns=True)
+    key_options = KeyOptions(options)
+    dataset = scan(options.input, key_options.sources, [options.value], all_columns=True, where=options.where)
+    dataset = key_options.coarsen(dataset)
     for name in RESULTS:
         if name in dataset.schema.names:
             path = dataset.row_groups[0].path
             raise InputError(f"{path}: expected columns other than {' and '.join(RESULTS)}, found column {name!r}")
 
     plan = partial(describe, dataset=dataset, keys=options.key)
-    seconds = run(options, plan, 2 * dataset.num_rows, max_broadcast=options.max_broadcast)
+    rows = dataset.num_rows
+    seconds = run(options, plan, 2 * rows, input_rows=rows, max_broadcast=options.max_broadcast)
     if not options.quiet:
         columns = dataset.schema.names if len(dataset.schema.names) <= SHOWN else [*options.key, options.value]
-        files = read_totals(options.output).files
+        found = read_totals(options.output)
         lines = [
-            f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')} "
-            f"to {pluralize(files, 'file')}, {seconds:.1f} s",
+            f"{pluralize(found.rows, 'row')} of {files_of(dataset)} "
+            f"to {pluralize(found.files, 'file')}, {seconds:.1f} s",
             f"results in {options.output}",
-            *preview(head(options.output, [*columns, *RESULTS]), dataset.num_rows),
+            *preview(head(options.output, [*columns, *RESULTS]), found.rows),
         ]
         print("\n".join(lines), flush=True)
 

@@ -20,10 +20,12 @@ from lse_stream.states.aggregations import LOGSUMEXP
 from .command import UsageError
 from .endless import check_partitions, check_resume, check_settings, taking_place, watch
 from .kafka_options import Broker, check_expansion_service, parse_config
-from .options import Options, Parser, check_columns
+from .key_options import KeyOptions
+from .options import COARSER, Options, Parser, check_columns
 from .output import check_apart, has_results, make_output, prepare_output
+from .provenance import write_provenance
 from .run import run_main, staged
-from .summary import head, pluralize, preview, read_totals
+from .summary import files_of, head, pluralize, preview, read_totals
 from .window_options import FORMS, parse_duration, parse_window
 
 PROGRAM = "stream"
@@ -66,11 +68,14 @@ ON_THE_WAY = 1.0
 KAFKA_DEFAULTS = {"format": "json", "max_message_bytes": MAX_MESSAGE_BYTES, "max_out_of_orderness": "10s"}
 RESULTS = LOGSUMEXP.columns
 
-# What streams on Flink need and do not have by default: with its own limits a small stream waits for seconds, and
-# nothing is saved from a crash.
+# What streams on Flink need and do not have by default: with its own limits a small stream waits for seconds, each
+# thousand messages of a large one wait for two workers in turn, each is copied between steps, and nothing is saved from
+# a crash.
 # A checkpoint that is kept is what a stream goes on from.
 FLINK_DEFAULTS = {
     "max_bundle_time_mills": 200,
+    "max_bundle_size": 10_000,
+    "faster_copy": True,
     "checkpointing_interval": 10_000,
     "externalized_checkpoints_enabled": True,
     "retain_externalized_checkpoints_on_cancellation": True,
@@ -152,7 +157,7 @@ def build(
 
 
 def _parser() -> Parser:
-    words = ("value", "state", "overwrite", "quiet", "traceback")
+    words = ("where", *COARSER, "value", "state", "overwrite", "quiet", "traceback")
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, words, "--source SOURCE --window SPEC")
     add = parser.add_argument
     add("--source", required=True, choices=SOURCES, help="where rows come from: Parquet files, or a Kafka topic")
@@ -340,6 +345,7 @@ def _check_together(options: Mapping[str, Any], *, kafka: bool) -> None:
     for option, needed, refused in (
         ("input", not kafka, kafka),
         ("event_time", not kafka, False),
+        *((option, False, kafka) for option in ("where", *COARSER)),
         ("topic", kafka, not kafka),
         ("bootstrap_servers", kafka or topics, False),
         ("dead_letters", kafka and not options["dead_letter_topic"], not kafka),
@@ -392,7 +398,10 @@ def _run(argv: Sequence[str]) -> None:
     options = parse(argv)
     dataset = None
     if options.source == "replay":
-        dataset = scan(options.input, options.key, [options.value], {options.event_time: _event_time_type})
+        others = {options.event_time: _event_time_type}
+        key_options = KeyOptions(options)
+        dataset = scan(options.input, key_options.sources, [options.value], others, where=options.where)
+        dataset = key_options.coarsen(dataset)
     if options.output:
         if options.dead_letters:
             check_apart(options.output, [options.dead_letters], "--dead_letters")
@@ -423,6 +432,8 @@ def _run(argv: Sequence[str]) -> None:
         graph = partial(build, dataset=dataset, directory=directory)
         follow = None if options.bounded or broker is None else partial(watch, options, broker, partitions, begun)
         result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options)), rows, follow)
+        if directory is not None and rows is not None:
+            write_provenance(directory, options, rows)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
 
@@ -500,7 +511,7 @@ def _place(options: Options, partitions: int) -> Iterator[tuple[str | None, Call
 def summary(options: Options, dataset: Dataset | None, result: Any, seconds: float) -> str:
     """What was done, and the first rows."""
     if dataset is not None:
-        lines = [f"{pluralize(dataset.num_rows, 'row')} of {pluralize(dataset.num_files, 'file')}, {seconds:.1f} s"]
+        lines = [f"{pluralize(dataset.num_rows, 'row')} of {files_of(dataset)}, {seconds:.1f} s"]
     else:
         from lse_stream.beam.kafka import DEAD, MESSAGES
 

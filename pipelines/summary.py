@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of
 from lse_stream.files import open_file
-from lse_stream.parquet.scan import find_files
+from lse_stream.parquet.scan import Dataset, find_files
 from lse_stream.parquet.sink import read_counts
 
 PREVIEW_ROWS = 8
+# Characters of a value: longer ones are cut.
+_CELL = 60
 
 
 class Totals(NamedTuple):
@@ -34,6 +36,15 @@ def read_totals(directory: str) -> Totals:
         rows += metadata.num_rows
         counts.update(read_counts(metadata))
     return Totals(rows, len(paths), counts)
+
+
+def files_of(dataset: Dataset) -> str:
+    """The files that were read; and of rows that were chosen, what did not need to be read."""
+    files = pluralize(dataset.num_files, "file")
+    if dataset.reading.where is None:
+        return files
+    row_groups = dataset.skipped + sum(row_group.index is not None for row_group in dataset.row_groups)
+    return f"{files} (skipped {dataset.skipped:,} of {pluralize(row_groups, 'row group')})"
 
 
 def head(directory: str, columns: Sequence[str]) -> pa.Table:
@@ -101,6 +112,7 @@ def _python_values(column: pa.ChunkedArray) -> list[Any]:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, str) and not (value and value.isprintable()):
-        return repr(value)
-    return str(value)
+    if isinstance(value, str) and (value in ("", "null") or not value.isprintable()):
+        value = repr(value)
+    text = str(value)
+    return text if len(text) <= _CELL else f"{text[: _CELL - 3]}..."

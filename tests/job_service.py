@@ -16,6 +16,7 @@ Importance = api.JobMessage
 # Name, type and default, as Beam's job server for Flink describes some of its own.
 DESCRIBED = [
     ("checkpointing_interval", Type.INTEGER, "-1"),
+    ("max_bundle_size", Type.INTEGER, "MaxBundleSizeFactory"),
     ("max_bundle_time_mills", Type.INTEGER, "MaxBundleTimeFactory"),
     ("externalized_checkpoints_enabled", Type.BOOLEAN, "false"),
     ("retain_externalized_checkpoints_on_cancellation", Type.BOOLEAN, "false"),

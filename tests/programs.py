@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from engines.fetch import EngineError, find, find_prism
 
+from lse_stream.parquet.sink import write_shard
 from lse_stream.table_functions import finalize, group_states
+from pipelines.output import PROVENANCE
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +49,13 @@ def place(files: dict[str, Any], folder: Path) -> None:
             write(path, content)
 
 
+def result_file(value: int) -> bytes:
+    """A file of results, such as a run leaves."""
+    table = pa.table({"value": [value]})
+    with TemporaryDirectory() as directory:
+        return Path(write_shard(directory, 1, 0, [table], table.schema)).read_bytes()
+
+
 def split(folder: Path, table: pa.Table, parts: int, **options: Any) -> Path:
     """The rows spread over files: every ``parts``-th row to a file."""
     for i in range(parts):
@@ -65,11 +75,13 @@ def damage(path: Path, row_group: int, column: int) -> None:
 
 
 def parts(folder: Path) -> list[pa.Table]:
-    return [pq.read_table(path, partitioning=None) for path in sorted(folder.iterdir())]
+    return [pq.read_table(path, partitioning=None) for path in sorted(folder.glob("*.parquet"))]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """All files, but for what says where results come from, which names the input."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != PROVENANCE)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def cli(program: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -563,3 +563,25 @@ def test_repr_never_raises() -> None:
 
 def test_repr_shows_the_value() -> None:
     assert repr(accumulate([0.0, 0.0])) == "LogSumExpAccumulator(value=0.6931471805599453, count=2, max=0.0)"
+
+
+@pytest.mark.parametrize("make", [LogSumExpAccumulator, LogLikelihoodAccumulator, EffectiveSampleSizeAccumulator])
+def test_accumulators_add_up_and_are_numbers(make: Any) -> None:
+    first, second = make([1.0, 2.0]), make([3.0])
+    total = first + second
+    assert total == make([1.0, 2.0, 3.0])
+    assert (first.count, second.count) == (2, 1)
+    assert float(total) == total.result(total.AGGREGATION.results[0])
+    with pytest.raises(TypeError):
+        first + 1.0
+
+
+def test_accumulators_of_two_kinds_do_not_add_up() -> None:
+    with pytest.raises(ValueError, match="two aggregations do not merge: logsumexp and log_likelihood"):
+        LogSumExpAccumulator([1.0]) + LogLikelihoodAccumulator([1.0])
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_a_matrix_is_refused_in_words() -> None:
+    with pytest.raises(TypeError, match=r"a: expected an array, found a numpy\.matrix: numpy\.asarray makes one"):
+        logsumexp(np.matrix([[1.0, 2.0]]))

@@ -633,7 +633,7 @@ MASK = [True, False, True]
         pl.Series(MASK),
         pd.DataFrame({"a": [True, False], "b": [True, True], "c": [False, False]}),
     ],
-    ids=repr,
+    ids=lambda mask: type(mask).__name__,
 )
 def test_a_mask_as_weights_of_any_kind(b: Any, dtype: str) -> None:
     x = np.array([1.0, 7.0, 2.0], dtype)

@@ -44,6 +44,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.losses": {"pyarrow"},
     "lse_stream.model_comparison": {"pyarrow"},
     "lse_stream.coarsening": {"pyarrow"},
+    "lse_stream.predicates": {"pyarrow"},
     "lse_stream.table_functions": {"pyarrow"},
     "lse_stream.sessions": {"pyarrow"},
     "lse_stream.parquet": {"pyarrow", "apache_beam"},  # for paths that are not local, and not before

@@ -148,7 +148,7 @@ def test_a_temperature_that_is_none_is_refused(t: float) -> None:
         Scale.temperature(t)
 
 
-@pytest.mark.parametrize("name", ["", "e", "base", "base two", "temperature ", "decibels", "natural "])
+@pytest.mark.parametrize("name", ["", "e", "base", "base two", "temperature ", "decibels", "based 2", "baseline"])
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="scale"):
         Scale(name)
@@ -167,6 +167,28 @@ def test_the_natural_scale_is_one_object_however_many_others_there_are() -> None
     assert Scale("natural") is natural is Scale.temperature(1)
     assert LogSumExpAccumulator([1.0, 2.0], scale="natural").to_bytes() == LogSumExpAccumulator([1.0, 2.0]).to_bytes()
     assert pickle.loads(pickle.dumps(natural)) is natural
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("dB", "decibel"),
+        ("Decibel", "decibel"),
+        (" natural ", "natural"),
+        ("LOG2", "base 2"),
+        ("base4", "base 4"),
+        ("Base  1e1", "log10"),
+        ("temperature.5", "temperature 0.5"),
+    ],
+)
+def test_a_name_may_be_written_in_other_ways(name: str, scale: str) -> None:
+    assert Scale(name) == Scale(scale)
+    assert Scale(name).name == Scale(scale).name
+
+
+def test_a_name_that_is_nearly_one_is_told() -> None:
+    with pytest.raises(ValueError, match=r"found 'decibels' \(nearest: decibel\)$"):
+        Scale("decibels")
 
 
 @pytest.mark.parametrize("name", ["base", "base x", "temperature", "temperature 1 2"])

@@ -877,16 +877,15 @@ def stored_as(data_type: pa.DataType, metadata: bytes) -> pa.Table:
 
 def test_states_load_from_the_storage_types_that_others_write() -> None:
     ours = pa.table({"k": [1, 2, 3], "state": [record(1.0), None, record(2.0, 3.0)]})
-    large = stored_as(pa.large_binary(), StateType().__arrow_ext_serialize__())
-    assert large["state"].type.storage_type == pa.large_binary()
-    assert finalize(large).equals(finalize(ours))
-    assert found(merge_states([large, ours], ["k"]), ["k"]) == found(merge_states([ours, ours], ["k"]), ["k"])
-    for data_type in (pa.binary_view(), pa.string()):
-        table = stored_as(pa.binary(), StateType().__arrow_ext_serialize__())
-        other = pa.ExtensionArray.from_storage(StateType(storage_type=data_type), pa.nulls(3, data_type))
-        table = table.set_column(1, "state", other)
-        with pytest.raises(TypeError, match=rf"^column 'state': expected states, as binary .* of {data_type}$"):
-            finalize(table)
+    for data_type in (pa.large_binary(), pa.binary_view()):
+        other = stored_as(data_type, StateType().__arrow_ext_serialize__())
+        assert other["state"].type.storage_type == data_type
+        assert finalize(other).equals(finalize(ours))
+        assert found(merge_states([other, ours], ["k"]), ["k"]) == found(merge_states([ours, ours], ["k"]), ["k"])
+    table = stored_as(pa.binary(), StateType().__arrow_ext_serialize__())
+    strings = pa.ExtensionArray.from_storage(StateType(storage_type=pa.string()), pa.nulls(3, pa.string()))
+    with pytest.raises(TypeError, match=r"^column 'state': expected states, as binary .* of string$"):
+        finalize(table.set_column(1, "state", strings))
 
 
 @pytest.mark.parametrize("metadata", [b"", b"{}", b"[1]", b'{"version": "new", "aggregation": 1, "scale": 2}', b"\xff"])
@@ -895,18 +894,6 @@ def test_a_column_of_damaged_metadata_loads_and_is_refused_in_use(metadata: byte
     assert table.num_rows == 3
     with pytest.raises(StateError, match=r"^column 'state': expected states .* found version 0, aggregation unknown"):
         finalize(table)
-
-
-@pytest.mark.parametrize("wrong", [None, {"k": [1]}, 5, "table"])
-def test_what_is_no_table_is_told(wrong: Any) -> None:
-    found = f"expected a pyarrow.Table, found {type(wrong).__name__}"
-    with pytest.raises(TypeError, match=found):
-        group_states(wrong, ["k"], "x")
-    with pytest.raises(TypeError, match=found):
-        finalize(wrong)
-    if not isinstance(wrong, dict | str):  # of which the items are no tables
-        with pytest.raises(TypeError, match=found):
-            merge_states(wrong, ["k"])
 
 
 def test_keys_and_counts_of_other_types_are_told() -> None:
@@ -920,3 +907,50 @@ def test_keys_and_counts_of_other_types_are_told() -> None:
     with pytest.raises(TypeError, match="min_count: expected an integer, found 'a'"):
         finalize(group_states(table, ["k"], "x"), min_count=text)
     assert finalize(group_states(table, ["k"], "x"), min_count=number)["logsumexp"].to_pylist() == [None]
+
+
+# --- tables of others -------------------------------------------------------------------------------------------------
+
+
+def others_of(table: pa.Table) -> dict[str, Any]:
+    """The same rows as other packages have them."""
+    import duckdb
+    import pandas as pd
+    import polars as pl
+    import pyarrow.dataset as ds
+
+    class Stream:
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            return table.__arrow_c_stream__(requested_schema)
+
+    return {
+        "pandas": pd.DataFrame({name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}),
+        "polars": pl.from_arrow(table),
+        "duckdb": duckdb.from_arrow(table),
+        "dataset": ds.dataset(table),
+        "batch": table.combine_chunks().to_batches()[0],
+        "stream": Stream(),
+    }
+
+
+def test_tables_of_others_are_taken() -> None:
+    table = pa.table({"k": ["a", "b", "a"], "x": [1.0, np.nan, 2.0]})
+    expected = finalize(sort_by_keys(group_states(table, ["k"], "x"), ["k"]))
+    for name, other in others_of(table).items():
+        states = group_states(other, ["k"], "x")
+        assert finalize(sort_by_keys(states, ["k"]))["count"].to_pylist() == expected["count"].to_pylist(), name
+        softmax = log_softmax_of_keys(other, states, ["k"], "x")
+        assert softmax["softmax"][0].as_py() == pytest.approx(1 / (1 + np.e)), name
+    states = group_states(table, ["k"], "x")
+    by_polars = others_of(states)["polars"]
+    assert finalize(merge_states(by_polars, []))["count"].to_pylist() == [3]
+    assert finalize(merge_states([by_polars, states], []))["count"].to_pylist() == [6]
+
+
+@pytest.mark.parametrize("table", [None, 5, [1, 2], "a.parquet", np.zeros(3), {"k": [1]}])
+def test_what_is_no_table_is_refused(table: Any) -> None:
+    found = f"expected a table of pyarrow, a DataFrame, .* found {type(table).__name__}"
+    with pytest.raises(TypeError, match=found):
+        group_states(table, [], "x")
+    with pytest.raises(TypeError, match=found):
+        finalize(table)

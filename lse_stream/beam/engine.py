@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
+from ..columns import plain_strings
 from ..keys import distinct_keys, with_own_dictionaries
 from ..look_up import LookUp
 from ..parquet.scan import Dataset, Reading
@@ -81,7 +82,9 @@ class BeamEngine:
         num_shards: int = 1,
         counters: Counters = MappingProxyType({}),
     ) -> PCollection[str]:
-        paths: PCollection[str] = results.pcoll | label >> WriteShards(directory, num_shards, keys, counters)
+        plain = beam.MapTuple(lambda shard, table: (shard, plain_strings(table)))
+        shards = results.pcoll | f"{label}Strings" >> plain.with_output_types(tuple[int, pa.Table])
+        paths: PCollection[str] = shards | label >> WriteShards(directory, num_shards, keys, counters)
         return paths
 
     def write_rows(
@@ -176,7 +179,7 @@ def _look_up(_: int, found: dict[str, list[Any]]) -> Iterator[tuple[int, bytes]]
 
 
 def _tables_of(part: Any, reading: Reading) -> Iterator[pa.Table]:
-    reader = RowGroupReader(reading)
+    reader = RowGroupReader(reading, count=count_rows)
     try:
         for row_group in row_groups_of(part[1:]):
             for table in reader.tables([row_group]):

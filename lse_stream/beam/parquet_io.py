@@ -123,7 +123,7 @@ class _ReadRowGroup(beam.DoFn):
         self._version = Version()
 
     def setup(self) -> None:
-        self._reader = RowGroupReader(self._reading, self._convert)
+        self._reader = RowGroupReader(self._reading, self._convert, count=count_rows)
 
     def start_bundle(self) -> None:
         self._version.check()

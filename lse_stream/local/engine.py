@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..columns import plain_strings
 from ..key_accumulators import Reducer, RowReducer, StateReducer
 from ..keys import distinct_keys
 from ..look_up import LookUp
@@ -203,7 +204,8 @@ class LocalEngine:
         counters: Counters = MappingProxyType({}),
     ) -> None:
         del label
-        _follow(results, _WriteStep(list(keys), directory, num_shards, counters))
+        plain = _follow(results, _MapStep(plain_strings))
+        _follow(plain, _WriteStep(list(keys), directory, num_shards, counters))
 
     def write_rows(
         self,
@@ -395,7 +397,14 @@ class LocalEngine:
         self, dataset: Dataset, row_groups: Sequence[RowGroup], convert: Convert | None, use_threads: bool = False
     ) -> Iterator[pa.Table]:
         """The rows of row groups, in order; tiny tables are joined."""
-        reader = RowGroupReader(dataset.reading, convert, footers=dataset.footers, use_threads=use_threads)
+        reader = RowGroupReader(
+            dataset.reading,
+            convert,
+            footers=dataset.footers,
+            stamps=dataset.stamps,
+            use_threads=use_threads,
+            count=lambda left_out: self._watch.add(rows=left_out),
+        )
         held: list[pa.Table] = []
         # Half of what a reader's own tables have at most: a joined one has less than one and a half of that.
         rows, enough = 0, dataset.reading.table_rows // 2

@@ -111,8 +111,8 @@ class ShardWriter:
         if self._num_rows:
             self._write(pa.concat_tables(self._held))
         with self._errors_as_data_error():
-            if self._counts:
-                self._writer.add_key_value_metadata({_COUNT + name: str(n) for name, n in self._counts.items()})
+            counts = {_COUNT + name: str(n) for name, n in self._counts.items()}
+            self._writer.add_key_value_metadata({_FORMAT: _FORMAT_VERSION} | counts)
             self._stack.close()
         return self.path
 
@@ -147,7 +147,14 @@ def write_shard(
         raise
 
 
-_COUNT = "lse_stream."
+# What the metadata of every file of results has, and what those of the counters begin with.
+_FORMAT, _FORMAT_VERSION = "lse_stream", "1"
+_COUNT = f"{_FORMAT}."
+
+
+def is_result(metadata: pq.FileMetaData) -> bool:
+    """Whether a file was written by a ``ShardWriter``."""
+    return _FORMAT.encode() in (metadata.metadata or {})
 
 
 def read_counts(metadata: pq.FileMetaData) -> dict[str, int]:

@@ -11,7 +11,7 @@ from ..columns import value_type_of
 from ..errors import DataError, one_line
 from ..files import open_file
 from ..float64 import LARGEST_INTEGER, to_float64_exact, valid_numbers
-from .scan import Reading, RowGroup
+from .scan import Reading, RowGroup, Stamp, stamp_of
 
 # Bytes of a column that are read from a file at once: large enough that a disk or a network is not asked for every
 # page.
@@ -28,8 +28,9 @@ class RowGroupReader:
     Args:
       reading: of the row groups' dataset.
       convert: makes of each table what comes out.
-      footers: those that are at hand, by path.
+      footers, stamps: those that are at hand, by path: a file that is not as it was then is a fault.
       use_threads: decode columns in parallel.
+      count: is told how many rows were read and do not come out.
     """
 
     def __init__(
@@ -38,11 +39,14 @@ class RowGroupReader:
         convert: Convert | None = None,
         *,
         footers: Mapping[str, pq.FileMetaData] = MappingProxyType({}),
+        stamps: Mapping[str, Stamp] = MappingProxyType({}),
         use_threads: bool = False,
+        count: Callable[[int], object] = bool,
     ) -> None:
+        self._count = count
         self._reading = reading
         self._convert = convert
-        self._footers = footers
+        self._footers, self._stamps = footers, stamps
         self._use_threads = use_threads
         self._opened: tuple[str, pq.ParquetFile] | None = None
         types = [(name, value_type_of(reading.schema.field(name).type)) for name in reading.values]
@@ -80,27 +84,37 @@ class RowGroupReader:
         while True:
             try:
                 table = next(tables, None)
+            except DataError:
+                raise
             except Exception as error:  # whatever a decoder or a filesystem raises
+                self._check_unchanged(row_groups[0].path)
                 place = self._damaged(row_groups)
                 raise DataError(f"{place}: expected to read all rows, found {one_line(error)}") from error
             if table is None:
+                self._check_unchanged(row_groups[0].path)
                 return
             try:
-                self._check_integers(table)
-                made = table if self._convert is None else self._convert(table)
+                chosen = self._chosen(table)
+                self._check_integers(chosen)
+                made = chosen if self._convert is None else self._convert(chosen)
                 yield from [made] if isinstance(made, pa.Table) else made
             except ValueError as error:
                 for row_group in row_groups if len(row_groups) > 1 else ():  # a table may reach over several
                     for _ in self.tables([row_group]):
                         pass
-                raise DataError(f"{_place(row_groups[0])}{f', from row {row}' if row else ''}, {error}") from None
+                start = f", from row {row}" if row else ""
+                of = "" if self._reading.where is None else ", of the rows chosen"
+                raise DataError(f"{_place(row_groups[0])}{start}{of}, {error}") from None
             row += table.num_rows
 
     def _read(self, row_groups: Sequence[RowGroup]) -> Iterator[pa.Table]:
         file = self._open(row_groups[0].path)
-        columns = list(self._reading.file_columns)
+        self._check_unchanged(row_groups[0].path)
+        if any(_is_other(row_group, file.metadata) for row_group in row_groups):
+            raise _changed(row_groups[0].path)
+        columns = self._reading.file_schema.names
         if row_groups[0].index is None:
-            yield self._with_partition(pa.Table.from_batches([], file.schema_arrow).select(columns), row_groups[0])
+            yield self._with_partition(pa.Table.from_batches([], file.schema_arrow), row_groups[0])
             return
         batches = file.iter_batches(
             self._reading.table_rows,
@@ -109,18 +123,37 @@ class RowGroupReader:
             use_threads=self._use_threads,
         )
         for batch in batches:
-            yield self._with_partition(pa.Table.from_batches([batch]).select(columns), row_groups[0])
+            yield self._with_partition(pa.Table.from_batches([batch]), row_groups[0])
 
     def _with_partition(self, table: pa.Table, row_group: RowGroup) -> pa.Table:
-        columns = table.columns
+        names = [*self._reading.file_schema.names, *(field.name for field in self._reading.partition)]
+        columns = [_column(table, name) for name in self._reading.file_schema.names]
         for field, value in zip(self._reading.partition, row_group.partition, strict=True):
             columns.append(pa.chunked_array([repeated(value, field.type, table.num_rows)]))
-        return pa.Table.from_arrays(columns, schema=self._reading.schema)
+        return pa.Table.from_arrays(columns, names)
+
+    def _chosen(self, table: pa.Table) -> pa.Table:
+        """The rows and columns that are to come out."""
+        for position, field in enumerate(self._reading.file_schema):
+            if table.column(position).type != field.type:
+                table = table.set_column(position, field, _cast(table.column(position), field))
+        if self._reading.where is not None:
+            chosen = table.filter(self._reading.where.mask(table))
+            self._count(table.num_rows - chosen.num_rows)
+            table = chosen
+        table, schema = self._reading.coarsening(table), self._reading.schema
+        return pa.Table.from_arrays([table.column(name) for name in schema.names], schema=schema)
+
+    def _check_unchanged(self, path: str) -> None:
+        """Raises DataError where a file is another than the one that was scanned, as far as that can be seen."""
+        found = stamp_of(path)  # of one that is gone, whoever opens it says so
+        if found is not None and found != self._stamps.get(path, found):
+            raise _changed(path)
 
     def _damaged(self, row_groups: Sequence[RowGroup]) -> str:
         """File, row group and column that cannot be read, as far as they can be found."""
         for row_group in row_groups if row_groups[0].index is not None else ():
-            for column in self._reading.file_columns:
+            for column in self._reading.file_schema.names:
                 try:
                     for _ in self._open(row_group.path).iter_batches(row_groups=[row_group.index], columns=[column]):
                         pass
@@ -134,6 +167,41 @@ class RowGroupReader:
             for array in valid_numbers(table.column(name)):
                 if array.size and max(-int(array.min()), int(array.max())) > LARGEST_INTEGER:
                     to_float64_exact(array, f"column {name!r}")  # raises
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column, or the field of one, null where any around it is."""
+    if name in table.column_names:
+        return table.column(name)
+    import pyarrow.compute as pc  # its import takes longer than most runs
+
+    first, *rest = name.split(".")
+    if first not in table.column_names:  # of a table that has got it since the file was written
+        return pa.chunked_array([pa.nulls(table.num_rows)])
+    return pc.struct_field(table.column(first), rest)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    try:
+        if pa.types.is_decimal(column.type) and field.type == pa.float64():
+            column = column.cast(pa.string())  # which is read as the nearest float, where a division is rounded twice
+        return column.cast(field.type)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"column {field.name!r}: expected values that {field.type} holds, the type of all files together, found "
+            f"{one_line(error)}"
+        ) from error
+
+
+def _is_other(row_group: RowGroup, metadata: pq.FileMetaData) -> bool:
+    index = row_group.index
+    if index is None:
+        return False
+    return bool(index >= metadata.num_row_groups or metadata.row_group(index).num_rows != row_group.num_rows)
+
+
+def _changed(path: str) -> DataError:
+    return DataError(f"{path}: expected the file as it was when the run began, found that it has changed since")
 
 
 def _place(row_group: RowGroup) -> str:

@@ -212,10 +212,8 @@ def test_read_parquet_takes_files_as_the_programs_do(tmp_path: Path) -> None:
         assert_that(pipeline | ReadParquet(str(tmp_path), ["x", "day", "k"]), check_rows(expected))
     with pytest.raises(InputError, match=r"day=1/part.parquet: column 'other': expected once in the file, found "):
         ReadParquet(str(tmp_path), ["other"])
-    pq.write_table(
-        pa.table({"x": pa.array([1.0, 2.0], pa.float32()), "k": ["a", "b"]}), tmp_path / "day=2/part.parquet"
-    )
-    with pytest.raises(InputError, match=r"day=2/part.parquet: column 'x': expected double as in .*, found float"):
+    pq.write_table(pa.table({"x": ["1", "2"], "k": ["a", "b"]}), tmp_path / "day=2/part.parquet")
+    with pytest.raises(InputError, match=r"day=2/part.parquet: column 'x': expected double as in .*, found string"):
         ReadParquet(str(tmp_path), ["x"])
 
 

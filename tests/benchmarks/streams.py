@@ -190,21 +190,70 @@ def flink(place: KafkaOnFlink, n: int, rounds: int) -> Iterator[Result]:
         for number, (name, build) in enumerate(WAYS.items()):
             output = f"flink-{round_}-{number}"
             with job(place, build, arguments_for(place, "flink", output)):
-                wait_for(partial(_has_all, place.kafka, output), f"all results of {name}", seconds=300)
-            ends: dict[str, int] = {}
-            for message in place.kafka.read(output):
-                start = json.loads(message.value() or b"")["window_start"]
-                ends[start] = max(ends.get(start, 0), message.timestamp()[1])
-            first, *_, last, _ = (ends[start] for start in sorted(ends))
-            per_record = (last - first) * 1000 / (n * (HOURS - 2) / HOURS)
-            measurements[name].wall.append(per_record)
+                seconds = _seconds_of_windows(place.kafka, output, HOSTS, HOURS)
+            measurements[name].wall.append(seconds / (n * (HOURS - 2) / HOURS) * 1e6)
             measurements[name].cpu.append(float("nan"))
     found = list(measurements.values())
     yield Result(f"Kafka to windows, Flink cluster, {n:,} records", found, [ratio(found, 1.1, [MEAN])])
 
 
-def _has_all(kafka: Broker, output: str) -> bool:
-    return kafka.size(output) >= HOSTS * HOURS
+def _seconds_of_windows(kafka: Broker, output: str, keys: int, windows: int) -> float:
+    """Waits for all results, and says how long it took from those of the first window to those of the last but one."""
+    wait_for(lambda: kafka.size(output) >= keys * windows, f"all results in {output}", seconds=300)
+    ends: dict[str, int] = {}
+    for message in kafka.read(output):
+        start = json.loads(message.value() or b"")["window_start"]
+        ends[start] = max(ends.get(start, 0), message.timestamp()[1])
+    first, *_, last, _ = (ends[start] for start in sorted(ends))
+    return (last - first) / 1000
+
+
+def throughput(place: KafkaOnFlink, rounds: int) -> None:
+    """Rows per second of topics with a backlog, with checkpoints, on all cores."""
+    print("\n**Kafka to windows, Flink cluster, rows per second**\n")
+    print("| messages | keys | windows | disorder | rows | median | range | target |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for form, rows, keys, seconds, windows, disorder, target in (
+        ("json", 2_000_000, 20, 3600, 8, 0, 1e5),
+        ("arrow", 20_000_000, 20, 3600, 8, 0, 2e6),
+        ("arrow", 10_000_000, 1000, 10, 60, 3, 5e5),
+    ):
+        topic = f"throughput-{form}-{keys}"
+        _produce_backlog(place.kafka, topic, form, rows, keys, seconds * windows, disorder)
+        found = []
+        for round_ in range(rounds):
+            output = f"{topic}-{round_}"
+            arguments = [*arguments_for(place, topic, output, f"--format={form}"), f"--window=fixed:{seconds}s"]
+            with job(place, of_tables, arguments):
+                taken = _seconds_of_windows(place.kafka, output, keys, windows)
+            found.append(rows * (windows - 2) / windows / taken)
+        shown = f"{statistics.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} | {target:,.0f}"
+        print(f"| {form} | {keys} | {windows} of {seconds} s | {disorder} s | {rows:,} | {shown} |", flush=True)
+
+
+def _produce_backlog(kafka: Broker, topic: str, form: str, rows: int, keys: int, seconds: int, disorder: int) -> None:
+    """Messages of past times that rise, but for so many seconds; Arrow ones of 1,000 rows each."""
+    rng = np.random.default_rng(rows)
+    kafka.create(topic)
+    batch = 1000
+    hosts = pa.array([f"host-{key}" for key in range(keys)])
+    first = (int(time.time()) // seconds - 2) * seconds * 1000
+
+    def messages() -> Iterator[tuple[bytes, int, int]]:
+        for start in range(0, rows, batch):
+            millis = first + (start + np.arange(batch)) * (seconds * 1000) // rows
+            at = np.maximum(first, millis - rng.integers(0, 1000 * disorder + 1, batch))
+            table = pa.table(
+                {
+                    "host": hosts.take(pa.array(rng.integers(keys, size=batch))),
+                    "level": rng.normal(0, 50, batch),
+                    "time": pa.array(at, pa.timestamp("ms", "UTC")),
+                }
+            )
+            for i, message in enumerate(ENCODERS[form](table)):
+                yield message, int(millis[-1]), (start // batch + i) % 2
+
+    kafka.produce(topic, messages())
 
 
 def checkpoints(place: KafkaOnFlink) -> None:
@@ -401,7 +450,7 @@ def _resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-WORK = ("memory", "embedded", "flink", "checkpoints", "long_windows", "latency")
+WORK = ("memory", "embedded", "flink", "throughput", "checkpoints", "long_windows", "latency")
 
 
 def main() -> None:
@@ -425,6 +474,8 @@ def main() -> None:
             if name in arguments.only:
                 for result in work(place, arguments.records, arguments.rounds):
                     print(details(result), flush=True)
+        if "throughput" in arguments.only:
+            throughput(place, arguments.rounds)
         if "checkpoints" in arguments.only:
             checkpoints(place)
         if "long_windows" in arguments.only:

@@ -296,7 +296,8 @@ def test_keys_of_small_dictionaries(output: Output, tmp_path: Path, spilled: boo
         strings = output(("strings", 2, False), [program, *argv])
         for name in strings.keys() - {"_SUCCESS"}:
             of_dictionaries, of_strings = (pq.read_table(pa.BufferReader(files[name])) for files in (found, strings))
-            assert of_dictionaries.schema.field("k").type == pa.dictionary(pa.int8(), pa.string())
+            in_rows = pa.dictionary(pa.int8(), pa.string())
+            assert of_dictionaries.schema.field("k").type == (in_rows if program == "softmax" else pa.string())
             assert of_dictionaries.to_pylist() == of_strings.to_pylist()
 
 

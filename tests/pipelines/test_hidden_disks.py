@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hidden import EMPTY, skip_without_views, write_blind
-from programs import BEAM, ROOT, check_fault, contents, write
+from programs import BEAM, ROOT, check_fault, contents, result_file, write
 
 from lse_stream.errors import message_in
 
@@ -60,7 +60,8 @@ def test_a_run_whose_results_are_elsewhere_fails_and_replaces_nothing(
 ) -> None:
     source = write(tmp_path / "in.parquet", {"k": ["a", "b"], "x": [1.0, 2.0]})
     argv = [program, "--input", str(source), "--key=k", "--value=x", "--output", str(results), "--overwrite"]
-    write(results / "part-00000-of-00001.parquet", {"k": ["old"]})
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "part-00000-of-00001.parquet").write_bytes(result_file(1))
     before = contents(tmp_path / "out")
     found = run(tmp_path, hide, "from pipelines.__main__ import main; sys.exit(main())", *argv, "--quiet")
     assert found.returncode == 1, found.stderr

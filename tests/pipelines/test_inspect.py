@@ -13,6 +13,7 @@ from lse_stream import LogSumExpAccumulator
 from lse_stream.state_column import StateType
 from lse_stream.states.aggregations import AGGREGATIONS
 from lse_stream.table_functions import group_states
+from pipelines import loglik, parquet
 from pipelines.inspect import main
 
 TABLE = pa.table({"k": list("aabbcdefg"), "x": [1.0, 2.0, 3.0, 3.0, None, -1.0, 0.5, 0.0, 9.0], "w": [1.0] * 9})
@@ -107,13 +108,29 @@ def test_files_of_another_form(tmp_path: Path, content: bytes, capsys: pytest.Ca
     assert error.count("\n") == 1
 
 
+def test_directories_and_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {"season": [1, 1, 2], "level": [0.5, 1.0, 2.0]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    arguments = ["--input", str(tmp_path / "a.parquet"), "--value=level", "--key=season", "--quiet", "--state"]
+    assert parquet.main([*arguments, f"--output={tmp_path / 'two'}", "--num_shards=2"]) == 0
+    assert loglik.main([*arguments, f"--output={tmp_path / 'tables'}"]) == 0
+    single = write(tmp_path / "states", states_of())
+    assert main([str(tmp_path / "two"), str(tmp_path / "tables"), single]) == 0
+    out = capsys.readouterr().out
+    paths = [line.partition(":")[0] for line in out.splitlines() if line.startswith(str(tmp_path))]
+    names = ["two/part-00000-of-00002", "two/part-00001-of-00002"]
+    names += [f"tables/{name}/part-00000-of-00001" for name in ("overall", "totals")]
+    assert paths == [*(str(tmp_path / f"{name}.parquet") for name in names), single]
+    assert out.count("\n\n" + str(tmp_path)) == 4
+
+
 def test_files_without_states_or_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([write(tmp_path / "a.parquet", TABLE)]) == 2
-    assert capsys.readouterr().err.endswith("expected a column of states, found columns k, x, w\n")
+    for path in (write(tmp_path / "a.parquet", TABLE), str(tmp_path)):
+        assert main([path]) == 2
+        expected = f"inspect: error: {path}: expected a column of states, found columns k, x, w\n"
+        assert capsys.readouterr().err == expected
     assert main([str(tmp_path / "none.parquet")]) == 2
     assert "found FileNotFoundError" in capsys.readouterr().err
-    assert main([str(tmp_path)]) == 2
-    assert capsys.readouterr().err.endswith("found a directory: name one of its files\n")
 
 
 def test_it_is_a_command_that_needs_no_beam(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import ROOT, cli, contents, write
+from programs import ROOT, cli, contents, result_file, write
 
 ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-OLD = {"part-00000-of-00001.parquet": b"old"}
+OLD = {"part-00000-of-00001.parquet": result_file(1)}
 
 
 @pytest.fixture(autouse=True)

@@ -482,7 +482,7 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "a directory of CSV": (
         {"in/a.csv": CSV},
         "--input in --wide log_lik[*]" + END,
-        ["in: expected a file, a directory or a glob of Parquet files, found none named *.parquet in it"],
+        ["in: expected a file, a directory or a glob of Parquet files, found none named *.parquet, *.parq, *.pq in it"],
     ),
     "an empty file": ({"in/a.csv": b""}, "--input in/a.csv --wide a[*]" + END, ["in/a.csv", "header", "found none"]),
     "comments alone": ({"in/a.csv": b"# a\n# b"}, "--input in/a.csv --wide a[*]" + END, ["in/a.csv", "found none"]),

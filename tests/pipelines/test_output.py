@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import ROOT, check_fault, contents, write
+from programs import ROOT, check_fault, contents, result_file, write
 
 from lse_stream.errors import DataError, InputError
 from lse_stream.local import LocalEngine
@@ -57,7 +57,10 @@ def name_of_the_dead(tmp_path_factory: pytest.TempPathFactory) -> str:
     return run.staging.name
 
 
-def filled(directory: Path, content: bytes = b"results") -> Path:
+OLD, NEW = result_file(1), result_file(2)
+
+
+def filled(directory: Path, content: bytes = OLD) -> Path:
     directory.mkdir(parents=True)
     (directory / PART).write_bytes(content)
     return directory
@@ -87,10 +90,10 @@ def test_a_directory_aside_lies_where_a_link_leads(tmp_path: Path) -> None:
     staging = Path(stage(str(tmp_path / "out")))
     assert staging.parent == tmp_path / "disk"
     assert staging.name.startswith(".results_incomplete-")
-    (staging / PART).write_bytes(b"new")
+    (staging / PART).write_bytes(NEW)
     publish(str(staging), str(tmp_path / "out"), overwrite=True)
     assert (tmp_path / "out").is_symlink()
-    assert contents(tmp_path / "disk") == {f"results/{PART}": b"new"}
+    assert contents(tmp_path / "disk") == {f"results/{PART}": NEW}
     assert left(tmp_path / "disk") == ["results"]
 
 
@@ -172,20 +175,20 @@ def test_after_another_start_of_the_machine_it_is_another_host(
 
 def test_results_that_were_set_aside_come_back(tmp_path: Path, name_of_the_dead: str) -> None:
     # Killed between the two renames: the old results are aside, and so are the new ones, though whole.
-    filled(tmp_path / name_of_the_dead, b"new")
-    filled(tmp_path / f"{name_of_the_dead}.old", b"old")
+    filled(tmp_path / name_of_the_dead, NEW)
+    filled(tmp_path / f"{name_of_the_dead}.old", OLD)
     remove_left_behind(str(tmp_path / "out"))
     assert left(tmp_path) == ["out"]
-    assert contents(tmp_path) == {f"out/{PART}": b"old"}
+    assert contents(tmp_path) == {f"out/{PART}": OLD}
 
 
 def test_results_that_were_replaced_go(tmp_path: Path, name_of_the_dead: str) -> None:
     # Killed between the second rename and the end.
-    filled(tmp_path / "out", b"new")
-    filled(tmp_path / f"{name_of_the_dead}.old", b"old")
+    filled(tmp_path / "out", NEW)
+    filled(tmp_path / f"{name_of_the_dead}.old", OLD)
     remove_left_behind(str(tmp_path / "out"))
     assert left(tmp_path) == ["out"]
-    assert contents(tmp_path) == {f"out/{PART}": b"new"}
+    assert contents(tmp_path) == {f"out/{PART}": NEW}
 
 
 def test_results_that_come_back_are_not_replaced_without_being_asked_for(
@@ -193,7 +196,7 @@ def test_results_that_come_back_are_not_replaced_without_being_asked_for(
 ) -> None:
     """As for results that were there all the time, that is found before any work."""
     source = write(tmp_path / "in" / "a.parquet", {"value": [1.0]})
-    filled(tmp_path / f"{name_of_the_dead}.old", b"old")
+    filled(tmp_path / f"{name_of_the_dead}.old", OLD)
     worked: list[bool] = []
     engine_run = LocalEngine.run
 
@@ -204,7 +207,7 @@ def test_results_that_come_back_are_not_replaced_without_being_asked_for(
     monkeypatch.setattr(LocalEngine, "run", run)
     argv = ["--input", str(source), "--value=value", "--output", str(tmp_path / "out"), "--quiet"]
     status = parquet.main(argv)
-    assert contents(tmp_path / "out") == {PART: b"old"}
+    assert contents(tmp_path / "out") == {PART: OLD}
     check_fault(capsys.readouterr().err, [f"--output {tmp_path / 'out'}", "--overwrite"])
     assert (status, worked) == (2, [])
 
@@ -214,10 +217,10 @@ def test_results_that_come_back_are_not_replaced_without_being_asked_for(
 
 def test_what_was_written_aside_takes_its_place(tmp_path: Path) -> None:
     staging = Path(stage(str(tmp_path / "out")))
-    (staging / PART).write_bytes(b"new")
+    (staging / PART).write_bytes(NEW)
     publish(str(staging), str(tmp_path / "out"))
     assert left(tmp_path) == ["out"]
-    assert contents(tmp_path / "out") == {PART: b"new"}
+    assert contents(tmp_path / "out") == {PART: NEW}
 
 
 def test_what_killed_writers_have_left_does_not(tmp_path: Path) -> None:
@@ -225,10 +228,10 @@ def test_what_killed_writers_have_left_does_not(tmp_path: Path) -> None:
     for name in (f".{PART}.0123456789abcdef", ".unfinished/1-1-0123456789abcdef", f"totals/.{PART}.0123456789abcdef"):
         (staging / name).parent.mkdir(exist_ok=True)
         (staging / name).touch()
-    (staging / "totals" / PART).write_bytes(b"new")
+    (staging / "totals" / PART).write_bytes(NEW)
     publish(str(staging), str(tmp_path / "out"))
     assert left(tmp_path) == ["out"]
-    assert contents(tmp_path / "out") == {f"totals/{PART}": b"new"}
+    assert contents(tmp_path / "out") == {f"totals/{PART}": NEW}
 
 
 @pytest.mark.parametrize(
@@ -257,20 +260,20 @@ def test_a_table_without_all_of_its_files_is_not_whole(tmp_path: Path, names: li
 def test_an_empty_directory_may_stand_there(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     staging = Path(stage(str(tmp_path / "out")))
-    (staging / PART).write_bytes(b"new")
+    (staging / PART).write_bytes(NEW)
     publish(str(staging), str(tmp_path / "out"))
     assert left(tmp_path) == ["out"]
-    assert contents(tmp_path / "out") == {PART: b"new"}
+    assert contents(tmp_path / "out") == {PART: NEW}
 
 
 def test_earlier_results_are_replaced_as_a_whole(tmp_path: Path) -> None:
-    filled(tmp_path / "out", b"old")
-    (tmp_path / "out" / "part-00001-of-00002.parquet").write_bytes(b"old")
+    filled(tmp_path / "out", OLD)
+    (tmp_path / "out" / "part-00001-of-00002.parquet").write_bytes(OLD)
     staging = Path(stage(str(tmp_path / "out")))
-    (staging / PART).write_bytes(b"new")
+    (staging / PART).write_bytes(NEW)
     publish(str(staging), str(tmp_path / "out"), overwrite=True)
     assert left(tmp_path) == ["out"]
-    assert contents(tmp_path / "out") == {PART: b"new"}
+    assert contents(tmp_path / "out") == {PART: NEW}
 
 
 @pytest.mark.parametrize(
@@ -289,9 +292,9 @@ def test_what_has_come_to_stand_there_meanwhile_stays(tmp_path: Path, name: str,
 
 def test_the_old_results_are_aside_for_no_longer_than_a_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever the process is killed, the old results or the new ones are whole, and found by the next run."""
-    filled(tmp_path / "out", b"old")
+    filled(tmp_path / "out", OLD)
     staging = Path(stage(str(tmp_path / "out")))
-    (staging / PART).write_bytes(b"new")
+    (staging / PART).write_bytes(NEW)
     seen = []
     rename = os.rename
 
@@ -302,8 +305,8 @@ def test_the_old_results_are_aside_for_no_longer_than_a_rename(tmp_path: Path, m
     monkeypatch.setattr(os, "rename", watched)
     publish(str(staging), str(tmp_path / "out"), overwrite=True)
     assert seen == [
-        {f"{staging.name}/{PART}": b"new", f"{staging.name}.old/{PART}": b"old"},
-        {f"{staging.name}.old/{PART}": b"old"},
+        {f"{staging.name}/{PART}": NEW, f"{staging.name}.old/{PART}": OLD},
+        {f"{staging.name}.old/{PART}": OLD},
     ]
 
 
@@ -313,3 +316,33 @@ def test_what_was_written_aside_is_discarded_with_all_that_is_in_it(tmp_path: Pa
     discard(staging)
     assert left(tmp_path) == []
     discard(staging)  # of what is gone nothing is said
+
+
+# --- what is not replaced ---------------------------------------------------------------------------------------------
+
+
+def test_files_of_others_that_are_called_like_results_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "a.parquet", {"x": [1.0]})
+    arguments = [f"--input={source}", "--value=x", "--quiet", "--overwrite"]
+    for content in (source.read_bytes(), b"no Parquet at all"):
+        place = tmp_path / f"out {len(content)}"
+        place.mkdir()
+        (place / PART).write_bytes(content)
+        assert parquet.main([*arguments, f"--output={place}"]) == 2
+        check_fault(capsys.readouterr().err, [f"--output {place}: expected nothing there but results", f"found {PART}"])
+        assert contents(place) == {PART: content}
+    assert parquet.main([*arguments, f"--output={tmp_path / 'own'}"]) == 0
+    assert parquet.main([*arguments, f"--output={tmp_path / 'own'}"]) == 0
+
+
+@pytest.mark.parametrize("place", [".", "..", "../here", "/"])
+def test_the_current_directory_is_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    source = write(tmp_path / "a.parquet", {"x": [1.0]})
+    (tmp_path / "there" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "there" / "here")
+    assert parquet.main([f"--input={source}", "--value=x", f"--output={place}", "--overwrite"]) == 2
+    check_fault(capsys.readouterr().err, [f"--output {place}: expected a directory that can be replaced"])
+    assert Path.cwd().exists()
+    assert list((tmp_path / "there").rglob("*")) == [tmp_path / "there" / "here"]

@@ -195,20 +195,28 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "the key is the state": (FILES, f"{BASE} --key state", ["--key state"]),
     "truncate without a unit": (FILES, f"{BASE} --truncate k", ["--truncate k", "COLUMN="]),
     "truncate to no unit": (FILES, f"{BASE} --truncate k=fortnight", ["--truncate k=fortnight", "hour, day"]),
-    "truncate of text": (FILES, f"{BASE} --truncate k=day", ["--truncate k=day", "found string"]),
-    "truncate of nothing": (FILES, f"{BASE} --truncate t=day", ["--truncate t", "found k, state"]),
+    "truncate of text": (FILES, f"{BASE} --key k --truncate k=day", ["--truncate k=day", "found string"]),
+    "truncate of nothing": (FILES, f"{BASE} --key k --truncate t=day", ["--truncate t", "--key", "found k"]),
     "truncate twice": (FILES, f"{BASE} --truncate k=day --truncate k=hour", ["--truncate k=hour", "twice"]),
     "map without a file": (FILES, f"{BASE} --map k=none.csv", ["--map k=none.csv", "FileNotFoundError"]),
-    "map of nothing": (MAP, f"{BASE} --map j=map.csv", ["--map j", "found k, state"]),
+    "map of nothing": (MAP, f"{BASE} --map j=map.csv", ["--map j=map.csv", "'j'", "found ['k', 'g']"]),
     "map of other columns": (MAP | {"map.csv": b"a,b\n1,2\n"}, f"{BASE} --map k=map.csv", ["'k'", "['a', 'b']"]),
     "map of three columns": (MAP | {"map.csv": b"k,b,c\n1,2,3\n"}, f"{BASE} --map k=map.csv", ["['k', 'b', 'c']"]),
-    "map with a value twice": (MAP | {"map.csv": b"k,g\na,2\na,3\n"}, f"{BASE} --map k=map.csv", ["once", "found a"]),
+    "map with a value twice": (
+        MAP | {"map.csv": b"k,g\na,2\na,3\n"},
+        f"{BASE} --map k=map.csv --key g",
+        ["once", "found a"],
+    ),
     "map to a column that is there": (
         {"in/a.parquet": TIMES, "map.csv": b"k,t\na,1\n"},
-        f"{BASE} --map k=map.csv",
+        f"{BASE} --map k=map.csv --key t",
         ["--map k=map.csv", "found 't'"],
     ),
-    "the mapped key is gone": (MAP, f"{BASE} --map k=map.csv --key k", ["--key k", "found state, g"]),
+    "the mapped key is gone": (
+        MAP,
+        f"{BASE} --map k=map.csv --key k",
+        ["--key k: expected g, which --map makes of it"],
+    ),
 }
 
 

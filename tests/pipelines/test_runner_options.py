@@ -182,6 +182,7 @@ def test_what_a_stream_sets_for_flink_arrives(service: JobService) -> None:
         assert service.options is not None
         found = [service.options[name] for name in ("streaming", "checkpointing_interval", "max_bundle_time_mills")]
         assert found == [True, interval, "200"]
+        assert [service.options[name] for name in ("max_bundle_size", "faster_copy")] == ["10000", True]
         kept = ("externalized_checkpoints_enabled", "retain_externalized_checkpoints_on_cancellation")
         assert [service.options[name] for name in kept] == [True, True]
 

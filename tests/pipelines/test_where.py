@@ -1,0 +1,136 @@
+"""--where: the bytes of files that have those rows alone, in every program; and what need not be read for that."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from programs import BEAM, RUNS, check_fault, contents, damage, write
+
+from lse_stream.predicates import Condition
+from pipelines.__main__ import main
+
+NUMBERS = "number >= 10 and not (number in (12, 13) or number = 20)"
+CONDITIONS = {
+    "parquet": "time > '1970-01-01 00:05' and (kind = 'd1' or share is null) and label <= x",
+    "parquet, states": f"{NUMBERS} and text != 't3'",
+    "parquet, spilled": NUMBERS,
+    "parquet, nulls": "share < 0.3",
+    "loglik": "x > -20.5",
+    "mixtures": "example < 1000",
+    "waic": "number < 3",
+    "lists": "example < 500 and kind in ('d0', 'd2')",
+    "groups": "example < 300",
+    "softmax": NUMBERS,
+    "cross_entropy": NUMBERS,
+    "rollup": NUMBERS,
+}
+
+
+@pytest.mark.parametrize("runner", [[], [BEAM]], ids=["here", "on Beam"])
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_the_bytes_are_those_of_files_with_these_rows(
+    tmp_path: Path, inputs: Path, name: str, runner: list[str]
+) -> None:
+    condition = CONDITIONS[name]
+    for path in inputs.rglob("*.parquet"):
+        table = pq.read_table(path, partitioning=None)
+        if set(Condition(condition).columns) <= set(table.column_names):
+            table = table.filter(Condition(condition).of(table.schema).mask(table))
+        write(tmp_path / path.relative_to(inputs), table)
+    program, *arguments = RUNS[name]
+
+    def run(folder: Path, output: Path, *more: str) -> dict[str, bytes]:
+        given = [argument.format(folder) for argument in arguments if not (runner and "--memory" in argument)]
+        assert main([program, *given, "--quiet", f"--output={output}", *more, *runner]) == 0
+        return contents(output)
+
+    expected = run(tmp_path, tmp_path / "of these rows")
+    assert sum(map(len, expected.values())) > 1000
+    assert run(inputs, tmp_path / "where", "--where", condition) == expected
+
+
+@pytest.fixture
+def days(tmp_path: Path) -> Path:
+    """Of three days a file each, with ten row groups; values rise from row to row."""
+    for day in range(3):
+        rows = np.arange(100 * day, 100 * day + 100)
+        table = {"n": rows, "x": pa.array(rows, pa.float64()), "name": [f"name {i:04}" for i in rows]}
+        write(tmp_path / "days" / f"day={day}" / "a.parquet", table, row_group_size=10)
+    return tmp_path / "days"
+
+
+@pytest.mark.parametrize(
+    ("condition", "skipped", "rows"),
+    [
+        ("n >= 295", 29, 5),
+        ("n < 5 or n > 290", 28, 14),
+        ("day = 1", 20, 100),
+        ("day = 1 and n < 110", 29, 10),
+        ("day = 7", 30, 0),
+        ("not (day = 1)", 10, 200),
+        ("name >= 'name 0250' and name < 'name 0260'", 29, 10),
+        ("x > 1e300", 30, 0),
+        ("not (x <= 1e300)", 0, 0),  # of NaN this were true, and statistics do not tell that there is none
+        ("n is null", 30, 0),
+    ],
+)
+@pytest.mark.parametrize("runner", [[], [BEAM]], ids=["here", "on Beam"])
+def test_row_groups_are_skipped(
+    tmp_path: Path, days: Path, capsys: pytest.CaptureFixture[str], condition: str, skipped: int, rows: int, runner: Any
+) -> None:
+    arguments = ["parquet", "--input", str(days), "--key=n", "--value=x", f"--output={tmp_path / 'out'}"]
+    assert main([*arguments, "--where", condition, *runner]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert f"({rows} terms chosen)" in first.replace("1 term ", "1 terms ")
+    assert f"of 3 files (skipped {skipped} of 30 row groups): " in first
+
+
+def test_what_is_skipped_is_not_read(tmp_path: Path, days: Path) -> None:
+    damage(days / "day=0" / "a.parquet", 3, 1)
+    arguments = ["parquet", "--input", str(days), "--key=n", "--value=x", "--quiet"]
+    assert main([*arguments, "--where=n > 40", f"--output={tmp_path / 'out'}"]) == 0
+    assert main([*arguments, "--where=n > 30", f"--output={tmp_path / 'none'}"]) == 1
+
+
+def test_without_statistics_all_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "a.parquet", {"n": [1, 2], "x": [1.0, 2.0]}, write_statistics=False, row_group_size=1)
+    arguments = ["parquet", "--input", str(path), "--key=n", "--value=x", f"--output={tmp_path / 'out'}"]
+    assert main([*arguments, "--where=n > 1"]) == 0
+    assert "2 rows (1 term chosen) of 1 file (skipped 0 of 2 row groups): 1 key " in capsys.readouterr().out
+
+
+def test_faults_of_rows_that_are_not_chosen_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "a.parquet", {"k": [1, 2, 2], "x": [1, 2**60 + 1, 5]})
+    arguments = ["parquet", "--input", str(path), "--key=k", "--value=x", f"--output={tmp_path / 'out'}", "--quiet"]
+    assert main([*arguments, "--where=k = 1"]) == 0
+    assert main([*arguments, "--where=k = 2", "--overwrite"]) == 1
+    check_fault(capsys.readouterr().err, ["a.parquet, row group 0, of the rows chosen, column 'x': expected integers"])
+
+
+@pytest.mark.parametrize(
+    ("condition", "fragments"),
+    [
+        ("seson > 2000", ["column 'seson'", "found columns season, x (nearest: season)"]),
+        ("season > 'a'", ["a.parquet: condition \"season > 'a'\": column 'season' of int64: expected a number"]),
+        ("season >", ["--where: expected more at its end"]),
+        ("season = null", ["--where: expected 'is null' or 'is not null' at character 10"]),
+    ],
+)
+def test_bad_conditions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], condition: str, fragments: list[str]
+) -> None:
+    path = write(tmp_path / "a.parquet", {"season": [1999, 2005], "x": [1.0, 2.0]})
+    output = tmp_path / "out"
+    arguments = ["--input", str(path), "--key=season", "--value=x", f"--output={output}", "--where", condition]
+    assert main(["parquet", *arguments]) == 2
+    check_fault(capsys.readouterr().err, fragments)
+    assert not output.exists()
+
+
+def test_a_topic_has_none(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "--source kafka --topic=t --bootstrap_servers=h:1 --window=fixed:1h --key=k --value=x --event_time=t"
+    assert main(["stream", *arguments.split(), "--max_records=1", "--output_topic=o", "--where=k = 1"]) == 2
+    check_fault(capsys.readouterr().err, ["--where: expected none with --source kafka"], "stream")
