@@ -1,5 +1,6 @@
 """Fixtures and strategies that several tests share."""
 
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,12 @@ finite_or_minus_inf = st.one_of(
 any_float = st.one_of(finite_or_minus_inf, st.sampled_from([np.inf, np.nan]))
 
 
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: it is not looked through again whenever a test leaves garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(params=_kernel.available())
 def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once with each kernel of this machine."""
@@ -51,10 +58,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.fixture(autouse=True)
-def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def slow_machine() -> Iterator[None]:
     """Where a run takes its time, no line of progress comes between what a test expects."""
-    monkeypatch.setattr("pipelines.run.IN_LOG", threading.TIMEOUT_MAX)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipelines.run.IN_LOG", threading.TIMEOUT_MAX)
+        yield
 
 
 def misaligned(x: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ def totals(rows: Sequence[Row], windowfn: WindowFn) -> dict[Place, bytes]:
     return {place: state.to_bytes() for place, state in states.items()}
 
 
-WINDOWS = [FixedWindows(10), SlidingWindows(10, 4, 1), Sessions(5)]
+WINDOWS = [FixedWindows(10), pytest.param(SlidingWindows(10, 4, 1), marks=pytest.mark.engine), Sessions(5)]
 
 
 @pytest.mark.parametrize("windowfn", WINDOWS, ids=lambda windowfn: type(windowfn).__name__)

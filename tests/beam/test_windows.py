@@ -443,7 +443,11 @@ def states_by_key(shard: tuple[int, pa.Table]) -> Iterator[tuple[str, LogSumExpA
         yield key, LogSumExpAccumulator.from_bytes(record)
 
 
-@pytest.mark.parametrize("windowfn", [FixedWindows(10), SlidingWindows(10, 4, 1)], ids=["fixed", "sliding"])
+@pytest.mark.parametrize(
+    "windowfn",
+    [FixedWindows(10), pytest.param(SlidingWindows(10, 4, 1), marks=pytest.mark.engine)],
+    ids=["fixed", "sliding"],
+)
 @settings(max_examples=8)
 @given(arrivals(), st.sampled_from([0, 7, 1000]))
 def test_tables_in_windows_are_the_batch_result(

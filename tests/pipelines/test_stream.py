@@ -73,7 +73,11 @@ def expected(table: pa.Table, size: int, period: int) -> dict[int, pa.Table]:
 
 
 @pytest.mark.parametrize(
-    ("window", "size", "period"), [("fixed:1w", 7 * DAY, 7 * DAY), ("sliding:4d/2d", 4 * DAY, 2 * DAY)]
+    ("window", "size", "period"),
+    [
+        ("fixed:1w", 7 * DAY, 7 * DAY),
+        pytest.param("sliding:4d/2d", 4 * DAY, 2 * DAY, marks=pytest.mark.engine),
+    ],
 )
 def test_windows_are_the_batch_result(tmp_path: Path, window: str, size: int, period: int) -> None:
     table = fixes()
@@ -103,6 +107,7 @@ def test_files_are_the_same_whatever_the_layout_and_the_workers(tmp_path: Path) 
     assert len(found) > 10
 
 
+@pytest.mark.engine
 def test_windows_roll_up_to_the_batch_jobs_bytes(tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", fixes())
     windows, seasons, batch = (str(tmp_path / name) for name in ("windows", "seasons", "batch"))
