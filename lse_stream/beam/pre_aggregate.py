@@ -48,14 +48,14 @@ class _Same(beam.DoFn):
 
 
 class PreAggregate(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, Any]]]):
-    """(key, part) to (key, part), where the parts of a key that arrive within some seconds are merged to one.
+    """(key, part) to (key, part), where the parts of a key that arrive within some seconds are merged to one, or few.
 
     Windows, trigger and lateness are those of the input again afterwards. Runners keep every element of a grouping
     until its trigger fires, accumulating ones until the window ends. Put this ahead of the grouping, and it keeps one
     part for each pane in which the key occurred, however many elements there were.
 
     Args:
-      merge: merges one or more parts to one.
+      merge: merges one or more parts to few.
       every: whole seconds of processing time between the panes of a key.
 
     Raises:
@@ -67,11 +67,11 @@ class PreAggregate(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tup
     >>> from apache_beam.testing.test_stream import TestStream
     >>> stream = TestStream().add_elements([("a", 1), ("a", 2)]).advance_watermark_to_infinity()
     >>> with beam.Pipeline("BundleBasedDirectRunner", PipelineOptions(streaming=True)) as pipeline:
-    ...     _ = pipeline | stream | PreAggregate(sum, 10) | beam.Map(print)
+    ...     _ = pipeline | stream | PreAggregate(lambda numbers: [sum(numbers)], 10) | beam.Map(print)
     ('a', 3)
     """
 
-    def __init__(self, merge: Callable[[Iterable[Any]], Any], every: int) -> None:
+    def __init__(self, merge: Callable[[Iterable[Any]], Iterable[Any]], every: int) -> None:
         super().__init__()
         if not (isinstance(every, int) and every > 0):  # Beam's trigger knows no fractions
             raise ValueError(f"pre_aggregate: expected a whole number of 1 or more, found {every}")
@@ -90,14 +90,15 @@ class PreAggregate(beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tup
 
 
 class _MergeParts(beam.DoFn):
-    def __init__(self, merge: Callable[[Iterable[Any]], Any]) -> None:
+    def __init__(self, merge: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
         self._merge = merge
 
     def process(self, element: tuple[Any, Iterable[Any]]) -> Iterator[tuple[Any, Any]]:
         key, parts = element
         held = list(parts)
         if held:  # a runner may fire a pane with nothing in it
-            yield key, self._merge(held)
+            for part in self._merge(held):
+                yield key, part
 
 
 class PreCombinePerKey(HandlesExceptions, beam.PTransform[PCollection[tuple[Any, Any]], PCollection[tuple[Any, Any]]]):
@@ -129,7 +130,7 @@ class PreCombinePerKey(HandlesExceptions, beam.PTransform[PCollection[tuple[Any,
     ) -> None:
         super().__init__()
         self._combine_fn = check_combine_fn(combine_fn)
-        merge = combine_fn.merge_accumulators
+        merge = partial(_merged, combine_fn)
         self._pre_aggregate = None if pre_aggregate is None else PreAggregate(merge, pre_aggregate)
         self._max_states = max_states
 
@@ -144,6 +145,10 @@ class PreCombinePerKey(HandlesExceptions, beam.PTransform[PCollection[tuple[Any,
             _CombineBundle(self._combine_fn, self._max_states)
         ).with_output_types(Tuple[key_type, state_type])
         return states if self._pre_aggregate is None else states | "PreAggregate" >> self._pre_aggregate
+
+
+def _merged(combine_fn: beam.CombineFn, states: Iterable[Any]) -> list[Any]:
+    return [combine_fn.merge_accumulators(states)]
 
 
 class _CombineBundle(beam.DoFn):

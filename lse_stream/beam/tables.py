@@ -92,7 +92,7 @@ class _ByShard(beam.PTransform[PCollection[Any], PCollection[tuple[int, StateTab
         self.check = reducer.check
         self._to_shards = ToShards(reducer, **options)
         self._parts = parts = ShardParts(reducer, is_sorted=is_sorted)
-        self._pre_aggregate = None if pre_aggregate is None else PreAggregate(parts.merge_to_one, pre_aggregate)
+        self._pre_aggregate = None if pre_aggregate is None else PreAggregate(parts.merge, pre_aggregate)
 
     def expand(self, pcoll: PCollection[Any]) -> PCollection[tuple[int, StateTable]]:
         parts = pcoll | "GroupBundle" >> self._to_shards
@@ -236,7 +236,12 @@ class ShardParts:
 
     def merge(self, parts: Iterable[bytes]) -> list[bytes]:
         """One part or more, merged to as few as an element of the shuffle may be large."""
-        return self._encoded(parts, pieces_of)
+        held = list(parts)
+        if held[0][:1] == SENT_TAG:
+            return [_sent_part(*_sent(held))]
+        merged = self._merged(held)
+        assert merged is not None
+        return [_states_part(piece) for piece in pieces_of(merged)]
 
     def tables_and_parts(self, shard: int, parts: Iterable[bytes]) -> tuple[list[tuple[int, StateTable]], list[bytes]]:
         """What ``tables`` and ``merge`` give, of one part or more."""
@@ -245,19 +250,6 @@ class ShardParts:
             return list(self._not_sent(sent)), sent
         [(_, table)] = self.tables(shard, parts)
         return [(shard, table)], [_states_part(piece) for piece in pieces_of(table)]
-
-    def merge_to_one(self, parts: Iterable[bytes]) -> bytes:
-        """One part or more, merged to one, be it large."""
-        [part] = self._encoded(parts, lambda table: [table])
-        return part
-
-    def _encoded(self, parts: Iterable[bytes], pieces: Callable[[StateTable], Iterable[StateTable]]) -> list[bytes]:
-        held = list(parts)
-        if held[0][:1] == SENT_TAG:
-            return [_sent_part(*_sent(held))]
-        merged = self._merged(held)
-        assert merged is not None
-        return [_states_part(piece) for piece in pieces(merged)]
 
     def _not_sent(self, parts: Iterable[bytes]) -> Iterator[tuple[int, StateTable]]:
         if held := list(parts):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -52,7 +53,9 @@ def _bounds(statistics: Any, data_type: pa.DataType) -> tuple[Any, Any] | None:
         return statistics.min_raw * DAY_NANOS, statistics.max_raw * DAY_NANOS
     if types.is_string(data_type) or types.is_large_string(data_type) or types.is_string_view(data_type):
         held = statistics.min_raw, statistics.max_raw
-        return (held[0].decode(), held[1].decode()) if max(map(len, held)) < _MAYBE_CUT else None
+        with suppress(UnicodeDecodeError):  # of one that was cut within a character
+            return (held[0].decode(), held[1].decode()) if max(map(len, held)) < _MAYBE_CUT else None
+        return None
     low, high = statistics.min, statistics.max
     if types.is_boolean(data_type) or types.is_integer(data_type):
         return (low, high) if isinstance(low, int) and low <= high else None

@@ -556,7 +556,7 @@ def test_a_bundle_sends_only_shards_that_hold_something_and_every_shard_comes_ou
     assert max(sizes) < 1000
     parts = ShardParts(contents)
     for merged in (False, True):  # as they are, and as of a partial pane
-        streams = {shard: [parts.merge_to_one(each)] for shard, each in sent.items()} if merged else sent
+        streams = {shard: parts.merge(each) for shard, each in sent.items()} if merged else sent
         found = [pair for shard, each in streams.items() for pair in parts.tables(shard, each)]
         assert sorted(shard for shard, _ in found) == list(range(64))
         assert sorted(key for _, table in found for key in table.keys["key"].to_pylist()) == [0, 1, 2]
@@ -587,9 +587,8 @@ def test_what_is_shuffled_is_sent_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
         parts = ShardParts(contents)
         again = parts.merge(streams)
         assert len(again) > 10
-        one = parts.merge_to_one(streams)
-        tables = [table.to_arrow() for each in (streams, again, [one]) for _, table in parts.tables(shard, each)]
-        assert tables[0] == tables[1] == tables[2]
+        tables = [table.to_arrow() for each in (streams, again) for _, table in parts.tables(shard, each)]
+        assert tables[0] == tables[1]
 
 
 # --- the traps of Beam -----------------------------------------------------------------------------------------------
