@@ -105,6 +105,11 @@ def is_list_type(data_type: pa.DataType) -> bool:
     return any(test(data_type) for test in tests) and is_numeric_type(data_type.value_type)
 
 
+def expected_lists(data_type: pa.DataType) -> str | None:
+    """What is expected of a type that is not of lists of numbers; None for one that is."""
+    return None if is_list_type(data_type) else "lists of integers, float16, float32 or float64"
+
+
 def numeric_column(column: pa.ChunkedArray, name: str, role: str = "value") -> pa.ChunkedArray:
     """A column of numbers, dictionaries by their values; one with the role "target" may be of booleans.
 

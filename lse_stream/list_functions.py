@@ -85,7 +85,6 @@ def logsumexp(lists: Column, *, skip_nulls: bool = True, min_count: int = 0) -> 
 
 
 def _softmax(lists: Column, log: bool) -> Column:
-    value_type = pa.float64()
     fixed = pa.types.is_fixed_size_list(lists.type) if hasattr(lists, "type") else False
     out = []
     for chunk in _chunks(lists, "lists"):
@@ -109,10 +108,14 @@ def _softmax(lists: Column, log: bool) -> Column:
         offsets = array_of(np.concatenate([[0], ends]).astype(np.int64 if is_large else np.int32))
         array_type = pa.LargeListArray if is_large else pa.ListArray
         out.append(array_type.from_arrays(offsets, data, mask=mask))
-    data_type = pa.list_(value_type, lists.type.list_size) if fixed else None
-    if not fixed:
-        data_type = pa.large_list(value_type) if pa.types.is_large_list(lists.type) else pa.list_(value_type)
-    return _like(lists, out, data_type)
+    return _like(lists, out, softmax_type(lists.type))
+
+
+def softmax_type(data_type: pa.DataType) -> pa.DataType:
+    """That of the softmax of lists: lists of the same kind, of float64."""
+    if pa.types.is_fixed_size_list(data_type):
+        return pa.list_(pa.float64(), data_type.list_size)
+    return pa.large_list(pa.float64()) if pa.types.is_large_list(data_type) else pa.list_(pa.float64())
 
 
 def softmax(lists: Column) -> Column:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of
-from lse_stream.columns import is_list_type
+from lse_stream.columns import expected_lists, is_list_type
 from lse_stream.errors import InputError
 from lse_stream.layouts import (
     OBSERVATION,
@@ -170,7 +170,7 @@ def _of_lists(options: Options, path: str) -> Found:
     if not options.observation:
         return _in_lists(options, None, options.input, options.value)
     names = [*options.key, *options.observation]
-    dataset = _scan(options, options.observation, [], {options.value: _expected_lists})
+    dataset = _scan(options, options.observation, [], {options.value: expected_lists})
     width = max((-(-values // rows) for _, values, rows in _sizes(dataset, options.value)), default=1)
     layout, nulls = ObservationLists(tuple(names), options.value), _nulls(dataset, [options.value])
     return Found(dataset.widen(width, VALUES_OF_OBSERVATIONS), layout, tuple(options.observation), nulls=nulls)
@@ -188,7 +188,7 @@ def _in_lists(
     """Of draws with a list each: of ``observations``, or of the positions in the lists."""
     if OBSERVATION in options.key:
         raise UsageError(f"--key {OBSERVATION}: expected a name other than that of the positions in the lists")
-    dataset = _scan(options, [], [], {value: _expected_lists}, paths)
+    dataset = _scan(options, [], [], {value: expected_lists}, paths)
     if observations is None:
         observations = array_of(np.arange(_width(dataset, value)))
     layout, nulls = DrawLists(tuple(options.key), value, observations), _nulls(dataset, [value])
@@ -206,10 +206,6 @@ def _in_lists(
 def _draws(options: Options, dataset: Dataset, nulls: int | None) -> int | None:
     """The draws of an observation, which are the rows, if there are no keys to tell rows apart, and no nulls."""
     return None if options.key or nulls != 0 else dataset.num_rows
-
-
-def _expected_lists(data_type: pa.DataType) -> str | None:
-    return None if is_list_type(data_type) else "lists of integers, float16, float32 or float64"
 
 
 def _width(dataset: Dataset, value: str) -> int:

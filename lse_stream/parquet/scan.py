@@ -135,6 +135,11 @@ class Dataset:
         values = tuple(name for name in self.values if name in columns)
         return replace(self, reading=replace(self.reading, file_schema=kept, values=values, schema=schema))
 
+    def without_rows(self) -> "Dataset":
+        """These files, of which no row is read."""
+        first = replace(self.row_groups[0], index=None, num_rows=0)
+        return replace(self, row_groups=(first,), num_rows=0)
+
     def coarsen(self, coarsening: Coarsening) -> "Dataset":
         """These files, with columns changed where they are read. Raises TypeError as ``Coarsening.check``."""
         coarsening.check(self.schema)

@@ -8,11 +8,12 @@ from typing import Any
 import mpmath
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from programs import BEAM, IN_PROCESSES, check_bad, cli, contents, parts, split, write
+from programs import BEAM, IN_PROCESSES, check_bad, check_fault, cli, contents, parts, split, write
 
-from lse_stream import plan
+from lse_stream import list_functions, plan
 from lse_stream.parquet import scan as scanning
 from lse_stream.parquet.source import RowGroupReader
 from pipelines.softmax import main
@@ -201,3 +202,31 @@ def test_faults_found_in_the_rows(
     monkeypatch.chdir(tmp_path)
     bad = ({"in/a.parquet": {"k": [1], "v": [2**60]}}, BASE, ["in/a.parquet, row group 0, column 'v'", "2^53"])
     check_bad(main, "softmax", tmp_path, capsys, bad, status=1)
+
+
+@pytest.mark.parametrize("runner", [[], [BEAM]], ids=["here", "on Beam"])
+@pytest.mark.parametrize("lists", ["list", "large", "fixed"])
+def test_each_list_is_a_group_of_its_own(tmp_path: Path, lists: str, runner: list[str]) -> None:
+    rows: list[Any] = [[0.5, 1.0, None], [], [7.0], None] * 30
+    data_type = {
+        "list": pa.list_(pa.float64()),
+        "large": pa.large_list(pa.float32()),
+        "fixed": pa.list_(pa.float64(), 2),
+    }[lists]
+    if lists == "fixed":  # of which Parquet and Arrow have no nulls in common
+        rows = [[0.0, 1.0], [5.0, 5.0], [2.0, -1e300]] * 40
+    table = pa.table({"id": np.arange(len(rows)), "logits": pa.array(rows, data_type)})
+    source = write(tmp_path / "a.parquet", table, row_group_size=7)
+    arguments = [f"--input={source}", "--value=logits", f"--output={tmp_path / 'out'}", "--quiet"]
+    assert main([*arguments, "--where=id != 3", *runner]) == 0
+    found = pq.read_table(tmp_path / "out")
+    kept = table.filter(pc.not_equal(table["id"], 3))
+    for name, function in (("log_softmax", list_functions.log_softmax), ("softmax", list_functions.softmax)):
+        assert found[name].to_pylist() == function(kept["logits"]).to_pylist()
+    assert found.select(["id", "logits"]).to_pydict() == kept.to_pydict()
+
+
+def test_lists_have_no_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "a.parquet", {"k": [1], "x": [[1.0]]})
+    assert main([f"--input={source}", "--key=k", "--value=x", f"--output={tmp_path / 'out'}"]) == 2
+    check_fault(capsys.readouterr().err, ["--key: expected none where --value x is lists, found k"], "softmax")
