@@ -127,6 +127,30 @@ def storms(settings: Settings) -> Iterator[Result]:
     yield Result("the storms, whole process", figures, [ratio(figures, 2.0)])
 
 
+def in_order(rng: np.random.Generator, start: int, rows: int) -> pa.Table:
+    """Rows with their number, by which they are in order."""
+    return pa.table(
+        {
+            "row": np.arange(start, start + rows),
+            "k": rng.integers(0, KEYS, rows),
+            "x": rng.normal(-100, 10, rows),
+        }
+    )
+
+
+def where(settings: Settings) -> Iterator[Result]:
+    """--where that chooses one row of a hundred by a column that is in order, beside all rows"""
+    n = settings.size(5e7)
+    folder = make_files(settings.data / f"in_order_{n}", n, in_order)
+    common = [folder, settings.data / "ours", "--key=k", "--value=x"]
+    commands = {
+        "--where, 1 %": program(settings, "parquet", *common, f"--where=row < {n // 100}"),
+        "all rows": program(settings, "parquet", *common),
+    }
+    figures = processes_in_turn(commands, settings.rounds)
+    yield Result(f"rows chosen, {n:,} rows, whole process", figures, [ratio(figures, 0.1)])
+
+
 def parquet(settings: Settings) -> Iterator[Result]:
     """Parquet files to a Parquet file of totals by key, whole processes, two cores"""
     small = make_files(settings.data / f"rows_{settings.size(5e6)}", settings.size(5e6), of_keys(KEYS))
@@ -323,6 +347,7 @@ def rollup(settings: Settings) -> Iterator[Result]:
 
 WORK: dict[str, Callable[[Settings], Iterator[Result]]] = {
     "storms": storms,
+    "where": where,
     "parquet": parquet,
     "keys": many_keys,
     "files": many_files,
