@@ -82,7 +82,15 @@ def _with(table: pa.Table, name: str, column: pa.ChunkedArray, new_name: str | N
 def _truncated(column: pa.ChunkedArray, unit: str) -> pa.ChunkedArray:
     import pyarrow.compute as pc  # its import takes longer than most runs
 
-    return pc.floor_temporal(column, unit=unit).cast(column.type)
+    zone = getattr(column.type, "tz", None)
+    if zone is None:
+        return pc.floor_temporal(column, unit=unit).cast(column.type)
+    # By the local time, of which in autumn an hour comes twice: with the same distance to UTC as before.
+    naive, local = column.cast(pa.timestamp(column.type.unit)), pc.local_timestamp(column)
+    cut = pc.floor_temporal(local, unit=unit)
+    if unit in _OF_TIMES_ALONE:
+        return pc.subtract(cut, pc.subtract(local, naive)).cast(column.type)
+    return pc.assume_timezone(cut, zone, ambiguous="earliest", nonexistent="latest").cast(column.type)
 
 
 def _mapped(name: str, column: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedArray:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import cache, reduce
 from math import ceil, floor
@@ -132,10 +132,12 @@ class Condition:
 
         try:
             self._tree = _parser().parse(text)
+            self.columns = tuple(dict.fromkeys(_columns_in(self._tree)))
         except UnexpectedInput as error:
             raise ValueError(_misread(text, error)) from None
+        except RecursionError:
+            raise ValueError("expected fewer parts within each other") from None
         self.text = text
-        self.columns = tuple(dict.fromkeys(_columns_in(self._tree)))
 
     def of(self, schema: pa.Schema) -> Predicate:
         """This condition on the columns of a schema.
@@ -145,7 +147,10 @@ class Condition:
           TypeError: a column does not compare with what it is compared with.
           ValueError: a time that cannot be read, or a number that is out of all range.
         """
-        return _predicate(self._tree, schema)
+        try:
+            return _predicate(self._tree, schema)
+        except RecursionError:
+            raise ValueError("expected fewer parts within each other") from None
 
 
 @cache
@@ -225,7 +230,10 @@ def _literal(tree: Any) -> bool | str | Decimal:
         return bool(token.type == "TRUE")
     if token.type == "STRING":
         return str(token[1:-1].replace("''", "'"))
-    return Decimal(str(token))
+    try:
+        return Decimal(str(token))
+    except InvalidOperation:
+        raise ValueError(f"expected a number that a column can hold, found {token}") from None
 
 
 def _compared(children: Sequence[Any], schema: pa.Schema) -> Predicate:
@@ -239,7 +247,7 @@ def _compared(children: Sequence[Any], schema: pa.Schema) -> Predicate:
         return _with_literal(_field(right, schema), _MIRRORED.get(operator, operator), _literal(left))
     fields = [_field(column, schema) for column in (left, right)]
     first, second = (_kind(each) for each in fields)
-    if first != second:
+    if first != second and "nulls" not in (first, second):
         raise TypeError(
             f"columns {fields[0].name!r} and {fields[1].name!r}: expected one type, found {first}, {second}"
         )
@@ -489,7 +497,7 @@ class _Listed:
 
 @dataclass(frozen=True)
 class _OfColumns:
-    """A comparison of two columns; integers are compared with floating-point numbers as float64."""
+    """A comparison of two columns; integers and decimals are compared with floating-point numbers as float64."""
 
     left: str
     operator: str
@@ -498,9 +506,52 @@ class _OfColumns:
     def mask(self, table: pa.Table) -> pa.ChunkedArray:
         import pyarrow.compute as pc
 
-        return getattr(pc, _OF_ARROW[self.operator])(_plain(table, self.left), _plain(table, self.right))
+        left, right = _comparable(_plain(table, self.left), _plain(table, self.right))
+        if left is None:
+            return pa.chunked_array([pa.nulls(table.num_rows, pa.bool_())])
+        return getattr(pc, _OF_ARROW[self.operator])(left, right)
 
     def outcomes(self, ranges: Ranges) -> Outcomes:
         known = [ranges.get(name, Range()) for name in (self.left, self.right)]
         values = (True, False) if all(each.has_value for each in known) else ()
         return frozenset([None] * any(each.has_null for each in known)).union(values)
+
+
+# Holds the largest values of all exact types, in the smallest unit of any.
+_WIDEST = 76
+
+
+def _comparable(left: pa.ChunkedArray, right: pa.ChunkedArray) -> tuple[Any, Any]:
+    """Two columns of one kind in types that Arrow compares without a value out of range; nothing where all are null."""
+    import pyarrow.compute as pc
+
+    types = left.type, right.type
+    if pa.null() in types:
+        return None, None
+    if types[0] == types[1] or not all(map(_is_number_or_time, types)):
+        return left, right
+    if any(map(pa.types.is_floating, types)):
+        return tuple(pc.cast(column, pa.float64(), safe=False) for column in (left, right))
+    scale = max(data_type.scale if pa.types.is_decimal(data_type) else 0 for data_type in types)
+    return tuple(_exact(column).cast(pa.decimal256(_WIDEST, scale)) for column in (left, right))
+
+
+def _is_number_or_time(data_type: pa.DataType) -> bool:
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_timestamp, pa.types.is_date)
+    return any(test(data_type) for test in tests)
+
+
+def _exact(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Integers and times as decimals, these in nanoseconds since 1970."""
+    import pyarrow.compute as pc
+
+    if pa.types.is_decimal(column.type):
+        return column
+    is_date, is_time = pa.types.is_date(column.type), pa.types.is_timestamp(column.type)
+    if not (is_date or is_time):
+        return column.cast(pa.decimal128(20, 0))
+    unit = DAY_NANOS if is_date else _NANOS[column.type.unit]
+    numbers = column.cast(pa.int32()) if is_date else column
+    return pc.multiply(
+        numbers.cast(pa.int64()).cast(pa.decimal128(19, 0)), pa.scalar(Decimal(unit), pa.decimal128(15, 0))
+    )

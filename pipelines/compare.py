@@ -184,7 +184,8 @@ def scan_sources(
     for name, of_model in paths.items():
         dataset = scan(of_model, keys, [columns.value, *columns.beside.values()], where=where)
         if not dataset.num_rows:
-            raise InputError(f"{', '.join(of_model)}: expected observations, found no rows")
+            chosen = " that --where chooses" if dataset.total_rows else ""
+            raise InputError(f"{', '.join(of_model)}: expected observations, found no rows{chosen}")
         datasets[name] = dataset
     return datasets
 
@@ -406,7 +407,7 @@ def _run(argv: Sequence[str]) -> None:
     found = compare(tables, columns, weights=options.weights, seed=options.seed, ddof=options.ddof)
     with staged(options) as directory:
         write_shard(directory, 1, 0, [found], found.schema)
-        write_provenance(directory, options, sum(dataset.num_rows for dataset in datasets.values()))
+        write_provenance(directory, options, sum(dataset.total_rows for dataset in datasets.values()))
         if options.picture is not None:
             with errors_of_writing(options.picture):
                 draw(found, columns.value, options.picture)

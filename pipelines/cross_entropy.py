@@ -255,7 +255,8 @@ def _run(argv: Sequence[str]) -> None:
         num_shards=options.num_shards,
         unit=options.unit,
     )
-    seconds = run(options, plan, dataset.num_rows + (labels.num_rows if labels else 0))
+    rows, more = (dataset.num_rows, dataset.total_rows), labels.num_rows if labels else 0
+    seconds = run(options, plan, rows[0] + more, input_rows=rows[1] + more)
     if not options.quiet:
         print(summary(dataset, options, seconds), flush=True)
 
@@ -265,7 +266,7 @@ def summary(dataset: Dataset, options: Options, seconds: float) -> str:
     totals, overall = (join(options.output, name) for name in (TOTALS, OVERALL))
     found = read_totals(totals)
     lines = [
-        f"{pluralize(dataset.num_rows, 'row')} of {files_of(dataset)}: "
+        f"{pluralize(dataset.total_rows, 'row')} of {files_of(dataset)}: "
         f"{pluralize(found.counts[TERMS], 'example')} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}, in {options.unit}",
         *preview(head(totals, [*options.key, *RESULTS]), found.rows),

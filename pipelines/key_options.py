@@ -18,6 +18,9 @@ from lse_stream.parquet.scan import Dataset
 from .command import UsageError
 from .options import Options
 
+# Options that name other columns, which have to stay.
+_OTHERS = ("value", "weight", "observation", "group", "draw", "example", "label", "logits", "classes", "event_time")
+
 
 class KeyOptions:
     """What the options say of key columns.
@@ -49,6 +52,11 @@ class KeyOptions:
                     raise UsageError(
                         f"--{option} {name}: expected a column that is a --key, or is mapped to one, found {found}"
                     )
+        for word in _OTHERS:
+            named = getattr(options, word, None) or []
+            for name in [named] if isinstance(named, str) else named:
+                if name in self._maps:
+                    raise UsageError(f"--map {name}: expected a column that is no --{word} too, found {name}")
         for target, name in targets.items():
             if name in self._keys:
                 raise UsageError(f"--key {name}: expected {target}, which --map makes of it, found {name}")

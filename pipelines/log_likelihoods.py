@@ -74,7 +74,8 @@ def found_by(options: Options) -> Iterator[Found]:
         return
     if not options.wide:
         raise UsageError(f"--wide: expected a pattern of columns, as {paths[0]} is a CSV file, found none")
-    chains = read_headers(paths, options.wide, KeyOptions(options).sources)
+    asked = options.where.columns if options.where else ()
+    chains = read_headers(paths, options.wide, [*KeyOptions(options).sources, *asked])
     prepare_output(options.output, options.input, overwrite=options.overwrite)  # not after minutes of reading
     with temporary_directory(options) as directory:
         warmup = _convert(options, chains, directory)
@@ -227,12 +228,13 @@ def _width(dataset: Dataset, value: str) -> int:
 
 
 def _sizes(dataset: Dataset, value: str) -> Iterator[tuple[str, int, int]]:
-    """Each row group with rows: its place, how many values its lists have together, how many rows it has."""
-    for path, metadata in dataset.footers.items():
-        [leaf] = _leaves(metadata, [value])
-        for i in range(metadata.num_row_groups):
-            if rows := metadata.row_group(i).num_rows:
-                yield f"{path}, row group {i}", metadata.row_group(i).column(leaf).num_values, rows
+    """Each row group that is read: its place, how many values its lists have together, how many rows it has."""
+    leaves = {path: _leaves(metadata, [value]) for path, metadata in dataset.footers.items()}
+    for row_group in dataset.row_groups:
+        if row_group.index is not None:
+            [leaf] = leaves[row_group.path]
+            chunk = dataset.footers[row_group.path].row_group(row_group.index).column(leaf)
+            yield f"{row_group.path}, row group {row_group.index}", chunk.num_values, row_group.num_rows
 
 
 def _leaves(metadata: pq.FileMetaData, names: Sequence[str]) -> list[int]:

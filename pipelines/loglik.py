@@ -402,7 +402,7 @@ def _run(argv: Sequence[str]) -> None:
                 stored=found.stored is not None,
             )
 
-        rows = found.dataset.num_rows
+        rows = found.dataset.total_rows
         run(options, plan, found.dataset.rows_read, input_rows=rows, temporary=found.temporary)
     if options.picture is not None:
         with errors_as_run_error(options), errors_of_writing(options.picture):
@@ -417,7 +417,7 @@ def summary(source: Found, options: Options, evaluation: Evaluation, seconds: fl
     found = read_totals(totals)
     what = "row" if options.inner == "none" else "group" if options.group else "observation"
     warmup = f", without {pluralize(source.warmup, 'draw')} of warm-up" if source.warmup else ""
-    read = pluralize(source.dataset.num_rows, "row" if source.stored is None else "state")
+    read = pluralize(source.dataset.total_rows, "row" if source.stored is None else "state")
     nulls = f" with {pluralize(source.nulls, 'null')}" if source.nulls else ""
     lines = [
         f"{read} of {files_of(source.dataset)}{nulls}{warmup}: "

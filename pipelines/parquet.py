@@ -137,7 +137,7 @@ def _run(argv: Sequence[str]) -> None:
         min_count=options.min_count,
         state=options.state,
     )
-    seconds = run(options, plan, dataset.num_rows)
+    seconds = run(options, plan, dataset.num_rows, input_rows=dataset.total_rows)
     if not options.quiet:
         print(summary(dataset, options, results, seconds), flush=True)
 
@@ -171,7 +171,7 @@ def summary(dataset: Dataset, options: Options, results: Sequence[str], seconds:
     if dataset.reading.where is not None:
         what = f"{pluralize(found.counts[TERMS], 'term')} chosen"
     elif options.skip_nulls:
-        what = f"{dataset.num_rows - found.counts[TERMS]:,} null"
+        what = f"{dataset.total_rows - found.counts[TERMS]:,} null"
     else:
         what = f"{pluralize(found.counts[NULLS], 'key')} with a null"
     first = head(options.output, [*options.key, *results])
@@ -179,7 +179,7 @@ def summary(dataset: Dataset, options: Options, results: Sequence[str], seconds:
         first = with_bonus(first)
     return "\n".join(
         [
-            f"{pluralize(dataset.num_rows, 'row')} ({what}) of {files_of(dataset)}: "
+            f"{pluralize(dataset.total_rows, 'row')} ({what}) of {files_of(dataset)}: "
             f"{pluralize(found.rows, 'key')} in {pluralize(found.files, 'file')}, {seconds:.1f} s",
             f"results in {options.output}",
             *preview(first, found.rows),

@@ -109,7 +109,7 @@ def _run(argv: Sequence[str]) -> None:
         min_count=options.min_count,
         state=options.state,
     )
-    seconds = run(options, plan, dataset.num_rows)
+    seconds = run(options, plan, dataset.num_rows, input_rows=dataset.total_rows)
     if not options.quiet:
         print(summary(dataset, options.output, seconds, options.key), flush=True)
 
@@ -120,7 +120,7 @@ def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str
     results = results_of(dataset, keys) or [COUNT]
     return "\n".join(
         [
-            f"{pluralize(dataset.num_rows, 'state')} of {files_of(dataset)}: "
+            f"{pluralize(dataset.total_rows, 'state')} of {files_of(dataset)}: "
             f"{pluralize(found.rows, 'key')} in {pluralize(found.files, 'file')}, "
             f"{pluralize(found.counts[TERMS], 'term')}, {seconds:.1f} s",
             f"results in {directory}",

@@ -100,7 +100,7 @@ def run(
     plan: Plan,
     num_rows: int,
     *,
-    input_rows: int | None = None,
+    input_rows: int,
     max_broadcast: int | None = None,
     temporary: Sequence[str] = (),
 ) -> float:
@@ -108,7 +108,7 @@ def run(
 
     Args:
       num_rows: how many there are to read, if any several times.
-      input_rows: how many there are, where that is another number.
+      input_rows: how many the input has.
       max_broadcast: as of ``lse_stream.beam.engine.BeamEngine``.
       temporary: directories that nobody needs any more once results are whole.
 
@@ -128,7 +128,7 @@ def run(
         else:
             run_here(options, plan, directory, num_rows)
         check_whole(directory, options.output)
-        write_provenance(directory, options, num_rows if input_rows is None else input_rows)
+        write_provenance(directory, options, input_rows)
         for path in temporary:
             delete_tree(path)
     return time.monotonic() - start

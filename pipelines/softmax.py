@@ -128,8 +128,8 @@ def _run(argv: Sequence[str]) -> None:
             raise InputError(f"{path}: expected columns other than {' and '.join(RESULTS)}, found column {name!r}")
 
     plan = partial(describe, dataset=dataset, keys=options.key, lists=options.value if of_lists else None)
-    rows = dataset.num_rows
-    seconds = run(options, plan, 2 * rows, input_rows=rows, max_broadcast=options.max_broadcast)
+    reads = 2 * dataset.num_rows
+    seconds = run(options, plan, reads, input_rows=dataset.total_rows, max_broadcast=options.max_broadcast)
     if not options.quiet:
         columns = dataset.schema.names if len(dataset.schema.names) <= SHOWN else [*options.key, options.value]
         found = read_totals(options.output)

@@ -433,7 +433,7 @@ def _run(argv: Sequence[str]) -> None:
         follow = None if options.bounded or broker is None else partial(watch, options, broker, partitions, begun)
         result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options)), rows, follow)
         if directory is not None and rows is not None:
-            write_provenance(directory, options, rows)
+            write_provenance(directory, options, dataset.total_rows if dataset else rows)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
 
@@ -511,7 +511,7 @@ def _place(options: Options, partitions: int) -> Iterator[tuple[str | None, Call
 def summary(options: Options, dataset: Dataset | None, result: Any, seconds: float) -> str:
     """What was done, and the first rows."""
     if dataset is not None:
-        lines = [f"{pluralize(dataset.num_rows, 'row')} of {files_of(dataset)}, {seconds:.1f} s"]
+        lines = [f"{pluralize(dataset.total_rows, 'row')} of {files_of(dataset)}, {seconds:.1f} s"]
     else:
         from lse_stream.beam.kafka import DEAD, MESSAGES
 

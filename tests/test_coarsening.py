@@ -95,3 +95,25 @@ def test_what_cannot_be_cut(coarsening: Coarsening, message: str) -> None:
     schema = pa.schema({"s": pa.string(), "i": pa.int64(), "d": pa.date32()})
     with pytest.raises(TypeError, match=message):
         coarsening.check(schema)
+
+
+def test_an_hour_that_comes_twice() -> None:
+    """In Berlin, on 25 October 2020, from two to three o'clock."""
+    zone = pa.timestamp("s", "Europe/Berlin")
+    seconds = [1603576800 + 1800 * i for i in range(9)]
+    table = pa.table({"t": pa.array(seconds, zone)})
+    for unit, expected in (
+        ("hour", [1603576800 + 3600 * (i // 2) for i in range(9)]),
+        ("day", [1603576800 - 3600 * 0] * 9),
+    ):
+        found = Coarsening(truncate={"t": unit})(table).column("t")
+        assert found.type == zone
+        assert found.cast(pa.int64()).to_pylist() == expected
+
+
+def test_days_that_begin_at_one_o_clock() -> None:
+    """In Beirut, where clocks go forward at midnight."""
+    zone = pa.timestamp("s", "Asia/Beirut")
+    first = 1616882400  # 2021-03-28 01:00 there, the first moment of that day
+    found = Coarsening(truncate={"t": "day"})(pa.table({"t": pa.array([first - 1, first, first + 80_000], zone)}))
+    assert found.column("t").cast(pa.int64()).to_pylist() == [first - 86400, first, first]

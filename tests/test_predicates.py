@@ -224,6 +224,31 @@ def test_columns_with_each_other() -> None:
     assert chosen(table, "at >= day and i = x") == [False, True, None]
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "condition", "expected"),
+    [
+        (pa.array([2**53 + 1, None]), pa.array([1.0, 2.0]), "a > b", [True, None]),
+        (pa.array([2**63 + 5, 0], pa.uint64()), pa.array([-1, 0]), "a > b", [True, False]),
+        (pa.array([0, 10**9], pa.timestamp("ns")), pa.array([2932532, 0], pa.date32()), "a < b", [True, False]),
+        (pa.array([0, 1], pa.timestamp("ns", "UTC")), pa.array([10**12, 0], pa.timestamp("s")), "a < b", [True, False]),
+        (
+            pa.array([Decimal("1.5"), Decimal(2)], pa.decimal128(38, 30)),
+            pa.array([Decimal(2), Decimal(2)], pa.decimal128(38, 0)),
+            "a = b or a < b",
+            [True, True],
+        ),
+        (pa.array([Decimal("1.5")], pa.decimal128(5, 1)), pa.array([2], pa.int64()), "a < b", [True]),
+        (pa.nulls(2), pa.nulls(2), "a = b", [None, None]),
+        (pa.nulls(2), pa.array([1, 2]), "a = b or b = 2", [None, True]),
+        (pa.array(["a", "b"]), pa.array(["b", "a"], pa.string_view()), "a < b", [True, False]),
+        (pa.array([NAN, 1.0]), pa.array([NAN, 1.0], pa.float32()), "a = b", [False, True]),
+    ],
+)
+def test_columns_of_two_types(left: pa.Array, right: pa.Array, condition: str, expected: list[bool | None]) -> None:
+    table = pa.table({"a": left, "b": right})
+    assert chosen(table, condition) == expected
+
+
 def test_names() -> None:
     table = pa.table({"a b": [1], 'say "x"': [2], "order": [3], "date": [4], "a.b": [5], "naïve": [6], "In": [7]})
     assert chosen(table, '"a b" = 1 AND "say ""x""" = 2 And order=3 and date = 4 and a.b = 5 and naïve = 6') == [True]
@@ -249,6 +274,7 @@ def test_names() -> None:
         ("i in ()", "at character 7, found ')'"),
         ("__import__('os')", "at character 11"),
         ("i > 3x", "at character"),
+        ("not " * 5000 + "i = 1", "expected fewer parts within each other"),
     ],
 )
 def test_what_cannot_be_read(condition: str, message: str) -> None:
@@ -281,6 +307,7 @@ def test_what_cannot_be_read(condition: str, message: str) -> None:
         ("1 < 2", TypeError, "expected a column on one side of <"),
         ("season = name", TypeError, "columns 'season' and 'name': expected one type, found numbers, strings"),
         ("season > 1e999999999999", ValueError, "column 'season' of int64: expected a number in its range"),
+        ("season > 1e99999999999999999999", ValueError, "expected a number that a column can hold, found 1e9999"),
     ],
 )
 def test_what_does_not_fit_the_columns(condition: str, error: type[Exception], message: str) -> None:

@@ -5,6 +5,7 @@ at its end names an older version or snapshot. What takes more than to read the 
 deleted, is refused by name.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from ..errors import InputError, one_line
+from ..files import is_local
 
 DELTA, ICEBERG = "delta:", "iceberg:"
 
@@ -94,10 +96,15 @@ def _delta(path: str, version: int | None) -> Snapshot:
     actions = pa.table(table.get_add_actions(flatten=True))
     values = {column: _texts(actions.column(f"partition.{column}")) for column in columns}
     files = {
-        f"{path.rstrip('/')}/{unquote(file)}": {column: values[column][row] for column in columns}
+        _real(f"{path.rstrip('/')}/{unquote(file)}"): {column: values[column][row] for column in columns}
         for row, file in enumerate(actions.column("path").to_pylist())
     }
     return _snapshot(name, files, schema)
+
+
+def _real(path: str) -> str:
+    """The one name of a local file, by which it is known however a table was named."""
+    return os.path.realpath(path) if is_local(path) else path
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None]:
@@ -118,7 +125,7 @@ def _iceberg(name: str, version: int | None) -> Snapshot:
     schema = scan.projection().as_arrow()
     files = {}
     for task in scan.plan_files():
-        path = task.file.file_path.removeprefix("file://")
+        path = _real(task.file.file_path.removeprefix("file://"))
         if task.delete_files:
             raise InputError(f"{pinned_name}: expected files that hold all rows, found files of deleted rows of {path}")
         fields = enumerate(table.specs()[task.file.spec_id].fields)
@@ -138,11 +145,14 @@ def _iceberg(name: str, version: int | None) -> Snapshot:
 def check_names(snapshot: Snapshot, path: str, schema: pa.Schema) -> None:
     """Raises InputError where a file calls a column other than the table does; ``schema`` is that of the file."""
     names = {_id_of(field): field.name for field in snapshot.schema}
+    known = {name for number, name in names.items() if number is not None}
     for field in schema:
-        if (found := _id_of(field)) is not None and names.get(found, field.name) != field.name:
+        found = _id_of(field)
+        # One that was dropped, and came back as another, has the same name and another number.
+        if found is not None and names.get(found, field.name if field.name not in known else None) != field.name:
             raise InputError(
-                f"{snapshot.name}: expected columns that were never renamed, found {names[found]!r} as {field.name!r} "
-                f"in {path}"
+                f"{snapshot.name}: expected columns that were never renamed or made anew, found "
+                f"{names.get(found, field.name)!r} as {field.name!r} in {path}"
             )
 
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -91,6 +92,7 @@ class Dataset:
       row_groups: of all files, in the order of their paths; but not those of which it is known that no row is chosen.
       reading: how their tables are read.
       num_files, num_rows: what the footers say, of these row groups.
+      total_rows: likewise, of all row groups.
       skipped: how many row groups are left out.
       row_bytes: about how many bytes the columns of a row take.
       footers: by path.
@@ -102,6 +104,7 @@ class Dataset:
     reading: Reading
     num_files: int
     num_rows: int
+    total_rows: int
     row_bytes: int
     footers: Mapping[str, pq.FileMetaData] = dataclasses.field(repr=False, compare=False)
     stamps: Mapping[str, Stamp] = dataclasses.field(default_factory=dict, repr=False, compare=False)
@@ -296,14 +299,14 @@ def scan(
     snapshots = [snapshot_of(pattern) for pattern in patterns if is_lake(pattern)]
     tables = {path: snapshot for snapshot in snapshots for path in snapshot.files}
     hive = [tables[path].files[path] if path in tables else hive_partition(path) for path in paths]
-    schemas = [with_nested(schema, [*keys, *values, *others, *asked]) for _, schema in footers]
-    for i, path in enumerate(paths):
-        if path in tables:
-            schemas[i] = _as_of_table(tables[path], path, schemas[i])
-    first = schemas[0]
+    plain = [
+        _as_of_table(tables[path], path, schema) if path in tables else schema
+        for path, (_, schema) in zip(paths, footers, strict=True)
+    ]
+    schemas = [with_nested(schema, [*keys, *values, *others, *asked]) for schema in plain]
     # Those of the directories can be any but values, and are all read where all columns are.
     in_path = list(dict.fromkeys([*keys, *(hive[0] if all_columns else ()), *others]))
-    out = list(dict.fromkeys([*(first.names if all_columns else ()), *in_path, *values]))
+    out = list(dict.fromkeys([*(plain[0].names if all_columns else ()), *in_path, *values]))
     in_path = list(dict.fromkeys([*in_path, *(name for name in asked if name not in values)]))
     wanted = list(dict.fromkeys([*out, *in_path]))
     partition = [
@@ -313,7 +316,7 @@ def scan(
     ]
     file_columns = [name for name in wanted if name not in {field.name for field in partition}]
     types_of: dict[str, dict[pa.DataType, str]] = {name: {} for name in file_columns}
-    for path, schema, in_directories in zip(paths, schemas, hive, strict=True):
+    for path, schema, of_file, in_directories in zip(paths, schemas, plain, hive, strict=True):
         copies = Counter(schema.names)
         for name in file_columns:
             _check_column(path, schema, copies[name], name)
@@ -323,13 +326,14 @@ def scan(
         for field in partition:
             if field.name in schema.names:
                 raise InputError(f"{path}: column {field.name!r}: expected in the path as elsewhere, found in the file")
-        if all_columns and (more := set(schema.names) - set(file_columns)):
+        if all_columns and (more := set(of_file.names) - set(file_columns)):
             raise InputError(f"{path}: expected the columns of {paths[0]}, found more: {', '.join(sorted(more))}")
     # One file's schema may say that a column has no nulls where another's does not.
     types = {name: unified_type(list(found)) for name, found in types_of.items()}
+    file_schema = pa.schema([pa.field(name, data_type) for name, data_type in types.items()])
+    predicate = _predicate(paths[0], where, pa.schema([*file_schema, *partition]))
     types |= {name: _type_of_values(types[name]) for name in values if name in types}
-    fields = [pa.field(name, data_type) for name, data_type in types.items()]
-    table_schema = pa.schema([*fields, *partition])
+    table_schema = pa.schema([*(pa.field(name, data_type) for name, data_type in types.items()), *partition])
     for name in keys:
         if name in file_columns:
             try:
@@ -345,7 +349,6 @@ def scan(
     for name, expected in others.items():
         if what := expected(table_schema.field(name).type):
             raise InputError(f"{paths[0]}: column {name!r}: expected {what}, found {table_schema.field(name).type}")
-    predicate = _predicate(paths[0], where, table_schema)
     row_groups, skipped = [], 0
     for path, (metadata, _), schema, constants in zip(paths, footers, schemas, hive, strict=True):
         held = tuple(_constant(constants[field.name], field) for field in partition)
@@ -362,7 +365,7 @@ def scan(
         row_groups += filled or [RowGroup(path, None, held, 0)]
     row_bytes = max(_row_bytes(metadata, set(file_columns)) for metadata, _ in footers)
     reading = Reading(
-        pa.schema(fields),
+        file_schema,
         tuple(partition),
         tuple(values),
         pa.schema([field for field in table_schema if field.name in out]),
@@ -371,8 +374,11 @@ def scan(
         asked,
     )
     num_rows = sum(row_group.num_rows for row_group in row_groups)
+    total_rows = sum(metadata.num_rows for metadata, _ in footers)
     metadata_of = {path: metadata for path, (metadata, _) in zip(paths, footers, strict=True)}
-    return Dataset(tuple(row_groups), reading, len(paths), num_rows, row_bytes, metadata_of, stamps, skipped=skipped)
+    return Dataset(
+        tuple(row_groups), reading, len(paths), num_rows, total_rows, row_bytes, metadata_of, stamps, skipped=skipped
+    )
 
 
 def _predicate(path: str, where: Condition | None, schema: pa.Schema) -> Predicate | None:
@@ -387,7 +393,9 @@ def _predicate(path: str, where: Condition | None, schema: pa.Schema) -> Predica
 def _range_of(field: pa.Field, constant: int | str | None) -> Range:
     if constant is None:
         return Range(has_value=False)
-    bounds = natural(repeated(constant, field.type, 1)[0])
+    bounds = None
+    with suppress(pa.ArrowInvalid):  # which is told where it is read
+        bounds = natural(repeated(constant, field.type, 1)[0])
     return Range(None if bounds is None else (bounds, bounds), has_null=False)
 
 

@@ -142,7 +142,11 @@ class RowGroupReader:
             self._count(table.num_rows - chosen.num_rows)
             table = chosen
         table, schema = self._reading.coarsening(table), self._reading.schema
-        return pa.Table.from_arrays([table.column(name) for name in schema.names], schema=schema)
+        columns = [table.column(name) for name in schema.names]
+        for position, field in enumerate(schema):
+            if columns[position].type != field.type:  # of values
+                columns[position] = _cast(columns[position], field)
+        return pa.Table.from_arrays(columns, schema=schema)
 
     def _check_unchanged(self, path: str) -> None:
         """Raises DataError where a file is another than the one that was scanned, as far as that can be seen."""

@@ -142,10 +142,10 @@ def where(settings: Settings) -> Iterator[Result]:
     """--where that chooses one row of a hundred by a column that is in order, beside all rows"""
     n = settings.size(5e7)
     folder = make_files(settings.data / f"in_order_{n}", n, in_order)
-    common = [folder, settings.data / "ours", "--key=k", "--value=x"]
+    output, options = settings.data / "ours", ["--key=k", "--value=x"]
     commands = {
-        "--where, 1 %": program(settings, "parquet", *common, f"--where=row < {n // 100}"),
-        "all rows": program(settings, "parquet", *common),
+        "--where, 1 %": program(settings, "parquet", folder, output, *options, f"--where=row < {n // 100}"),
+        "all rows": program(settings, "parquet", folder, output, *options),
     }
     figures = processes_in_turn(commands, settings.rounds)
     yield Result(f"rows chosen, {n:,} rows, whole process", figures, [ratio(figures, 0.1)])

@@ -82,6 +82,12 @@ BAD: dict[str, Bad] = {
     "the value": (FILES, f"{BASE} --key k --bin x=2", ["--bin x: ", "--key, or is mapped to one, found k"]),
     "cut twice": (FILES, f"{BASE} --key t --truncate t=day --bin t=5", ["--bin t", "found both"]),
     "the mapped column": (FILES, f"{BASE} --key k --key g --map k=map.csv", ["--key k: expected g"]),
+    "a map of the value": (FILES, f"{BASE} --key g --map x=map.csv", ["map.csv: expected two columns, 'x'"]),
+    "a map of the weight": (
+        FILES | {"map.csv": b"n,g\n1,1\n2,2\n"},
+        f"{BASE} --key g --map n=map.csv --weight n",
+        ["--map n: expected a column that is no --weight too"],
+    ),
     "a map of no key": (FILES, f"{BASE} --key n --map k=map.csv", ["--map k: ", "--key, or is mapped to one, found n"]),
     "no such key": (FILES, f"{BASE} --key nn --bin nn=2", ["in.parquet: column 'nn'", "nearest: n"]),
 }

@@ -12,6 +12,7 @@ from deltalake import DeltaTable, write_deltalake
 from programs import BEAM, check_fault, cli, contents, write
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.types import DoubleType
 
 from pipelines import parquet
 from pipelines.output import PROVENANCE
@@ -125,6 +126,15 @@ def test_the_output_lies_apart_from_the_table(tmp_path: Path, delta: str, capsys
     check_fault(capsys.readouterr().err, ["expected a place apart from the input"])
 
 
+def test_a_table_that_is_named_twice_counts_once(tmp_path: Path, delta: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = of_table(delta, tmp_path / "once")
+    (tmp_path / "link").symlink_to("table")
+    arguments = ["--input", delta, "delta:./table", "delta:link@1", "--overwrite", *OPTIONS]
+    assert parquet.main([*arguments, f"--output={tmp_path / 'out'}"]) == 0
+    assert contents(tmp_path / "out") == expected
+
+
 # --- Iceberg ----------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +185,21 @@ def test_a_column_that_was_renamed_is_refused(tmp_path: Path, catalog: Catalog) 
     arguments = ["--input=iceberg:lake.weather.storms", "--key=storm", "--value=x", f"--output={tmp_path / 'out'}"]
     run = cli("parquet", *arguments, **environment(tmp_path))
     assert run.returncode == 2
-    check_fault(run.stderr, ["expected columns that were never renamed, found 'storm' as 'name' in "])
+    check_fault(run.stderr, ["expected columns that were never renamed or made anew, found 'storm' as 'name' in "])
+
+
+def test_a_column_that_was_made_anew_is_refused(tmp_path: Path, catalog: Catalog) -> None:
+    table = catalog.create_table("weather.storms", schema=ROWS.schema)
+    table.append(ROWS)
+    with table.update_schema() as update:
+        update.delete_column("x")
+    with table.update_schema() as update:
+        update.add_column("x", DoubleType())
+    table.append(ROWS.slice(0, 1))
+    arguments = ["--input=iceberg:lake.weather.storms", "--value=x", f"--output={tmp_path / 'out'}"]
+    run = cli("parquet", *arguments, **environment(tmp_path))
+    assert run.returncode == 2
+    check_fault(run.stderr, ["expected columns that were never renamed or made anew, found 'x' as 'x' in "])
 
 
 def test_a_catalog_that_is_not_there(tmp_path: Path) -> None:

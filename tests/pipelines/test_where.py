@@ -1,5 +1,7 @@
 """--where: the bytes of files that have those rows alone, in every program; and what need not be read for that."""
 
+import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from programs import BEAM, RUNS, check_fault, contents, damage, write
 
 from lse_stream.predicates import Condition
 from pipelines.__main__ import main
+from pipelines.output import PROVENANCE
 
 NUMBERS = "number >= 10 and not (number in (12, 13) or number = 20)"
 CONDITIONS = {
@@ -134,3 +137,48 @@ def test_a_topic_has_none(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "--source kafka --topic=t --bootstrap_servers=h:1 --window=fixed:1h --key=k --value=x --event_time=t"
     assert main(["stream", *arguments.split(), "--max_records=1", "--output_topic=o", "--where=k = 1"]) == 2
     check_fault(capsys.readouterr().err, ["--where: expected none with --source kafka"], "stream")
+
+
+def run(program: str, source: Path, output: Path, *options: str) -> int:
+    status: int = main([program, f"--input={source}", f"--output={output}", "--quiet", *options])
+    return status
+
+
+def test_a_condition_on_a_field_adds_no_column(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.parquet", {"id": [1, 2], "x": [1.0, 2.0], "s": [{"k": 1}, {"k": 2}]})
+    assert run("softmax", source, tmp_path / "out", "--value=x", "--key=id", "--where=s.k > 1") == 0
+    found = pq.read_table(tmp_path / "out")
+    assert found.column_names == ["id", "x", "s", "log_softmax", "softmax"]
+    assert found["id"].to_pylist() == [2]
+
+
+def test_conditions_see_values_as_they_are_in_the_file(tmp_path: Path) -> None:
+    price = pa.array([Decimal("0.1"), Decimal("0.2")], pa.decimal128(10, 2))
+    source = write(tmp_path / "a.parquet", {"ok": [True, False], "price": price})
+    for options in (["--value=ok", "--where=ok"], ["--value=price", "--where=price < 0.2"]):
+        assert run("parquet", source, tmp_path / "out", *options, "--overwrite") == 0
+        assert pq.read_table(tmp_path / "out")["count"].to_pylist() == [1]
+
+
+def test_lists_of_rows_that_are_not_chosen_may_be_longer(tmp_path: Path) -> None:
+    table = pa.table({"model": ["a", "a", "b", "b"], "x": [[1.0, 2.0], [3.0, 4.0], [5.0], [6.0]]})
+    source = write(tmp_path / "a.parquet", table, row_group_size=2)
+    options = ["--value=x", "--inner=logmeanexp", "--where=model = 'b'"]
+    assert run("loglik", source, tmp_path / "out", *options) == 0
+    assert pq.read_table(tmp_path / "out" / "overall")["count"].to_pylist() == [1]
+
+
+def test_csv_files_are_chosen_by_their_directories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in "ab":
+        (tmp_path / "in" / f"model={model}").mkdir(parents=True)
+        (tmp_path / "in" / f"model={model}" / "1.csv").write_text("lp__,y.1\n1,-1\n2,-2\n")
+    arguments = ["loglik", f"--input={tmp_path / 'in'}/*/*.csv", "--wide=y.*", "--inner=logmeanexp"]
+    assert main([*arguments, "--where=model = 'a'", f"--output={tmp_path / 'out'}"]) == 0
+    assert "observations of 1 key" in capsys.readouterr().out.replace("1 observation ", "1 observations ")
+    assert main([*arguments, "--where=lp__ < 2", f"--output={tmp_path / 'none'}"]) == 2
+    check_fault(capsys.readouterr().err, ["lp__"], "loglik")
+
+
+def test_results_say_how_many_rows_the_input_has(tmp_path: Path, days: Path) -> None:
+    assert run("parquet", days, tmp_path / "out", "--value=x", "--where=n > 1000") == 0
+    assert json.loads((tmp_path / "out" / PROVENANCE).read_text())["rows"] == 300
