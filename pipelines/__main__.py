@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lse-stream {version('lse-stream')}")
         return 0
     if name not in PROGRAMS:
-        found = repr(name) if name else "none"
+        from lse_stream.errors import nearest  # with the package, which the list of programs does without
+
+        found = f"{name!r}{nearest(name, list(PROGRAMS))}" if name else "none"
         print(
             f"{COMMAND}: error: expected a program ({', '.join(PROGRAMS)}), found {found}\n\n{USAGE}", file=sys.stderr
         )

@@ -26,4 +26,4 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError, in place of an exit."""
-        raise UsageError(message)
+        raise UsageError(message.removeprefix("argument "))
