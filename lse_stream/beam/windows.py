@@ -106,8 +106,14 @@ def tables_by_window(
     windowfn: FixedWindows | SlidingWindows, table: pa.Table, event_time: str, delay: Duration
 ) -> Iterator[tuple[IntervalWindow, pa.Table]]:
     """The rows of each window, as the window is when it is moved by ``delay``."""
-    for window, rows in split_by_window(windowfn, event_times(table.column(event_time), event_time)):
-        part = table if rows is None else take_rows(table, rows)
+    found = list(split_by_window(windowfn, event_times(table.column(event_time), event_time)))
+    order = [rows for _, rows in found if rows is not None]
+    # All at once: to take some rows of a column of states, all of it is read.
+    ordered = take_rows(table, np.concatenate(order)) if order else table
+    start = 0
+    for window, rows in found:
+        part = ordered if rows is None else ordered.slice(start, rows.size)
+        start += part.num_rows
         yield IntervalWindow(window.start + delay, window.end + delay), part
 
 

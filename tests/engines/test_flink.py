@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from programs import BEAM, IN_PROCESSES, check_fault, cli, home
+from programs import BEAM, IN_PROCESSES, check_fault, cli, contents, home
 
 from engines.flink import FLINK_CONFIG, LOOPBACK, JobServer, finished, job_server
 from lse_stream.accumulators import LogSumExpAccumulator
@@ -160,10 +160,6 @@ def write_input(folder: Path) -> Path:
 def arguments(source: Path, output: Path) -> list[str]:
     keys = [f"--key={key}" for key in KEYS]
     return ["--input", str(source), *keys, "--value=value", "--output", str(output), "--num_shards=3", "--state"]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_program(flink: JobServer, tmp_path: Path) -> None:
