@@ -28,7 +28,7 @@ from ..states.aggregations import LOGSUMEXP
 from ..table_functions import sort_by_keys
 from .internals import ParDoInto
 from .tables import pieces_of
-from .window_panes import HELD, LEAST_TO_MERGE, WindowPanes, progress_param, replace_parts
+from .window_panes import HELD, LEAST_TO_MERGE, ONLY_PANE, WindowPanes, progress_param, replace_parts
 from .windows import moved_by, tables_by_window
 
 # Results of sessions are kept together by the day in which they end.
@@ -88,15 +88,32 @@ class SessionStates(beam.PTransform[PCollection[pa.Table], PCollection[tuple[int
         self._find = _FindSessions(list(keys), column, event_time, windowfn.gap_size.micros, num_shards)
         delay, lateness = (Duration.of(seconds).micros for seconds in (max_out_of_orderness, allowed_lateness))
         self._panes = _SessionPanes(delay, lateness, early_firing, discarding=discarding)
+        self._only, self._is_early = _OnlyPanes(delay), early_firing is not None
 
     def expand(self, tables: PCollection[pa.Table]) -> PCollection[tuple[int, pa.Table]]:
-        panes: PCollection[tuple[int, pa.Table]] = (
+        found = (
             tables
             | "Global" >> beam.WindowInto(GlobalWindows())
             | "Find" >> beam.ParDo(self._find).with_output_types(tuple[int, bytes])
-            | "Panes" >> beam.ParDo(self._panes).with_output_types(tuple[int, pa.Table])
+        )
+        dofn: beam.DoFn = self._panes
+        if tables.is_bounded and not self._is_early:  # all are known at the end, without state and timers
+            found, dofn = found | "Group" >> beam.GroupByKey(), self._only
+        panes: PCollection[tuple[int, pa.Table]] = found | "Panes" >> beam.ParDo(dofn).with_output_types(
+            tuple[int, pa.Table]
         )
         return panes
+
+
+class _OnlyPanes(beam.DoFn):
+    def __init__(self, delay: int) -> None:
+        self._delay = delay
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[WindowedValue]:
+        shard, parts = element
+        for piece in pieces_of(SessionTable.merge([SessionTable.from_ipc(part) for part in parts])):
+            time = Timestamp(micros=int(piece.ends.max()) + self._delay)
+            yield WindowedValue((shard, piece.to_arrow()), time, (GlobalWindow(),), ONLY_PANE)
 
 
 class _FindSessions(beam.DoFn):

@@ -67,9 +67,10 @@ class _Progress(NamedTuple):
 class WindowPanes(beam.PTransform[PCollection[tuple[int, bytes]], PCollection[tuple[int, Any]]]):
     """(shard, part) in windows to (shard, table), by pane: what all parts so far give, or those since the last pane.
 
-    A pane comes when the watermark passes the window's end, then for every part that is late, and with ``early_firing``
-    so long after the first part since the last pane. The windows' own trigger is not looked at. Their lateness is: what
-    comes later is dropped. The pane at the end is ON_TIME, even if all its rows were late.
+    Where the input has an end there is one, which needs neither state nor timers. Otherwise a pane comes when the
+    watermark passes the window's end, then for every part that is late, and with ``early_firing`` so long after the
+    first part since the last pane. The windows' own trigger is not looked at. Their lateness is: what comes later is
+    dropped. The pane at the end is ON_TIME, even if all its rows were late.
 
     Args:
       parts: how they are merged.
@@ -79,13 +80,35 @@ class WindowPanes(beam.PTransform[PCollection[tuple[int, bytes]], PCollection[tu
 
     def __init__(self, parts: Parts, *, early_firing: int | None = None, discarding: bool = False) -> None:
         super().__init__()
-        self._panes = _Panes(parts, early_firing, discarding=discarding)
+        self._only, self._panes = _OnlyPane(parts), _Panes(parts, early_firing, discarding=discarding)
+        self._is_early = early_firing is not None
         self._table_type = parts.table_type
 
     def expand(self, parts: PCollection[tuple[int, bytes]]) -> PCollection[tuple[int, Any]]:
-        panes = beam.ParDo(self._panes).with_output_types(Tuple[int, self._table_type])
-        tables: PCollection[tuple[int, Any]] = parts | panes
+        dofn: beam.DoFn = self._panes
+        grouped: PCollection[Any] = parts
+        if parts.is_bounded and not self._is_early:
+            dofn, grouped = self._only, parts | "Group" >> beam.GroupByKey()
+        tables: PCollection[tuple[int, Any]] = grouped | "Panes" >> beam.ParDo(dofn).with_output_types(
+            Tuple[int, self._table_type]
+        )
         return tables
+
+
+# Of a window of which all has come.
+ONLY_PANE = PaneInfo(True, False, PaneInfoTiming.ON_TIME, 0, 0)
+
+
+class _OnlyPane(beam.DoFn):
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def process(
+        self, element: tuple[int, Iterable[bytes]], window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[WindowedValue]:
+        tables, _ = self._parts.tables_and_parts(*element)
+        for shard_and_table in tables:
+            yield WindowedValue(shard_and_table, window.max_timestamp(), (window,), ONLY_PANE)
 
 
 _PROGRESS = progress_param(len(_Progress._fields))
