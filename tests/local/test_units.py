@@ -272,19 +272,23 @@ def test_all_threads_have_ended_when_a_signal_ends_the_main_one() -> None:
     def handler(*_: object) -> None:
         raise Asked
 
-    watch, ended = Watch(), []
+    watch, ended, begun = Watch(), [], threading.Barrier(3)
 
     def go_on() -> None:
+        begun.wait()
+        end()
+
+    def ask() -> None:
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        end()
+
+    def end() -> None:
         try:
             loop(watch)
         finally:
             time.sleep(0.1)
             ended.append(True)
-
-    def ask() -> None:
-        time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGUSR1)
-        go_on()
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
