@@ -99,6 +99,17 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column if column.type == pa.string() else column.cast(pa.string())
 
 
+_OF_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+
+
+def without_views(table: pa.Table) -> pa.Table:
+    """The table with columns of views as large ones, of which Arrow can choose rows."""
+    for position, field in enumerate(table.schema):
+        if (large := _OF_VIEWS.get(field.type)) is not None:
+            table = table.set_column(position, field.with_type(large), table.column(position).cast(large))
+    return table
+
+
 def is_list_type(data_type: pa.DataType) -> bool:
     """Whether an Arrow type is of lists of numbers."""
     tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)

@@ -41,7 +41,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """What to say of a name that is none of those known: " (nearest: NAME)", or nothing where none is near."""
     import difflib  # most runs need no hint
 
-    near = difflib.get_close_matches(name, known, 1)
+    near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known, 1)
     return f" (nearest: {near[0]})" if near else ""
 
 

@@ -162,7 +162,7 @@ def _parser() -> Any:
 
 def _misread(text: str, error: Any) -> str:
     if getattr(getattr(error, "token", None), "type", None) == "$END":
-        return "expected more at its end"
+        return f"expected {')' if text.count('(') > text.count(')') else 'more'} at its end"
     place = error.pos_in_stream
     hints = {
         "=": "a column on the left, as in season = 2000",
@@ -170,6 +170,7 @@ def _misread(text: str, error: Any) -> str:
         "&": "'and'",
         "|": "'or'",
         "like": "a comparison, 'in' or 'is null'",
+        "-": "a date or time in '...'",
         "between": "two comparisons, as in x >= 1 and x <= 2",
         "'": "a string that ends in '",
         '"': 'a column that ends in "',
@@ -211,7 +212,10 @@ def _predicate(tree: Any, schema: pa.Schema) -> Predicate:
             return _Not(found) if is_negated else found
         case "compared":
             return _compared(children, schema)
-    return _with_literal(_field(children[0], schema), "=", True)
+    column = _field(children[0], schema)
+    if _kind(column) != "booleans":
+        raise TypeError(f"column {column.name!r} of {column.type}: expected a comparison, found the column alone")
+    return _with_literal(column, "=", True)
 
 
 def _field(column: Any, schema: pa.Schema) -> pa.Field:

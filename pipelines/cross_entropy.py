@@ -37,7 +37,7 @@ from .key_options import KeyOptions
 from .options import COARSER, COMMON, Options, Parser, check_columns
 from .output import OVERALL, TOTALS, make_table_directory
 from .run import build_of, run, run_main
-from .summary import files_of, head, pluralize, preview, read_totals
+from .summary import files_of, head, none_chosen, pluralize, preview, read_totals
 
 PROGRAM = "cross_entropy"
 
@@ -269,6 +269,7 @@ def summary(dataset: Dataset, options: Options, seconds: float) -> str:
         f"{pluralize(dataset.total_rows, 'row')} of {files_of(dataset)}: "
         f"{pluralize(found.counts[TERMS], 'example')} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}, in {options.unit}",
+        *none_chosen(dataset, found.counts[TERMS]),
         *preview(head(totals, [*options.key, *RESULTS]), found.rows),
     ]
     if options.key:

@@ -106,7 +106,8 @@ def _run(argv: Sequence[str]) -> None:
     shown = 0
     for given in parser.parse_args(argv).file:
         before, others = shown, dict[str, None]()
-        if os.path.isdir(given) and (origin := read_provenance(given)):
+        origin = read_provenance(given) if os.path.isdir(given) else None
+        if origin is not None:
             print(said_of(origin))
         for path in find_files([given]) if os.path.isdir(given) else [given]:
             table = _table_of(path)
@@ -116,7 +117,10 @@ def _run(argv: Sequence[str]) -> None:
                 shown += 1
             others |= dict.fromkeys(table.column_names)
         if shown == before:
-            raise InputError(f"{given}: expected a column of states, found columns {', '.join(others) or 'none'}")
+            columns = ", ".join(others) or "none"
+            if origin is None:
+                raise InputError(f"{given}: expected a column of states, found columns {columns}")
+            print(f"{given}: no states, which --state writes; columns {columns}")
 
 
 def _table_of(path: str) -> pa.Table:

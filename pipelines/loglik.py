@@ -55,7 +55,7 @@ from .options import COARSER, COMMON, Options, Parser, check_columns
 from .output import OBSERVATIONS, OVERALL, TOTALS, check_apart, make_table_directory
 from .picture import add_picture_option, check_picture, save_picture
 from .run import build_of, errors_as_run_error, run, run_here, run_main
-from .summary import files_of, head, pluralize, preview, read_totals
+from .summary import files_of, head, none_chosen, pluralize, preview, read_totals
 
 PROGRAM = "loglik"
 
@@ -423,6 +423,7 @@ def summary(source: Found, options: Options, evaluation: Evaluation, seconds: fl
         f"{read} of {files_of(source.dataset)}{nulls}{warmup}: "
         f"{pluralize(found.counts[TERMS], what)} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
+        *none_chosen(source.dataset, found.counts[TERMS]),
         *([] if options.picture is None else [f"picture in {options.picture}"]),
         *preview(_shown(totals, options.key, evaluation), found.rows),
     ]

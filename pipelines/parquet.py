@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.parquet.sink import COUNTERS, NULLS, TERMS
 from lse_stream.plan import Engine
@@ -26,7 +29,7 @@ from .command import UsageError
 from .key_options import KeyOptions
 from .options import Options, Parser, check_columns
 from .run import build_of, run, run_main
-from .summary import files_of, head, pluralize, preview, read_totals, with_bonus
+from .summary import files_of, head, none_chosen, pluralize, preview, read_totals, with_bonus
 
 PROGRAM = "parquet"
 
@@ -93,10 +96,17 @@ def describe(
       results: names of results, with "count"; None for those of the aggregation's columns.
     """
     aggregation = ColumnAggregation.of(kind, scale, dataset.values)
-    rows = engine.read("Read", dataset)
+    # Weights that are none are found where their file is known.
+    check = partial(_checked, aggregation) if len(aggregation.values) > 1 else None
+    rows = engine.read("Read", dataset, check)
     states = engine.reduce("LogSumExp", rows, Reduction(tuple(keys), {STATE: aggregation}, skip_nulls), num_shards)
     finish = partial(StateTable.finalize, results=results, min_count=min_count, keep_state=state)
     return engine.write("Write", engine.finish("Finalize", states, finish), keys, directory, num_shards, COUNTERS)
+
+
+def _checked(aggregation: ColumnAggregation, table: pa.Table) -> pa.Table:
+    aggregation.inputs(table, np.zeros(table.num_rows, np.int32))
+    return table
 
 
 build = build_of(describe)
@@ -182,6 +192,7 @@ def summary(dataset: Dataset, options: Options, results: Sequence[str], seconds:
             f"{pluralize(dataset.total_rows, 'row')} ({what}) of {files_of(dataset)}: "
             f"{pluralize(found.rows, 'key')} in {pluralize(found.files, 'file')}, {seconds:.1f} s",
             f"results in {options.output}",
+            *none_chosen(dataset, found.counts[TERMS]),
             *preview(first, found.rows),
         ]
     )

@@ -16,7 +16,7 @@ from lse_stream.state_table import StateTable
 from .key_options import KeyOptions
 from .options import COARSER, COMMON, Parser, check_columns
 from .run import build_of, run, run_main
-from .summary import files_of, head, pluralize, preview, read_totals
+from .summary import files_of, head, none_chosen, pluralize, preview, read_totals
 
 PROGRAM = "rollup"
 
@@ -124,6 +124,7 @@ def summary(dataset: Dataset, directory: str, seconds: float, keys: Sequence[str
             f"{pluralize(found.rows, 'key')} in {pluralize(found.files, 'file')}, "
             f"{pluralize(found.counts[TERMS], 'term')}, {seconds:.1f} s",
             f"results in {directory}",
+            *none_chosen(dataset, found.counts[TERMS]),
             *preview(head(directory, [*keys, *results]), found.rows),
         ]
     )

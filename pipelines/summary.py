@@ -47,6 +47,11 @@ def files_of(dataset: Dataset) -> str:
     return f"{files} (skipped {dataset.skipped:,} of {pluralize(row_groups, 'row group')})"
 
 
+def none_chosen(dataset: Dataset, terms: int) -> list[str]:
+    """What to say where a condition is true for no row."""
+    return ["no row fulfils --where"] if dataset.reading.where is not None and not terms else []
+
+
 def head(directory: str, columns: Sequence[str]) -> pa.Table:
     """Those columns of the first rows of a directory of results."""
     batches: list[pa.RecordBatch] = []

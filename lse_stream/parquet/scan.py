@@ -205,6 +205,10 @@ def _find_local(pattern: str) -> list[str]:
     for path in [pattern] if exists else _visible(glob.glob(pattern, recursive=True), _fixed_part(pattern)):
         path = os.path.abspath(path)
         if os.path.isdir(path):
+            if os.path.isdir(os.path.join(path, "_delta_log")):
+                raise InputError(
+                    f"{pattern}: expected delta:{pattern}, as it is a table of Delta Lake, found a directory"
+                )
             inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
             found += _visible([path for path in inside if _is_parquet(path)], path)
         else:
@@ -319,6 +323,8 @@ def scan(
     for path, schema, of_file, in_directories in zip(paths, schemas, plain, hive, strict=True):
         copies = Counter(schema.names)
         for name in file_columns:
+            if where and f'"{name}"' in where.text and not copies[name]:
+                raise InputError(f"{path}: column {name!r}: expected in the file, found none (a string is in '...')")
             _check_column(path, schema, copies[name], name)
             _add_type(types_of[name], path, schema.field(name))
             if name in in_directories and name in in_path:

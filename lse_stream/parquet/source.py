@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..buffers import repeated
-from ..columns import value_type_of
+from ..columns import value_type_of, without_views
 from ..errors import DataError, one_line
 from ..files import open_file
 from ..float64 import LARGEST_INTEGER, to_float64_exact, valid_numbers
@@ -138,7 +138,7 @@ class RowGroupReader:
             if table.column(position).type != field.type:
                 table = table.set_column(position, field, _cast(table.column(position), field))
         if self._reading.where is not None:
-            chosen = table.filter(self._reading.where.mask(table))
+            chosen = without_views(table).filter(self._reading.where.mask(table))
             self._count(table.num_rows - chosen.num_rows)
             table = chosen
         table, schema = self._reading.coarsening(table), self._reading.schema

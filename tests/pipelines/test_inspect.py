@@ -124,6 +124,16 @@ def test_directories_and_several_files(tmp_path: Path, capsys: pytest.CaptureFix
     assert out.count("\n\n" + str(tmp_path)) == 4
 
 
+def test_results_without_states_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"x": [1.0]}), tmp_path / "a.parquet")
+    output = tmp_path / "out"
+    assert parquet.main(["--input", str(tmp_path / "a.parquet"), "--value=x", f"--output={output}", "--quiet"]) == 0
+    assert main([str(output)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("by parquet ")
+    assert second == f"{output}: no states, which --state writes; columns logsumexp, count, max"
+
+
 def test_files_without_states_or_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (write(tmp_path / "a.parquet", TABLE), str(tmp_path)):
         assert main([path]) == 2

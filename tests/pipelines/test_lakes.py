@@ -126,6 +126,14 @@ def test_the_output_lies_apart_from_the_table(tmp_path: Path, delta: str, capsys
     check_fault(capsys.readouterr().err, ["expected a place apart from the input"])
 
 
+def test_the_directory_of_a_table_is_none_of_files(
+    tmp_path: Path, delta: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = delta.removeprefix("delta:")
+    assert parquet.main([f"--input={place}", *OPTIONS, f"--output={tmp_path / 'out'}"]) == 2
+    check_fault(capsys.readouterr().err, [f"{place}: expected {delta}, as it is a table of Delta Lake"])
+
+
 def test_a_table_that_is_named_twice_counts_once(tmp_path: Path, delta: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     expected = of_table(delta, tmp_path / "once")

@@ -105,5 +105,5 @@ def test_weights_that_are_none_name_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    bad = (FILES, f"{BASE} --weight w", ["column 'w': expected finite weights, found inf"])
+    bad = (FILES, f"{BASE} --weight w", ["in.parquet, row group 0, column 'w': expected finite weights, found inf"])
     check_bad(main, "parquet", tmp_path, capsys, bad, status=1)

@@ -182,3 +182,30 @@ def test_csv_files_are_chosen_by_their_directories(tmp_path: Path, capsys: pytes
 def test_results_say_how_many_rows_the_input_has(tmp_path: Path, days: Path) -> None:
     assert run("parquet", days, tmp_path / "out", "--value=x", "--where=n > 1000") == 0
     assert json.loads((tmp_path / "out" / PROVENANCE).read_text())["rows"] == 300
+
+
+@pytest.mark.parametrize("view", [pa.string_view(), pa.binary_view()], ids=str)
+def test_rows_with_views_are_chosen(tmp_path: Path, view: pa.DataType) -> None:
+    """Which Delta Lake writes where it has changed rows."""
+    texts = pa.array(["O'Hara", None, "Zoe"], pa.string()).cast(pa.binary()).cast(view)
+    source = write(tmp_path / "a.parquet", {"s": texts, "x": [1.0, 2.0, 3.0]})
+    assert run("softmax", source, tmp_path / "all", "--value=x", "--key=s", "--where=x < 3") == 0
+    found = pq.read_table(tmp_path / "all")
+    assert found["s"].to_pylist() == texts[:2].to_pylist()
+    if view == pa.string_view():
+        assert run("parquet", source, tmp_path / "out", "--value=x", "--key=s", "--where=s = 'O''Hara'") == 0
+        assert pq.read_table(tmp_path / "out")["s"].to_pylist() == ["O'Hara"]
+
+
+def test_it_is_said_where_no_row_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "a.parquet", {"k": ["a"], "x": [1.0]})
+    for program in ("parquet", "loglik"):
+        arguments = [program, f"--input={source}", "--key=k", "--value=x", f"--output={tmp_path / program}"]
+        assert main([*arguments, "--where=k = 'A'"]) == 0
+        assert "no row fulfils --where" in capsys.readouterr().out.splitlines()
+
+
+def test_a_string_in_double_quotes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "a.parquet", {"k": ["a"], "x": [1.0]})
+    assert run("parquet", source, tmp_path / "out", "--value=x", '--where=k = "a"') == 2
+    check_fault(capsys.readouterr().err, ["column 'a': expected in the file, found none (a string is in '...')"])
