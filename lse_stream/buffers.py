@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-_LARGE_OF_VIEW = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+LARGE_OF_VIEW = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 Mask = npt.NDArray[np.bool_]
 
@@ -56,7 +56,7 @@ def take(column: pa.Array | pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.
     elif is_primitive(column.type):
         null = nulls_of(column)
         return array_of(numbers_of(column)[rows], column.type, None if null is None else null[rows])
-    large = _LARGE_OF_VIEW.get(column.type)
+    large = LARGE_OF_VIEW.get(column.type)
     if large is not None:  # Arrow takes no rows of views
         return column.cast(large).take(array_of(rows)).cast(column.type)
     return column.take(array_of(rows))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from .buffers import LARGE_OF_VIEW
 from .float64 import check_numeric_type, is_numeric_type
 
 
@@ -86,26 +87,15 @@ def plain_strings(table: pa.Table) -> pa.Table:
     """The table with all columns of strings as plain ones, which do not tell who has written them."""
     for position, field in enumerate(table.schema):
         if is_string_type(field.type) and field.type != pa.string():
-            table = table.set_column(position, field.with_type(pa.string()), _plain(table.column(position)))
+            column = decode_dictionary(table.column(position)).cast(pa.string())
+            table = table.set_column(position, field.with_type(pa.string()), column)
     return table
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(
-        column.type
-    ):  # which takes no ``pyarrow.compute``, whose import takes longer than most runs
-        chunks = [chunk.dictionary_decode() for chunk in column.chunks]
-        column = pa.chunked_array(chunks, column.type.value_type)
-    return column if column.type == pa.string() else column.cast(pa.string())
-
-
-_OF_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 
 def without_views(table: pa.Table) -> pa.Table:
     """The table with columns of views as large ones, of which Arrow can choose rows."""
     for position, field in enumerate(table.schema):
-        if (large := _OF_VIEWS.get(field.type)) is not None:
+        if (large := LARGE_OF_VIEW.get(field.type)) is not None:
             table = table.set_column(position, field.with_type(large), table.column(position).cast(large))
     return table
 

@@ -37,12 +37,13 @@ def errors_of_writing(path: str) -> Iterator[None]:
         raise DataError(f"{path}: expected a file that can be written, found {found}") from error
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """What to say of a name that is none of those known: " (nearest: NAME)", or nothing where none is near."""
+def nearest(name: str, known: Sequence[str], *hints: str) -> str:
+    """What to say of a name that is none of those known: " (nearest: NAME; HINT)"; nothing where there is neither."""
     import difflib  # most runs need no hint
 
     near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known, 1)
-    return f" (nearest: {near[0]})" if near else ""
+    said = [*(f"nearest: {other}" for other in near[:1]), *hints]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def message_in(text: str) -> str | None:

@@ -255,8 +255,8 @@ def _run(argv: Sequence[str]) -> None:
         num_shards=options.num_shards,
         unit=options.unit,
     )
-    rows, more = (dataset.num_rows, dataset.total_rows), labels.num_rows if labels else 0
-    seconds = run(options, plan, rows[0] + more, input_rows=rows[1] + more)
+    more = labels.num_rows if labels else 0
+    seconds = run(options, plan, dataset.num_rows + more, input_rows=dataset.total_rows + more)
     if not options.quiet:
         print(summary(dataset, options, seconds), flush=True)
 

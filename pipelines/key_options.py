@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of, numbers_of
@@ -115,11 +114,13 @@ def _width(name: str, text: str) -> Decimal:
 
 def _target(name: str, path: str) -> str:
     """What a column is called that was mapped; the map is looked at, not checked."""
+    from pyarrow import csv  # most runs have no map
+
     with _errors_of_map(name, path):
         if path.endswith(".parquet"):
             names = pq.read_schema(path).names
         else:
-            with pa.csv.open_csv(path) as file:
+            with csv.open_csv(path) as file:
                 names = file.schema.names
     if len(names) != 2 or names[0] != name:
         raise InputError(f"--map {name}={path}: expected two columns, {name!r} and the one to map it to, found {names}")
@@ -128,13 +129,15 @@ def _target(name: str, path: str) -> str:
 
 def _read_map(name: str, path: str, dataset: Dataset) -> pa.Table:
     """The two columns of a file that maps the values of a column, checked."""
+    from pyarrow import csv
+
     data_type = value_type_of(dataset.schema.field(name).type)
     with _errors_of_map(name, path):
         if path.endswith(".parquet"):
             table = pq.ParquetFile(path).read()
         else:
-            convert = pa.csv.ConvertOptions(column_types={name: data_type}, strings_can_be_null=False)
-            table = pa.csv.read_csv(path, convert_options=convert)
+            convert = csv.ConvertOptions(column_types={name: data_type}, strings_can_be_null=False)
+            table = csv.read_csv(path, convert_options=convert)
     try:
         table = table.set_column(0, name, table.column(0).cast(data_type))
     except pa.ArrowException as error:

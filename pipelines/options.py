@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from lse_stream.coarsening import UNITS
+from lse_stream.errors import nearest
 from lse_stream.parquet.lakes import pinned
 from lse_stream.predicates import Condition
 
@@ -238,11 +239,7 @@ def given(parser: ArgumentParser, parsed: argparse.Namespace) -> dict[str, Any]:
 
 def no_such_option(name: str, whose: str, known: Sequence[str], *hints: str) -> str:
     """What is said of an argument that is none of the options that there are."""
-    import difflib  # most runs need no hint
-
-    near = [f"nearest: {option}" for option in difflib.get_close_matches(name, known, 1)]
-    hint = f" ({'; '.join([*near, *hints])})" if near or hints else ""
-    return f"{name}: expected an option of {whose}, found none of that name{hint}"
+    return f"{name}: expected an option of {whose}, found none of that name{nearest(name, known, *hints)}"
 
 
 def parse_size(option: str, text: str) -> int:

@@ -363,13 +363,16 @@ class _DayParts:
     def __init__(self, keys: list[str], *, all_panes: bool) -> None:
         self._keys, self._all_panes = keys, all_panes
 
+    def tables(self, shard: int, parts: Iterable[bytes]) -> Iterator[tuple[int, pa.Table]]:
+        table = pa.concat_tables([from_ipc(part) for part in parts])
+        if self._all_panes:
+            yield shard, sort_by_keys(table, [*self._keys, *WINDOW], trusted=True)
+        else:
+            yield shard, last_panes(table, self._keys)
+
     def merge(self, parts: Iterable[bytes]) -> list[bytes]:
         return self.tables_and_parts(0, parts)[1]
 
     def tables_and_parts(self, shard: int, parts: Iterable[bytes]) -> tuple[list[tuple[int, pa.Table]], list[bytes]]:
-        table = pa.concat_tables([from_ipc(part) for part in parts])
-        if self._all_panes:
-            table = sort_by_keys(table, [*self._keys, *WINDOW], trusted=True)
-        else:
-            table = last_panes(table, self._keys)
+        [(_, table)] = self.tables(shard, parts)
         return [(shard, table)], [to_ipc(piece) for piece in pieces_of(table)]

@@ -42,8 +42,12 @@ class Parts(Protocol):
         """One part or more to few."""
         ...
 
+    def tables(self, shard: int, parts: Iterable[bytes], /) -> Iterator[tuple[int, Any]]:
+        """(shard, table) of one part or more."""
+        ...
+
     def tables_and_parts(self, shard: int, parts: Iterable[bytes], /) -> tuple[list[tuple[int, Any]], list[bytes]]:
-        """(shard, table) of one part or more, and what they are merged to."""
+        """Likewise, and what they are merged to."""
         ...
 
 
@@ -106,8 +110,7 @@ class _OnlyPane(beam.DoFn):
     def process(
         self, element: tuple[int, Iterable[bytes]], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[WindowedValue]:
-        tables, _ = self._parts.tables_and_parts(*element)
-        for shard_and_table in tables:
+        for shard_and_table in self._parts.tables(*element):
             yield WindowedValue(shard_and_table, window.max_timestamp(), (window,), ONLY_PANE)
 
 

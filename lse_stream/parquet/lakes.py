@@ -122,7 +122,8 @@ def _iceberg(name: str, version: int | None) -> Snapshot:
     snapshot = version if version is not None or current is None else current.snapshot_id
     pinned_name = f"{ICEBERG}{name}" if snapshot is None else f"{ICEBERG}{name}@{snapshot}"
     scan = table.scan(snapshot_id=snapshot)
-    schema = scan.projection().as_arrow()
+    projection = scan.projection()
+    schema = projection.as_arrow()
     files = {}
     for task in scan.plan_files():
         path = _real(task.file.file_path.removeprefix("file://"))
@@ -131,7 +132,7 @@ def _iceberg(name: str, version: int | None) -> Snapshot:
         fields = enumerate(table.specs()[task.file.spec_id].fields)
         # Files that a table took over may not have the columns by which they are partitioned.
         of_itself = {
-            scan.projection().find_column_name(field.source_id): task.file.partition[i]
+            projection.find_column_name(field.source_id): task.file.partition[i]
             for i, field in fields
             if isinstance(field.transform, IdentityTransform)
         }

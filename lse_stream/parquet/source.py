@@ -1,6 +1,6 @@
 """Row groups read as tables of bounded size, checked."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -134,19 +134,14 @@ class RowGroupReader:
 
     def _chosen(self, table: pa.Table) -> pa.Table:
         """The rows and columns that are to come out."""
-        for position, field in enumerate(self._reading.file_schema):
-            if table.column(position).type != field.type:
-                table = table.set_column(position, field, _cast(table.column(position), field))
+        fields = [*self._reading.file_schema, *self._reading.partition]
+        table = pa.Table.from_arrays(_typed(table.columns, fields), table.column_names)
         if self._reading.where is not None:
             chosen = without_views(table).filter(self._reading.where.mask(table))
             self._count(table.num_rows - chosen.num_rows)
             table = chosen
         table, schema = self._reading.coarsening(table), self._reading.schema
-        columns = [table.column(name) for name in schema.names]
-        for position, field in enumerate(schema):
-            if columns[position].type != field.type:  # of values
-                columns[position] = _cast(columns[position], field)
-        return pa.Table.from_arrays(columns, schema=schema)
+        return pa.Table.from_arrays(_typed([table.column(name) for name in schema.names], schema), schema=schema)
 
     def _check_unchanged(self, path: str) -> None:
         """Raises DataError where a file is another than the one that was scanned, as far as that can be seen."""
@@ -183,6 +178,11 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
     if first not in table.column_names:  # of a table that has got it since the file was written
         return pa.chunked_array([pa.nulls(table.num_rows)])
     return pc.struct_field(table.column(first), rest)
+
+
+def _typed(columns: Sequence[pa.ChunkedArray], fields: Iterable[pa.Field]) -> list[pa.ChunkedArray]:
+    pairs = zip(columns, fields, strict=True)
+    return [column if column.type == field.type else _cast(column, field) for column, field in pairs]
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
