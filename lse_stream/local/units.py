@@ -3,7 +3,6 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -142,27 +141,30 @@ def run_threads(jobs: Sequence[Callable[[], None]], watch: Watch) -> None:
     """Runs each job in a thread of its own, to its end. Raises the first fault, for which the others were stopped."""
     faults: list[BaseException] = []
 
-    def run(job: Callable[[], None]) -> None:
+    def run(job: Callable[[], None], ended: threading.Event) -> None:
         try:
+            watch.check()
             job()
         except BaseException as fault:
             faults.append(fault)
             watch.stop()
+        finally:
+            ended.set()
 
-    threads = [threading.Thread(target=run, args=[job]) for job in jobs]
-    started: list[threading.Thread] = []
+    # Events, as before Python 3.13 a thread counts as ended once a signal interrupted its join().
+    ends = [threading.Event() for _ in jobs]
+    threads = [threading.Thread(target=run, args=each) for each in zip(jobs, ends, strict=True)]
     try:
         for thread in threads:
-            started.append(thread)
             thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.5)  # in between, the main thread handles signals
+        for ended in ends:
+            while not ended.wait(0.5):  # in between, the main thread handles signals
+                pass
     except BaseException:
         watch.stop()
-        for thread in started:
-            with suppress(RuntimeError):  # one that was about to be started
-                thread.join()
+        for thread, ended in zip(threads, ends, strict=True):
+            if thread.ident is not None:  # a thread that begins only now finds the watch stopped
+                ended.wait()
         raise
     if faults:
         raise next((fault for fault in faults if not isinstance(fault, StoppedError)), faults[0])

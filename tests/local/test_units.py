@@ -224,13 +224,15 @@ def test_the_first_fault_is_raised_and_the_others_are_stopped() -> None:
 
 def test_a_fault_is_raised_even_if_another_thread_ended_as_stopped_before() -> None:
     watch = Watch()
-    stopped = threading.Event()
+    begun, stopped = threading.Event(), threading.Event()
 
     def stop() -> None:
+        assert begun.wait(PATIENCE)
         stopped.set()
         raise StoppedError
 
     def fail() -> None:
+        begun.set()
         assert stopped.wait(PATIENCE)
         time.sleep(0.02)
         raise ValueError("the fault")
@@ -274,26 +276,27 @@ def test_all_threads_have_ended_when_a_signal_ends_the_main_one() -> None:
 
     watch, ended, begun = Watch(), [], threading.Barrier(3)
 
-    def go_on() -> None:
+    def go_on(seconds: float) -> None:
         begun.wait()
-        end()
+        end(seconds)
 
     def ask() -> None:
         begun.wait()
+        time.sleep(0.05)  # the main thread waits for the first one by then
         os.kill(os.getpid(), signal.SIGUSR1)
-        end()
+        end(0)
 
-    def end() -> None:
+    def end(seconds: float) -> None:
         try:
             loop(watch)
         finally:
-            time.sleep(0.1)
+            time.sleep(seconds)
             ended.append(True)
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         with pytest.raises(Asked):
-            run_threads([go_on, ask, go_on], watch)
+            run_threads([partial(go_on, 0.5), ask, partial(go_on, 0.1)], watch)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert ended == [True] * 3
