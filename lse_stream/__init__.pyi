@@ -5,6 +5,8 @@ from ._kernel import StateError as StateError
 from ._kernel import kernel_name as kernel_name
 from .accumulators import CrossEntropyAccumulator as CrossEntropyAccumulator
 from .accumulators import EffectiveSampleSizeAccumulator as EffectiveSampleSizeAccumulator
+from .accumulators import ExactSumAccumulator as ExactSumAccumulator
+from .accumulators import ExactSumSummary as ExactSumSummary
 from .accumulators import LeaveOneOutAccumulator as LeaveOneOutAccumulator
 from .accumulators import LeaveOneOutSummary as LeaveOneOutSummary
 from .accumulators import LogLikelihoodAccumulator as LogLikelihoodAccumulator

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from threading import Lock
 from typing import Any, ClassVar, Self
 
@@ -19,14 +20,17 @@ from .float64 import (
     to_float_exact,
     valid_numbers,
 )
+from .integers import split_units, split_values, to_units
 from .scales import NATURAL, Scale
 from .states.aggregations import (
     CROSS_ENTROPY,
     EFFECTIVE_SAMPLE_SIZE,
+    EXACT_SUM,
     LOG_LIKELIHOOD,
     LOGSUMEXP,
     WEIGHTED_LOGSUMEXP,
     Aggregation,
+    exact_sum,
     leave_one_out,
 )
 from .states.arrays import StateArray, check_same
@@ -36,6 +40,8 @@ from .states.results import result_of, variances
 
 # Values converted at a time: half a megabyte, which stays in the cache.
 BLOCK = 1 << 16
+# Integers that wait until they are added up together.
+UNITS = 1 << 10
 
 Values = npt.NDArray[np.float64] | npt.NDArray[np.float32]
 
@@ -349,9 +355,13 @@ class _PartsAccumulator(_kernel.Rows):
         inputs = self.AGGREGATION.inputs
         if len(columns) != len(inputs):
             raise TypeError(f"expected {' and '.join(inputs)}, found {len(columns)} columns")
+        self._merge_states(self._summed(self._columns(columns)))
+
+    def _columns(self, columns: Sequence[object]) -> list[npt.NDArray[np.float64]]:
+        inputs = self.AGGREGATION.inputs
         arrays = columns_to_float64_exact(columns, inputs)
         self.AGGREGATION.check_inputs(arrays, inputs)
-        self._merge_states(self._summed(arrays))
+        return arrays
 
     def merge(self, other: "Accumulator") -> None:
         """Adds all that another state holds; the other is left as it is.
@@ -642,6 +652,95 @@ class CrossEntropyAccumulator(_PartsAccumulator):
     def add(self, logit: float, target: float = 0.0) -> None:
         """Adds one class; raises ValueError for a target that is negative or not finite."""
         self._add_weighted(logit, _number(target))
+
+
+@dataclass(frozen=True)
+class ExactSumSummary:
+    """Totals of numbers.
+
+    Attributes:
+      count: how many numbers.
+      sum: rounded once; of integers and decimals exactly.
+      mean, variance: rounded once; the variance is that of a sample (divisor n - 1), NaN for fewer than two.
+      min, max: the least and the largest; of no numbers inf and -inf.
+    """
+
+    count: int
+    sum: float | Decimal
+    mean: float
+    variance: float
+    min: float | Decimal
+    max: float | Decimal
+
+
+class ExactSumAccumulator(_PartsAccumulator):
+    """Exact totals of numbers: count, sum, mean, variance, min and max.
+
+    Args:
+      values: as for ``update``.
+      digits: None for floats. For integers and decimals of up to 38 digits, how many there are after the point: their
+        sum, min and max are ``decimal.Decimal`` then, exactly, and only states of the same number of digits merge.
+
+    Raises:
+      TypeError, ValueError: as ``update``; and for digits that are not within 0 to 38.
+
+    >>> ExactSumAccumulator([0.1] * 10).value().sum, sum([0.1] * 10)
+    (1.0, 0.9999999999999999)
+    >>> ExactSumAccumulator([2**63 - 1, 1], digits=0).value().sum
+    Decimal('9223372036854775808')
+    """
+
+    __slots__ = ("_units",)
+    AGGREGATION = EXACT_SUM
+    _units: list[int]  # that were added and wait, as integers
+
+    def __init__(self, *values: object, digits: int | None = None) -> None:
+        self._begin(EXACT_SUM if digits is None else exact_sum(digits), NATURAL, values)
+
+    def _become(self, states: StateArray) -> None:
+        super()._become(states)
+        self._units = []
+
+    def _columns(self, columns: Sequence[object]) -> list[npt.NDArray[np.float64]]:
+        digits = self._states.aggregation.digits
+        if digits is None:
+            return super()._columns(columns)
+        if len(columns) != 1:
+            raise TypeError(f"expected value, found {len(columns)} columns")
+        return split_values(columns[0], digits, "value")
+
+    def add(self, value: Any) -> None:
+        """Adds one number. Raises as ``update``."""
+        digits = self._states.aggregation.digits
+        if digits is None:
+            super().add(value)
+            return
+        self._units.append(to_units(value, digits))
+        if len(self._units) >= UNITS:
+            self._settle()
+
+    def _settle(self) -> None:
+        super()._settle()
+        if self._units:
+            with self._lock:
+                n = len(self._units)
+                merged = self._merged(self._summed(split_units(self._units[:n])))
+                self._states, self._units[:n] = merged, ()  # no signal comes between the two
+
+    def result(self, name: str) -> Any:
+        """One of the results: a float, an int, or a ``decimal.Decimal``. Raises KeyError for another name."""
+        states = self.states()
+        found = result_of(states, name)[0].item()
+        if not isinstance(found, tuple):
+            return found
+        if name != "sum" and not self.count:
+            return Decimal("-Infinity" if name == "max" else "Infinity")
+        low, high = found
+        return Decimal(f"{high << 64 | low}e-{states.aggregation.digits}")
+
+    def value(self) -> ExactSumSummary:
+        """The totals."""
+        return ExactSumSummary(self.count, *(self.result(name) for name in ("sum", "mean", "variance", "min", "max")))
 
 
 # Any of them: what functions, CombineFns and coders take.

@@ -18,8 +18,9 @@ from .keys import KeyIndex, key_schema, with_dictionaries, without_dictionaries
 from .reduction import Reduction
 from .scales import Scale
 from .state_table import StatesColumn, StateTable, split_by_shard
-from .states.aggregations import Aggregation, ExactSum, ScaledSum, SmallestValues
+from .states.aggregations import Aggregation, ExactSum, Extremes, ScaledSum, SmallestValues
 from .states.arrays import StateArray
+from .states.extremes import GrowingExtremes
 
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -89,13 +90,12 @@ class _ExactSums:
         self._words, self._at = np.empty(0, np.uint64), np.empty(0, np.int64)
 
     def add(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
-        first = inputs[self._part.first]
-        second = None if self._part.second is None else inputs[self._part.second]
+        codes, first, second = self._part.rows(codes, inputs)
         others = self._windows.update(codes, first, second, groups)
         if others.size:
-            first = first[others]
-            second = None if second is None else first if self._part.second == self._part.first else second[others]
-            self._rows.append((codes[others], first, second))
+            factor = None if second is None or second is first else second[others]
+            other = first[others]
+            self._rows.append((codes[others], other, other if second is first else factor))
             self._wait(others.size, groups)
 
     def merge(self, codes: Codes, words: Words, at: Ints, groups: int) -> None:
@@ -119,7 +119,7 @@ class _ExactSums:
             a = np.concatenate([first for _, first, _ in self._rows])
             factors = [second for _, _, second in self._rows if second is not None]
             # A square's factors are one array, which the kernel sorts once.
-            same = self._part.second == self._part.first
+            same = all(second is first for _, first, second in self._rows)
             b = None if not factors else a if same else np.concatenate(factors)
             words, begins = _kernel.sum_products(np.concatenate([code for code, _, _ in self._rows]), a, b, groups)
             parts = [*parts, (np.arange(groups, dtype=np.int32), words, begins[:-1])]
@@ -159,10 +159,10 @@ class _SmallestValues:
         words, begins = self._lists.stored(groups)
         return words, begins[:-1]
 
-    def pour_others(self, sums: Sequence[tuple[ScaledSum, _kernel.Groups]], groups: int) -> None:
-        """Adds what is in no list, since that was last done, to the sums of such values."""
-        for part, of_groups in sums:
-            of_groups.update_others(self._lists, part.times, groups)
+    def pour_others(self, sums: Sequence[tuple[float, _kernel.Groups]], groups: int) -> None:
+        """Adds what is in no list, since that was last done, so many times its value to the sums of such values."""
+        for times, of_groups in sums:
+            of_groups.update_others(self._lists, times, groups)
         self._lists.drop_others()
 
     @property
@@ -170,18 +170,20 @@ class _SmallestValues:
         return self._lists.nbytes
 
 
+def _growing_sums(part: ScaledSum | Extremes, scale: Scale, *, of_states: bool) -> _kernel.Groups | GrowingExtremes:
+    if isinstance(part, Extremes):
+        return GrowingExtremes(part.floats)
+    if part.has_weights:
+        return _kernel.Groups("weighted", scale.factor)
+    return _kernel.Groups("values" if part.is_plain(scale) and not of_states else "terms", scale.factor)
+
+
 class _GrowingStates:
     """The states of groups whose number grows, and which of them are null."""
 
     def __init__(self, aggregation: Aggregation, scale: Scale, *, of_states: bool) -> None:
         self._aggregation, self._scale = aggregation, scale
-        self._sums = [
-            _kernel.Groups(
-                "weighted" if part.has_weights else "values" if part.is_plain(scale) and not of_states else "terms",
-                scale.factor,
-            )
-            for part in aggregation.sums
-        ]
+        self._sums = [_growing_sums(part, scale, of_states=of_states) for part in aggregation.sums]
         self._exact = [
             _SmallestValues(part) if isinstance(part, SmallestValues) else _ExactSums(part)
             for part in aggregation.exact
@@ -208,7 +210,9 @@ class _GrowingStates:
 
     def _update(self, codes: Codes, inputs: Sequence[Floats], groups: int) -> None:
         for part, sums in zip(self._aggregation.sums, self._sums, strict=True):
-            if not part.of_others:
+            if isinstance(sums, GrowingExtremes):
+                sums.update(codes, inputs, groups)
+            elif isinstance(part, ScaledSum) and not part.of_others:
                 x, weights = part.terms(inputs, self._scale)
                 sums.update(codes, x, groups, _kernel.NONE if weights is None else weights)
         for exact in self._exact:
@@ -220,7 +224,12 @@ class _GrowingStates:
         for exact in self._exact:
             if isinstance(exact, _SmallestValues):
                 parts = zip(self._aggregation.sums, self._sums, strict=True)
-                exact.pour_others([(part, sums) for part, sums in parts if part.of_others], groups)
+                others = [
+                    (part.times, sums)
+                    for part, sums in parts
+                    if isinstance(part, ScaledSum) and isinstance(sums, _kernel.Groups) and part.of_others
+                ]
+                exact.pour_others(others, groups)
 
     def merge(self, codes: Codes, states: StateArray, groups: int) -> None:
         for sums, records in zip(self._sums, states.sums, strict=True):

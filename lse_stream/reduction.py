@@ -12,6 +12,7 @@ import pyarrow as pa
 from .buffers import array_of, nulls_of_column
 from .columns import column_of, numeric_column
 from .float64 import column_to_float64_exact
+from .integers import split_column
 from .scales import Scale
 from .states.aggregations import Aggregation, find_aggregation
 
@@ -55,10 +56,17 @@ class ColumnAggregation:
         Raises:
           KeyError: a column is missing.
           TypeError: a column of another type.
-          ValueError: an integer beyond +-2^53, or a weight or target that the aggregation does not take.
+          ValueError: an integer beyond +-2^53, or a weight or target that the aggregation does not take; of an
+            aggregation of integers and decimals, a value that is neither.
         """
         pairs = list(zip(self.aggregation.inputs, self.values, strict=True))
-        columns = [numeric_column(column_of(table, name), f"column {name!r}", role) for role, name in pairs]
+        digits = self.aggregation.digits
+        columns = [column_of(table, name) for _, name in pairs]
+        if digits is None:
+            columns = [
+                numeric_column(column, f"column {name!r}", role)
+                for column, (role, name) in zip(columns, pairs, strict=True)
+            ]
         nulls = [null for column in columns if (null := nulls_of_column(column)) is not None]
         of_null = None
         if nulls:
@@ -67,6 +75,8 @@ class ColumnAggregation:
             if len(columns) > 1:
                 columns = [column.filter(array_of(~null)) for column in columns]
         names = [f"column {name!r}" for name in self.values]
+        if digits is not None:
+            return codes, split_column(columns[0], digits, names[0]), of_null
         arrays = [column_to_float64_exact(column, name) for column, name in zip(columns, names, strict=True)]
         self.aggregation.check_inputs(arrays, names)
         return codes, arrays, of_null

@@ -12,13 +12,27 @@ import pyarrow as pa
 from ._kernel import StateError, rows_by_shard
 from .buffers import Mask, array_of, take
 from .columns import column_of, columns_of
-from .keys import KeyIndex, key_schema, shard_of_keys, sort_keys, with_own_dictionaries
+from .keys import KeyIndex, describe_key, key_schema, shard_of_keys, sort_keys, with_own_dictionaries
 from .reduction import Reduction
 from .state_column import STATE, states_from_arrow, states_to_arrow
+from .states.aggregations import MOST_DIGITS
 from .states.arrays import StateArray, check_same
-from .states.results import result_of
+from .states.results import INT128, result_of
 
 Ints = npt.NDArray[np.int64]
+
+
+def result_to_arrow(states: StateArray, name: str, null: Mask | None) -> pa.Array:
+    """A result (n,) of states (n,), null where ``null`` (n,) is, and the extremes of no integers; raises as
+    ``result_of``.
+    """
+    values = result_of(states, name)
+    if values.dtype != INT128:
+        return array_of(values, null=null)
+    if name != "sum":
+        none = states.counts == 0
+        null = none if null is None else null | none
+    return array_of(values, pa.decimal128(MOST_DIGITS, states.aggregation.digits), null)
 
 
 class StatesColumn(NamedTuple):
@@ -172,9 +186,15 @@ class StateTable:
         masks = [mask for mask in (null, few) if mask is not None and mask.any()]
         either = np.logical_or.reduce(masks) if masks else None
         names = array.aggregation.columns if results is None else results
-        return {
-            name: array_of(result_of(array, name), null=null if name in ("count", "max") else either) for name in names
-        }
+        try:
+            return {
+                name: result_to_arrow(array, name, null if name in ("count", "min", "max") else either)
+                for name in names
+            }
+        except StateError as error:
+            names = self.keys.column_names
+            key = f"key {describe_key(self.keys, names, error.row)}: " if names else ""
+            raise StateError(error.row, key + str(error).partition(": ")[2]) from None
 
     def finalize(
         self,

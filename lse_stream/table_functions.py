@@ -45,7 +45,9 @@ def group_states(
       value: name of the column of numbers: integers, float16, float32, float64, or a dictionary of these. For
         "weighted_logsumexp" the names of values and weights, for "cross_entropy" of logits and targets, which may be
         booleans.
-      aggregation: "logsumexp", "weighted_logsumexp", "log_likelihood", "effective_sample_size" or "cross_entropy".
+      aggregation: "logsumexp", "weighted_logsumexp", "log_likelihood", "effective_sample_size", "cross_entropy",
+        "leave_one_out K" with K values to keep, or "exact_sum"; "exact_sum D" is of integers and decimals of any size
+        with D digits after the point.
       scale: a ``Scale`` or its name, for the first two of these.
       skip_nulls: leave out rows with a null value; if False, the state of a key that has one is null. NaN is not null.
 

@@ -13,7 +13,7 @@ from lse_stream._kernel.constants import VERSION
 from lse_stream.errors import InputError, one_line
 from lse_stream.parquet.scan import find_files
 from lse_stream.state_column import STATE, StateType, states_from_arrow
-from lse_stream.states.results import result_of
+from lse_stream.state_table import result_to_arrow
 
 from .command import ArgumentParser
 from .provenance import read_provenance, said_of
@@ -92,7 +92,7 @@ def lines_of_column(table: pa.Table, name: str) -> list[str]:
             shown[field.name] = table.column(field.name).slice(0, FIRST_ROWS)
     for result in states.aggregation.results:
         try:
-            shown[result] = pa.array(result_of(states.take(first), result), mask=None if null is None else null[first])
+            shown[result] = result_to_arrow(states.take(first), result, None if null is None else null[first])
         except ValueError as error:  # of a part of an example's classes there is no cross-entropy
             lines[-1] = f"no {result}: {error}"
     return [*lines, *aligned(pa.table(shown)), *(["..."] if len(states) > FIRST_ROWS else [])]

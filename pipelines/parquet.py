@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lse_stream.columns import value_type_of
+from lse_stream.float64 import is_numeric_type
+from lse_stream.integers import digits_of_type
 from lse_stream.parquet.scan import Dataset, scan
 from lse_stream.parquet.sink import COUNTERS, NULLS, TERMS
 from lse_stream.plan import Engine
@@ -18,10 +21,12 @@ from lse_stream.state_column import STATE
 from lse_stream.state_table import StateTable
 from lse_stream.states.aggregations import (
     EFFECTIVE_SAMPLE_SIZE,
+    EXACT_SUM,
     LOG_LIKELIHOOD,
     LOGSUMEXP,
     WEIGHTED_LOGSUMEXP,
     Aggregation,
+    exact_sum,
     find_aggregation,
 )
 
@@ -46,6 +51,8 @@ kinds and their results:
                          logmeanexp, mean, variance, sum_of_squares
   effective_sample_size  effective_sample_size, max, largest_weight, logsumexp,
                          logmeanexp
+  exact_sum              sum, mean, variance, min, max of plain numbers; of
+                         integers and decimals sum, min and max are decimals
 
 The result is a function of the rows alone: the same bytes for any order of
 files and rows, number of workers, runner and machine.
@@ -66,12 +73,16 @@ examples:
       --key time --truncate time=hour --value level --scale decibel \\
       --weight seconds --result logmeanexp --output out/leq
 
+  # plain totals, exact and the same for any order of the rows
+  PROGRAM --input sales/ --key shop --value amount --kind exact_sum \
+      --output out/sales
+
   # one total over all rows, in a form that later totals can be merged with
   PROGRAM --input 'logs/day=*/*.parquet' \\
       --value logit --state --output out/total
 """
 
-KINDS = (LOGSUMEXP.name, LOG_LIKELIHOOD.name, EFFECTIVE_SAMPLE_SIZE.name)
+KINDS = (LOGSUMEXP.name, LOG_LIKELIHOOD.name, EFFECTIVE_SAMPLE_SIZE.name, EXACT_SUM.name)
 COUNT = "count"
 
 
@@ -81,6 +92,7 @@ def describe(
     directory: str,
     *,
     keys: Sequence[str],
+    values: Sequence[str] | None = None,
     kind: str = LOGSUMEXP.name,
     scale: Scale | str = NATURAL,
     results: Sequence[str] | None = None,
@@ -92,12 +104,14 @@ def describe(
     """What is computed: of the rows of ``dataset``, ``num_shards`` files in ``directory``, which exists.
 
     Args:
-      kind, scale: of the aggregation of ``dataset.values``.
+      values: names of the columns of the aggregation; None for ``dataset.values``.
+      kind, scale: of the aggregation.
       results: names of results, with "count"; None for those of the aggregation's columns.
     """
-    aggregation = ColumnAggregation.of(kind, scale, dataset.values)
-    # Weights that are none are found where their file is known.
-    check = partial(_checked, aggregation) if len(aggregation.values) > 1 else None
+    aggregation = ColumnAggregation.of(kind, scale, dataset.values if values is None else values)
+    # Weights that are none, and decimals of too many digits, are found where their file is known.
+    has_faults = len(aggregation.values) > 1 or aggregation.aggregation.digits is not None
+    check = partial(_checked, aggregation) if has_faults else None
     rows = engine.read("Read", dataset, check)
     states = engine.reduce("LogSumExp", rows, Reduction(tuple(keys), {STATE: aggregation}, skip_nulls), num_shards)
     finish = partial(StateTable.finalize, results=results, min_count=min_count, keep_state=state)
@@ -134,11 +148,18 @@ def _run(argv: Sequence[str]) -> None:
     check_columns({"key": options.key}, {"value": options.value, "weight": options.weight}, [*results, STATE])
     values = [options.value] if options.weight is None else [options.value, options.weight]
     key_options = KeyOptions(options)
-    dataset = key_options.coarsen(scan(options.input, key_options.sources, values, where=options.where))
+    if kind == EXACT_SUM:
+        found = scan(options.input, key_options.sources, [], {options.value: _expected_numbers}, where=options.where)
+        digits = digits_of_type(value_type_of(found.schema.field(options.value).type))
+        kind = kind if digits is None else exact_sum(digits)
+    else:
+        found = scan(options.input, key_options.sources, values, where=options.where)
+    dataset = key_options.coarsen(found)
     plan = partial(
         describe,
         dataset=dataset,
         keys=options.key,
+        values=values,
         kind=kind.name,
         scale=options.scale,
         results=results,
@@ -150,6 +171,13 @@ def _run(argv: Sequence[str]) -> None:
     seconds = run(options, plan, dataset.num_rows, input_rows=dataset.total_rows)
     if not options.quiet:
         print(summary(dataset, options, results, seconds), flush=True)
+
+
+def _expected_numbers(data_type: pa.DataType) -> str | None:
+    held = value_type_of(data_type)
+    if digits_of_type(held) is not None or is_numeric_type(held):
+        return None
+    return "integers, floats, decimals or booleans"
 
 
 def _scale(text: str) -> Scale:

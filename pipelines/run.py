@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TextIO
 
+from lse_stream._kernel import StateError
 from lse_stream.errors import DataError, InputError
 from lse_stream.files import delete_tree, is_local
 from lse_stream.local import LocalEngine, StoppedError, Watch
@@ -249,7 +250,7 @@ def errors_as_run_error(options: Options) -> Iterator[None]:
 
 def cause_of(error: Exception) -> str:
     """The line to print: our own message, or the last line of another's."""
-    if isinstance(error, DataError | InputError):
+    if isinstance(error, DataError | InputError | StateError):
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     return f"{type(error).__name__}: {lines[-1]} (--traceback shows all)"

@@ -4,6 +4,7 @@ from .coders import AccumulatorCoder
 from .combine_fns import (
     CrossEntropyCombineFn,
     EffectiveSampleSizeCombineFn,
+    ExactSumCombineFn,
     LeaveOneOutCombineFn,
     LogLikelihoodCombineFn,
     LogMeanExpCombineFn,
@@ -19,6 +20,7 @@ from .softmax import LogSoftmax
 from .transforms import (
     CrossEntropy,
     EffectiveSampleSize,
+    ExactSum,
     Finalize,
     LeaveOneOut,
     LogLikelihood,
@@ -35,6 +37,8 @@ __all__ = [
     "CrossEntropyCombineFn",
     "EffectiveSampleSize",
     "EffectiveSampleSizeCombineFn",
+    "ExactSum",
+    "ExactSumCombineFn",
     "Finalize",
     "LeaveOneOut",
     "LeaveOneOutCombineFn",

@@ -13,6 +13,7 @@ from ..accumulators import (
     Accumulator,
     CrossEntropyAccumulator,
     EffectiveSampleSizeAccumulator,
+    ExactSumAccumulator,
     LeaveOneOutAccumulator,
     LogLikelihoodAccumulator,
     LogSumExpAccumulator,
@@ -106,6 +107,7 @@ for accumulator in (
     LogLikelihoodAccumulator,
     LeaveOneOutAccumulator,
     EffectiveSampleSizeAccumulator,
+    ExactSumAccumulator,
     CrossEntropyAccumulator,
 ):
     registry.register_coder(accumulator, AccumulatorCoder)

@@ -11,6 +11,8 @@ from ..accumulators import (
     Accumulator,
     CrossEntropyAccumulator,
     EffectiveSampleSizeAccumulator,
+    ExactSumAccumulator,
+    ExactSumSummary,
     LeaveOneOutAccumulator,
     LeaveOneOutSummary,
     LogLikelihoodAccumulator,
@@ -288,6 +290,33 @@ class LeaveOneOutCombineFn(_AccumulatorCombineFn):
 
     def default_type_hints(self) -> IOTypeHints:
         return super().default_type_hints().with_output_types(LeaveOneOutSummary)
+
+
+class ExactSumCombineFn(_AccumulatorCombineFn):
+    """Combines numbers to an ``ExactSumSummary``: count, sum, mean, variance, min and max, exactly.
+
+    Args:
+      digits: None for floats; of integers and decimals, how many there are after the point.
+
+    Raises:
+      ValueError: as ``ExactSumAccumulator``.
+
+    >>> with beam.Pipeline("FnApiRunner") as pipeline:
+    ...     found = pipeline | beam.Create([2**62, 1, -(2**62)]) | beam.CombineGlobally(ExactSumCombineFn(digits=0))
+    ...     _ = found | beam.Map(lambda found: print(found.sum))
+    1
+    """
+
+    def __init__(self, digits: int | None = None) -> None:
+        super().__init__()
+        self._digits = digits
+        self.create_accumulator()  # which checks them
+
+    def create_accumulator(self) -> ExactSumAccumulator:
+        return ExactSumAccumulator(digits=self._digits)
+
+    def default_type_hints(self) -> IOTypeHints:
+        return super().default_type_hints().with_output_types(ExactSumSummary)
 
 
 class EffectiveSampleSizeCombineFn(_AccumulatorCombineFn):

@@ -20,10 +20,12 @@ from ..state_column import STATE
 from ..states.aggregations import (
     CROSS_ENTROPY,
     EFFECTIVE_SAMPLE_SIZE,
+    EXACT_SUM,
     LOG_LIKELIHOOD,
     LOGSUMEXP,
     WEIGHTED_LOGSUMEXP,
     Aggregation,
+    exact_sum,
     leave_one_out,
 )
 from ..states.leave_one_out import values_to_keep
@@ -31,6 +33,7 @@ from ..table_functions import finalize
 from .combine_fns import (
     CrossEntropyCombineFn,
     EffectiveSampleSizeCombineFn,
+    ExactSumCombineFn,
     LeaveOneOutCombineFn,
     LogLikelihoodCombineFn,
     LogMeanExpCombineFn,
@@ -162,6 +165,19 @@ class _LeaveOneOutFromTables(_PerKeyFromTables):
 
     def __init__(self, keys: Sequence[str], value: str | Sequence[str], *, draws: int, **options: Any) -> None:
         self.AGGREGATION = leave_one_out(values_to_keep(draws))
+        super().__init__(keys, value, **options)
+
+
+class _ExactSumFromTables(_PerKeyFromTables):
+    __doc__ = (
+        f"{_PerKeyFromTables.__doc__}\n"
+        "    An option beside these is ``digits``, of integers and decimals, as of ``{combine_fn}``.\n    "
+    )
+
+    def __init__(
+        self, keys: Sequence[str], value: str | Sequence[str], *, digits: int | None = None, **options: Any
+    ) -> None:
+        self.AGGREGATION = EXACT_SUM if digits is None else exact_sum(digits)
         super().__init__(keys, value, **options)
 
 
@@ -354,6 +370,17 @@ class LeaveOneOut(
     ...     found = draws | LeaveOneOut.PerKey(draws=30)
     ...     _ = found | beam.MapTuple(lambda key, found: print(key, round(found.pareto_k, 6)))
     a 0.104649
+    """
+
+
+class ExactSum(
+    _Family, combine_fn=ExactSumCombineFn, elements="numbers", aggregation=EXACT_SUM, from_tables=_ExactSumFromTables
+):
+    """Transforms that compute plain totals, to an ``ExactSumSummary``: count, sum, mean, variance, min and max.
+
+    >>> with beam.Pipeline("FnApiRunner") as pipeline:
+    ...     _ = pipeline | beam.Create([0.1] * 10) | ExactSum.Globally() | beam.Map(lambda found: print(found.sum))
+    1.0
     """
 
 

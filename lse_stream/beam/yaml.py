@@ -28,6 +28,7 @@ from ..reduction import check_results
 from ..states.aggregations import (
     CROSS_ENTROPY,
     EFFECTIVE_SAMPLE_SIZE,
+    EXACT_SUM,
     LOG_LIKELIHOOD,
     LOGSUMEXP,
     WEIGHTED_LOGSUMEXP,
@@ -36,6 +37,7 @@ from ..states.aggregations import (
 from .combine_fns import (
     CrossEntropyCombineFn,
     EffectiveSampleSizeCombineFn,
+    ExactSumCombineFn,
     LogLikelihoodCombineFn,
     LogSumExpCombineFn,
     WeightedLogSumExpCombineFn,
@@ -358,6 +360,26 @@ class EffectiveSampleSize(_OnRows):
         error_handling: ErrorHandling = None,
     ) -> None:
         super().__init__(EffectiveSampleSizeCombineFn(), [value], keys, results, error_handling)
+
+
+class ExactSum(_OnRows):
+    """Exact totals of floats per key, the same for any order of the rows.
+
+    Args:
+      value, keys, error_handling: as of ``LogSumExp``.
+      results: some of sum, count, mean, variance, min and max.
+    """
+
+    AGGREGATION = EXACT_SUM
+
+    def __init__(
+        self,
+        value: str,
+        keys: Sequence[str] = (),
+        results: Sequence[str] = EXACT_SUM.columns,
+        error_handling: ErrorHandling = None,
+    ) -> None:
+        super().__init__(ExactSumCombineFn(), [value], keys, results, error_handling)
 
 
 class CrossEntropy(_OnRows):

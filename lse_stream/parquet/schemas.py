@@ -40,6 +40,7 @@ def unified_type(types: Sequence[pa.DataType]) -> pa.DataType | None:
     * Strings, large strings, views and dictionaries of strings are strings; binaries likewise.
     * Numbers are the widest of them: of signed and unsigned integers a signed one that holds both, of integers and
       floats float64 (of integers of 8 bits and float32 this).
+    * Decimals have the most digits after the point that one of them has, and as many before it as fit.
     * Timestamps are in the finest unit, without a zone, in UTC, or in a zone that all have; dates are days.
     * Lists of any kind are lists of what their values are together.
     * Of dictionaries the types of their values count, unless all are of one type.
@@ -50,7 +51,7 @@ def unified_type(types: Sequence[pa.DataType]) -> pa.DataType | None:
     values = [value_type_of(data_type) for data_type in held]
     if len(set(values)) == 1:
         return values[0]
-    for unify in (_strings, _binaries, _numbers, _timestamps, _dates, _lists):
+    for unify in (_strings, _binaries, _numbers, _decimals, _timestamps, _dates, _lists):
         if (found := unify(values)) is not None:
             return found
     return None
@@ -83,6 +84,14 @@ def _numbers(values: Sequence[pa.DataType]) -> pa.DataType | None:
         return getattr(pa, f"{names}{max(unsigned or signed)}")()
     needed = max(*signed, 2 * max(unsigned))
     return getattr(pa, f"int{needed}")() if needed <= 64 else None
+
+
+def _decimals(values: Sequence[pa.DataType]) -> pa.DataType | None:
+    if not _all(values, pa.types.is_decimal):
+        return None
+    wide = any(data_type.bit_width > 128 for data_type in values)
+    scale = max(data_type.scale for data_type in values)
+    return pa.decimal256(76, scale) if wide else pa.decimal128(38, scale)
 
 
 def _timestamps(values: Sequence[pa.DataType]) -> pa.DataType | None:

@@ -6,8 +6,9 @@ that is new there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,10 @@ import numpy.typing as npt
 from .._kernel.constants import MOST_SMALLEST
 from ..scales import NATURAL, Scale
 
+# Digits of decimals of 128 bits; and of how many floats integers and decimals are the sum.
+MOST_DIGITS, INTEGER_FLOATS = 38, 3
+
+Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 
@@ -32,6 +37,10 @@ class ScaledSum:
     times: float = 1.0
     of_others: bool = False
 
+    def is_twice(self, other: "ScaledSum | Extremes") -> bool:
+        """Whether its values are twice those of another sum."""
+        return isinstance(other, ScaledSum) and self.times == 2.0 * other.times
+
     def is_plain(self, scale: Scale) -> bool:
         """Whether it is a sum of ``exp(x)``, which has a kernel of its own."""
         return scale == NATURAL and not self.has_weights
@@ -46,6 +55,23 @@ class ScaledSum:
 
 
 @dataclass(frozen=True)
+class Extremes:
+    """A part that is the least and the largest of the values.
+
+    Attributes:
+      floats: of how many inputs a value is the sum: 1; or INTEGER_FLOATS, which ``lse_stream.integers`` makes of one.
+    """
+
+    floats: int = 1
+    of_others: ClassVar[bool] = False
+
+    def is_twice(self, other: "ScaledSum | Extremes") -> bool:
+        """It has no terms."""
+        del other
+        return False
+
+
+@dataclass(frozen=True)
 class ExactSum:
     """A part that is the exact sum of the product of two inputs, or of one input.
 
@@ -53,10 +79,25 @@ class ExactSum:
 
     Attributes:
       first, second: positions among the inputs.
+      floats: of how many inputs, the first ones, a value is the sum; the product is its square then.
     """
 
     first: int
     second: int | None = None
+    floats: int = 1
+
+    def rows(self, codes: Codes, inputs: Sequence[Floats]) -> tuple[Codes, Floats, Floats | None]:
+        """Codes and factors of the products (n,) that are added up; of squares both factors are one array."""
+        if self.floats == 1:
+            return codes, inputs[self.first], None if self.second is None else inputs[self.second]
+        used = [values for values in inputs[: self.floats] if values.any()] or [inputs[0]]
+        if len(used) == 1:
+            return codes, used[0], None if self.second is None else used[0]
+        if self.second is None:
+            return np.tile(codes, len(used)), np.concatenate(used), None
+        pairs = [(a, a if i == j else 2.0 * b) for i, a in enumerate(used) for j, b in enumerate(used) if i <= j]
+        first, second = (np.concatenate(factors) for factors in zip(*pairs, strict=True))
+        return np.tile(codes, len(pairs)), first, second
 
 
 @dataclass(frozen=True)
@@ -74,25 +115,37 @@ class Aggregation:
       name: as arguments and the metadata of columns have it.
       code: as records have it.
       inputs: what a row consists of; the first is the value.
-      sums, exact: the parts.
+      sums, exact: the parts; the first of the sums knows how many rows there are.
       parameter: a number that records and the name have too; None for most.
       results: names of all results (``lse_stream.states.results``); the first is the aggregation's own.
       columns: the results of a table unless others are asked for.
       has_scales: whether it knows other scales than the natural one.
+      digits: of values that are integers and decimals, how many there are after the point; None of floats.
     """
 
     name: str
     code: int
     inputs: tuple[str, ...]
-    sums: tuple[ScaledSum, ...]
+    sums: tuple[ScaledSum | Extremes, ...]
     exact: tuple[ExactSum | SmallestValues, ...]
     results: tuple[str, ...]
     columns: tuple[str, ...]
     has_scales: bool = False
     parameter: int | None = None
+    digits: int | None = None
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return find_aggregation, (self.name,)  # there is one of each
+
+    @property
+    def num_inputs(self) -> int:
+        """Of how many columns of floats rows consist: a value that is no float is the sum of several."""
+        return len(self.inputs) if self.digits is None else INTEGER_FLOATS
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its terms have weights."""
+        return "weight" in self.inputs
 
     @property
     def family(self) -> str:
@@ -163,12 +216,23 @@ CROSS_ENTROPY = Aggregation(
     results=("cross_entropy", "count", "max", "logsumexp"),
     columns=("cross_entropy", "count", "max"),
 )
+EXACT_SUM = Aggregation(
+    name="exact_sum",
+    code=6,
+    inputs=("value",),
+    sums=(Extremes(),),
+    exact=(ExactSum(0), ExactSum(0, 0)),
+    results=("sum", "count", "mean", "variance", "min", "max"),
+    columns=("sum", "count", "mean", "variance", "min", "max"),
+)
 AGGREGATIONS = {
     aggregation.name: aggregation
-    for aggregation in (LOGSUMEXP, WEIGHTED_LOGSUMEXP, LOG_LIKELIHOOD, EFFECTIVE_SAMPLE_SIZE, CROSS_ENTROPY)
+    for aggregation in (LOGSUMEXP, WEIGHTED_LOGSUMEXP, LOG_LIKELIHOOD, EFFECTIVE_SAMPLE_SIZE, CROSS_ENTROPY, EXACT_SUM)
 }
-# The name and the code of all that ``leave_one_out`` gives; the number comes behind the name.
+# Names and codes of what has a parameter: of all that ``leave_one_out`` gives, and ``exact_sum``. The number comes
+# behind the name.
 LEAVE_ONE_OUT, LEAVE_ONE_OUT_CODE = "leave_one_out", 5
+EXACT_SUM_CODE = 7
 
 
 @lru_cache(maxsize=64)
@@ -199,6 +263,33 @@ def leave_one_out(k: int) -> Aggregation:
     )
 
 
+@lru_cache(maxsize=64)
+def exact_sum(digits: int) -> Aggregation:
+    """Exact totals of integers (0) and decimals of up to 38 digits.
+
+    Args:
+      digits: how many there are after the point.
+
+    Raises:
+      ValueError: digits that are not within 0 to 38.
+    """
+    if not 0 <= digits <= MOST_DIGITS:
+        raise ValueError(f"{EXACT_SUM.name}: expected 0 to {MOST_DIGITS} digits after the point, found {digits}")
+    return replace(
+        EXACT_SUM,
+        name=f"{EXACT_SUM.name} {digits}",
+        code=EXACT_SUM_CODE,
+        sums=(Extremes(INTEGER_FLOATS),),
+        exact=(ExactSum(0, floats=INTEGER_FLOATS), ExactSum(0, 0, floats=INTEGER_FLOATS)),
+        parameter=digits,
+        digits=digits,
+    )
+
+
+# Of the code and of the name.
+WITH_PARAMETER = {LEAVE_ONE_OUT_CODE: (LEAVE_ONE_OUT, leave_one_out), EXACT_SUM_CODE: (EXACT_SUM.name, exact_sum)}
+
+
 def find_aggregation(name: str) -> Aggregation:
     """The aggregation of a name.
 
@@ -206,8 +297,12 @@ def find_aggregation(name: str) -> Aggregation:
       ValueError: no such aggregation.
     """
     family, _, parameter = name.partition(" ")
-    if family == LEAVE_ONE_OUT and parameter.isdecimal() and parameter == str(int(parameter)):
-        return leave_one_out(int(parameter))
+    if parameter.isdecimal() and parameter == str(int(parameter)):
+        for known, make in WITH_PARAMETER.values():
+            if family == known:
+                return make(int(parameter))
     if name in AGGREGATIONS:
         return AGGREGATIONS[name]
-    raise ValueError(f"aggregation: expected {', '.join(AGGREGATIONS)} or {LEAVE_ONE_OUT} K, found {name!r}")
+    raise ValueError(
+        f"aggregation: expected {', '.join(AGGREGATIONS)}, {EXACT_SUM.name} DIGITS or {LEAVE_ONE_OUT} K, found {name!r}"
+    )

@@ -12,7 +12,8 @@ from .. import _kernel
 from .._kernel import StateError, Sums
 from .._kernel.double_double import two_sum
 from ..scales import Scale
-from .aggregations import Aggregation, ExactSum, ScaledSum, SmallestValues
+from .aggregations import Aggregation, ExactSum, Extremes, ScaledSum, SmallestValues
+from .extremes import group_extremes, merge_extremes
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -44,7 +45,7 @@ class StateArray:
     """States (n,) of one aggregation and scale, as columns of their parts. It never changes.
 
     Attributes:
-      sums: of each scaled sum, those of the states (n,), as ``_kernel.sums`` describes them.
+      sums: of each scaled sum, those of the states (n,), as ``_kernel.sums`` describes them; or their extremes.
       exact: of each exact sum or list of smallest values, words, and the place (n,) among them where each state's
         begins.
     """
@@ -74,9 +75,9 @@ class StateArray:
             else:
                 exact.append(_group_exact(part, codes, inputs, groups))
         sums = tuple(
-            _group_scaled(part, scale, others[0], others[1:], groups)
+            _group_sums(part, scale, others[0], others[1:], groups)
             if part.of_others
-            else _group_scaled(part, scale, codes, inputs, groups)
+            else _group_sums(part, scale, codes, inputs, groups)
             for part in aggregation.sums
         )
         return cls(aggregation, scale, sums, tuple(exact))
@@ -85,14 +86,19 @@ class StateArray:
     @lru_cache(maxsize=64)  # of one state: every new accumulator has it
     def empty(cls, aggregation: Aggregation, scale: Scale, n: int) -> "StateArray":
         """n empty states."""
-        return cls.group(aggregation, scale, np.empty(0, np.int32), [np.empty(0)] * len(aggregation.inputs), n)
+        return cls.group(aggregation, scale, np.empty(0, np.int32), [np.empty(0)] * aggregation.num_inputs, n)
 
     def __len__(self) -> int:
         return self.sums[0].size
 
     def merge(self, codes: Codes, groups: int) -> "StateArray":
         """The merged states (groups,) of the states with each code."""
-        sums = [_kernel.merge_groups(codes, states, groups, self.scale.factor) for states in self.sums]
+        sums = [
+            merge_extremes(codes, states, part.floats, groups)
+            if isinstance(part, Extremes)
+            else _kernel.merge_groups(codes, states, groups, self.scale.factor)
+            for part, states in zip(self.aggregation.sums, self.sums, strict=True)
+        ]
         exact = []
         for part, (words, at) in zip(self.aggregation.exact, self.exact, strict=True):
             if isinstance(part, SmallestValues):
@@ -102,7 +108,7 @@ class StateArray:
                 exact.append(stored)
                 for i, scaled in enumerate(self.aggregation.sums):
                     if scaled.of_others and others[0].size:
-                        more = _group_scaled(scaled, self.scale, others[0], others[1:], groups)
+                        more = _group_sums(scaled, self.scale, others[0], others[1:], groups)
                         twice = np.tile(np.arange(groups, dtype=np.int32), 2)
                         sums[i] = _kernel.merge_groups(twice, _kernel.concat_sums([sums[i], more]), groups)
             else:
@@ -172,7 +178,9 @@ def sum_once(maximum: Floats, high: Floats, low: Floats) -> Floats:
         return np.where(np.isfinite(maximum) & np.isfinite(high), total + (error + low), maximum + high)
 
 
-def _group_scaled(part: ScaledSum, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> Sums:
+def _group_sums(part: ScaledSum | Extremes, scale: Scale, codes: Codes, inputs: Sequence[Floats], groups: int) -> Sums:
+    if isinstance(part, Extremes):
+        return group_extremes(codes, inputs, part.floats, groups)
     x, weights = part.terms(inputs, scale)
     if part.is_plain(scale):
         return _kernel.group_values(codes, x, groups)
@@ -186,8 +194,7 @@ def _settled(lists: _kernel.Smallest, groups: int) -> tuple[tuple[Words, Ints], 
 
 
 def _group_exact(part: ExactSum, codes: Codes, inputs: Sequence[Floats], groups: int) -> tuple[Words, Ints]:
-    second = None if part.second is None else inputs[part.second]
-    words, begins = _kernel.sum_products(codes, inputs[part.first], second, groups)
+    words, begins = _kernel.sum_products(*part.rows(codes, inputs), groups)
     return words, begins[:-1]
 
 

@@ -6,8 +6,9 @@ A record consists of words of 64 bits, all little-endian::
     check (uint32): CRC-32C of all other bytes of the record
     count of terms (int64)
     parameter of the scale (float64), for a base or a temperature alone; or of the aggregation (int64): how many values
-        a list of smallest ones keeps
+        a list of smallest ones keeps, how many digits integers and decimals have after the point
     of each sum without weights: max, ties, second, limbs; of one with weights: max, base, limbs: as in ``_kernel.sums``
+    of extremes: min, max: a float64 each, or the three that ``lse_stream.integers`` describes
     of each exact sum: low (uint16), words (uint16), special (uint32; 1 +inf, 2 -inf, 3 NaN);
         then the words of the sum in units of 2^(64 low - 2176), two's complement, no more than are needed
     of a list of smallest values: 0 (uint16), words (uint16), special (uint32; 3 where there is NaN or +inf among all
@@ -29,15 +30,15 @@ from .._kernel.stored_sum import decode_sum, encode_sum
 from ..scales import NATURAL, Scale
 from .aggregations import (
     AGGREGATIONS,
-    LEAVE_ONE_OUT,
-    LEAVE_ONE_OUT_CODE,
     LOGSUMEXP,
+    WITH_PARAMETER,
     Aggregation,
+    Extremes,
     ScaledSum,
     SmallestValues,
-    leave_one_out,
 )
 from .arrays import StateArray, require
+from .extremes import check_extremes, dtype_of
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -45,12 +46,14 @@ Words = npt.NDArray[np.uint64]
 _BY_CODE = {aggregation.code: aggregation for aggregation in AGGREGATIONS.values()}
 
 
-def _dtype(part: ScaledSum) -> np.dtype[np.void]:
+def _dtype(part: ScaledSum | Extremes) -> np.dtype[np.void]:
+    if isinstance(part, Extremes):
+        return dtype_of(part.floats)
     return WEIGHTED_SUM if part.has_weights else SUM
 
 
-def _sum_words(part: ScaledSum) -> int:
-    """Words of a scaled sum without its count."""
+def _sum_words(part: ScaledSum | Extremes) -> int:
+    """Words of a scaled sum, or of extremes, without the count."""
     return _dtype(part).itemsize // 8 - 1
 
 
@@ -135,7 +138,11 @@ def decode_states(
         found_sums = np.empty((n, end - start + 1), np.uint64)
         found_sums[:, 0], found_sums[:, 1:] = matrix[:, 1], matrix[:, start:end]
         sums.append(found_sums.reshape(-1).view(_dtype(part)))
-        if not trusted and not part.of_others:
+        if trusted or part.of_others:
+            pass
+        elif isinstance(part, Extremes):
+            check_extremes(sums[-1])
+        else:
             _kernel.check_sums(sums[-1], scale.factor)
         start = end
     place, ends, exact = begin + fixed, offsets[1:], []
@@ -155,7 +162,7 @@ def decode_states(
         place = place + size
     require(place == ends, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
     for (part, one), (of_twice, two) in pairwise(zip(aggregation.sums, sums, strict=True)):
-        if of_twice.times == 2.0 * part.times:
+        if of_twice.is_twice(part):
             _check_twice(one["max"], two["max"])
     return StateArray(aggregation, scale, tuple(sums), tuple(exact))
 
@@ -183,7 +190,7 @@ def _fixed_words(aggregation: Aggregation, scale: Scale) -> int:
 
 def _describe(head: int) -> str:
     version, code, scale = head & 0xFF, head >> 8 & 0xFF, head >> 16 & 0xFFFF
-    name = LEAVE_ONE_OUT if code == LEAVE_ONE_OUT_CODE else _BY_CODE[code].name if code in _BY_CODE else "unknown"
+    name = WITH_PARAMETER[code][0] if code in WITH_PARAMETER else _BY_CODE[code].name if code in _BY_CODE else "unknown"
     scale_name = Scale.CODES[scale] if scale < len(Scale.CODES) else "unknown"
     return f"version {version}, aggregation {code} ({name}), scale {scale} ({scale_name})"
 
@@ -192,9 +199,9 @@ def _header(words: Words, offsets: Ints) -> tuple[Aggregation, Scale]:
     """Aggregation and scale of the first record."""
     head = int(words[offsets[0]]) & 0xFFFFFFFF
     aggregation, code = _BY_CODE.get(head >> 8 & 0xFF), head >> 16 & 0xFFFF
-    if aggregation is None and head >> 8 & 0xFF == LEAVE_ONE_OUT_CODE and offsets[1] - offsets[0] > 2:
+    if head >> 8 & 0xFF in WITH_PARAMETER and offsets[1] - offsets[0] > 2:
         try:
-            aggregation = leave_one_out(int(words[offsets[0] + 2]))
+            aggregation = WITH_PARAMETER[head >> 8 & 0xFF][1](int(words[offsets[0] + 2]))
         except ValueError as error:
             raise StateError(0, f"state 0: {error}") from error
     if head & 0xFF != VERSION or aggregation is None or code >= len(Scale.CODES):

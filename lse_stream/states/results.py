@@ -13,12 +13,22 @@ import numpy.typing as npt
 
 from .. import _kernel
 from .._kernel import WEIGHTED_SUM
+from .._kernel.constants import UNIT
 from .._kernel.double_double import divide, two_prod, two_sum
+from .._kernel.stored_sum import decode_sum
 from ..scales import NATURAL
-from .arrays import Codes, Floats, Ints, Quotients, StateArray, require, sum_once
+from .aggregations import MOST_DIGITS, Extremes
+from .arrays import Codes, Floats, Ints, Quotients, StateArray, Words, require, sum_once
 from .leave_one_out import LeaveOneOut, cross_validate
 
-Result = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+# Integers as Arrow's decimals of 128 bits contain them.
+INT128 = np.dtype([("low", "<u8"), ("high", "<i8")])
+Integers = npt.NDArray[np.void]
+
+Result = npt.NDArray[Any]  # of float64, int64 or INT128
+
+# The place of the word of the units from 1 on, in an exact sum.
+_WORD_OF_ONES = -UNIT // 64
 
 # How far the targets of an example may be from a sum of 1: as float32 probabilities of some thousand classes are.
 TARGET_TOLERANCE = 1e-6
@@ -33,6 +43,8 @@ _LOWEST = 4000.0
 def result_of(states: StateArray, name: str) -> Result:
     """A result (n,) of states (n,), one of ``states.aggregation.results``: float64 with one NaN and no -0.0, or counts.
 
+    Sum, min and max of integers and decimals are integers of 128 bits, in units of the last digit.
+
     Raises:
       KeyError: no such result of this aggregation.
       StateError: the state of a row has no such result.
@@ -42,7 +54,7 @@ def result_of(states: StateArray, name: str) -> Result:
             f"expected a result of {states.aggregation.name} ({', '.join(states.aggregation.results)}), found {name!r}"
         )
     values = RESULTS[name](states)
-    if values.dtype == np.int64:
+    if values.dtype != np.float64:
         return values
     out: Floats = np.add(values, 0.0)
     np.copyto(out, np.nan, where=np.isnan(out))
@@ -59,6 +71,11 @@ def variances(states: StateArray, ddof: int = 1) -> Floats:
         raise TypeError(f"ddof: expected an integer, found {ddof!r}")
     if ddof < 0:
         raise ValueError(f"ddof: expected 0 or more, found {ddof}")
+    if states.aggregation.digits:
+        unit = 10 ** (2 * states.aggregation.digits)
+        return _quotients(
+            states, lambda n, total, squares: (n * squares - total * total, n * max(n - int(ddof), 0) * unit)
+        )
     sums, squares = states.exact[:2]
     return _kernel.exact_variances(sums, squares, states.counts, states.counts - ddof)
 
@@ -124,7 +141,7 @@ def _on_scale(states: StateArray, high: Floats, low: Floats, *, with_max: bool =
             product, error = two_prod(high, np.full_like(high, unit))
             high, low = product, np.where(np.isfinite(high), error + (high * rest + low * unit), 0.0)
         out = sum_once(maximum, high, low)
-        if states.scale != NATURAL and not states.aggregation.sums[0].has_weights:
+        if states.scale != NATURAL and not states.aggregation.has_weights:
             small = np.flatnonzero((np.abs(high) < _SMALL * unit) & (states.sums[0]["second"] > -np.inf))
             if small.size:
                 out[small] = maximum[small] + _small_bonuses(states.take(small))
@@ -160,7 +177,7 @@ def _nothing(states: StateArray) -> float:
 
 def _logsumexp(states: StateArray) -> Floats:
     """NaN where the sum is negative, as it has no logarithm."""
-    if states.aggregation.sums[0].is_plain(states.scale):
+    if states.scale == NATURAL and not states.aggregation.has_weights:
         return _kernel.state_values(states.sums[0])
     quotients = states.quotients()
     return np.where(quotients.sign < 0.0, np.nan, _log_of(states, quotients))
@@ -184,13 +201,30 @@ def _count(states: StateArray) -> Ints:
     return states.counts
 
 
-def _max(states: StateArray) -> Floats:
+def _max(states: StateArray) -> Result:
+    if isinstance(states.aggregation.sums[0], Extremes):
+        return _extreme(states, "max")
     maxima = np.ascontiguousarray(states.sums[0]["max"])
     return -maxima if states.scale.descends else maxima
 
 
+def _min(states: StateArray) -> Result:
+    return _extreme(states, "min")
+
+
+def _extreme(states: StateArray, name: str) -> Result:
+    """Of no values +inf and -inf; as integers 0."""
+    found = states.sums[0][name]
+    if states.aggregation.digits is None:
+        return np.ascontiguousarray(found[:, 0])
+    some = np.where((states.counts > 0)[:, None], found, 0.0)
+    rows = np.repeat(np.arange(len(states), dtype=np.int32), found.shape[1])
+    words, begins = _kernel.sum_products(rows, np.ascontiguousarray(some).reshape(-1), None, len(states))
+    return _integers(words, begins[:-1])
+
+
 def _logmeanexp(states: StateArray) -> Floats:
-    if states.aggregation.sums[0].has_weights:
+    if states.aggregation.has_weights:
         return _weighted_logmeanexp(states)
     quotients = states.quotients(per_term=True)
     return _on_scale(states, quotients.log_high, quotients.log_low)
@@ -230,8 +264,69 @@ def _exact_sum(part: int) -> Callable[[StateArray], Floats]:
     return lambda states: _kernel.exact_values(states.exact[part])
 
 
+def _sum(states: StateArray) -> Result:
+    if states.aggregation.digits is None:
+        return _exact_sum(0)(states)
+    return _integers(*states.exact[0])
+
+
+def _integers(words: Words, at: Ints) -> Integers:
+    """Exact sums (n,) that are integers.
+
+    Raises:
+      StateError: one has more than 38 digits.
+    """
+    heads = words[at]
+    n = (heads >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64)
+    first = (heads & np.uint64(0xFFFF)).astype(np.int64) - _WORD_OF_ONES  # the place of the lowest word
+    sign = (words[at + n].view(np.int64) >> 63).view(np.uint64)  # of heads, where n is 0, it is 0
+    out = np.empty(at.size, INT128)
+    for place, word in enumerate(("low", "high")):
+        held = words[at + (place - first + 1).clip(0, n)]
+        beyond = np.where(place < first, np.uint64(0), sign)
+        out[word] = np.where((first <= place) & (place < first + n), held, beyond).astype(out.dtype[word])
+    require(
+        (n == 0) | (first + n <= 2) & _is_decimal(out),
+        lambda i: f"expected a sum of at most {MOST_DIGITS} digits, found one of {64 * (first + n)[i]} bits",
+    )
+    return out
+
+
+def _is_decimal(integers: Integers) -> npt.NDArray[np.bool_]:
+    """Whether integers (n,) have no more digits than a decimal of 128 bits."""
+    top, rest = divmod(10**MOST_DIGITS, 2**64)
+    negative = integers["high"] < 0
+    low = np.where(negative, ~integers["low"] + np.uint64(1), integers["low"])
+    high = np.where(negative, ~integers["high"] + (low == 0), integers["high"])
+    return np.asarray((high < top) | (high == top) & (low < np.uint64(rest)))
+
+
 def _mean(states: StateArray) -> Floats:
+    if states.aggregation.digits:
+        unit = 10**states.aggregation.digits
+        return _quotients(states, lambda count, total, _: (total, count * unit))
     return _kernel.exact_values(states.exact[0], states.counts)
+
+
+def _quotients(states: StateArray, of: Callable[[int, int, int], tuple[int, int]]) -> Floats:
+    """Quotients (n,) of integers, rounded once, in units of a decimal's last digit.
+
+    Args:
+      of: numerator and denominator, of count, sum and sum of squares; NaN where the denominator is 0.
+    """
+    (sums, sums_at), (squares, squares_at) = states.exact
+    out = np.full(len(states), np.nan)
+    for i, count in enumerate(states.counts.tolist()):
+        total, square = (_integer(words, at[i]) for words, at in ((sums, sums_at), (squares, squares_at)))
+        numerator, denominator = of(count, total, square)
+        if denominator:
+            out[i] = numerator / denominator  # of integers, Python rounds once
+    return out
+
+
+def _integer(words: Words, at: int) -> int:
+    units, low, _ = decode_sum(words, at)
+    return units << 64 * (low - _WORD_OF_ONES) if units else 0
 
 
 def _effective_sample_size(states: StateArray) -> Floats:
@@ -307,6 +402,8 @@ RESULTS: dict[str, Callable[[StateArray], Result]] = {
     "effective_sample_size": _effective_sample_size,
     "largest_weight": _largest_weight,
     "cross_entropy": _cross_entropy,
+    "sum": _sum,
+    "min": _min,
     "elpd_loo": _left_out(lambda found: found.elpd),
     "p_loo": _left_out(lambda found: found.p),
     "pareto_k": _left_out(lambda found: found.pareto_k),

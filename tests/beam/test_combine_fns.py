@@ -18,6 +18,7 @@ from apache_beam.typehints.decorators import TypeCheckError
 from lse_stream.accumulators import (
     CrossEntropyAccumulator,
     EffectiveSampleSizeAccumulator,
+    ExactSumAccumulator,
     LogLikelihoodAccumulator,
     LogSumExpAccumulator,
     WeightedLogSumExpAccumulator,
@@ -26,6 +27,7 @@ from lse_stream.beam.coders import AccumulatorCoder
 from lse_stream.beam.combine_fns import (
     CrossEntropyCombineFn,
     EffectiveSampleSizeCombineFn,
+    ExactSumCombineFn,
     LogLikelihoodCombineFn,
     LogMeanExpCombineFn,
     LogSumExpCombineFn,
@@ -197,6 +199,7 @@ OF_NUMBERS: list[tuple[beam.CombineFn, Callable[[list[float]], Any]]] = [
     (LogMeanExpCombineFn("base 4"), lambda x: LogSumExpAccumulator(x, scale="base 4").logmeanexp()),
     (LogLikelihoodCombineFn(), lambda x: LogLikelihoodAccumulator(x).value()),
     (EffectiveSampleSizeCombineFn(), lambda x: EffectiveSampleSizeAccumulator(x).value()),
+    (ExactSumCombineFn(), lambda x: ExactSumAccumulator(x).value()),
 ]
 OF_PAIRS: list[tuple[beam.CombineFn, list[tuple[float, float]], Callable[..., Any]]] = [
     (

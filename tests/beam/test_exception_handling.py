@@ -18,6 +18,7 @@ from lse_stream.accumulators import LogLikelihoodAccumulator, LogSumExpAccumulat
 from lse_stream.beam import (
     CrossEntropy,
     EffectiveSampleSize,
+    ExactSum,
     LogLikelihood,
     LogMeanExp,
     LogSoftmax,
@@ -63,6 +64,7 @@ def check_bad(expected: list[Any]) -> Callable[[list[Any]], None]:
         (LogMeanExp, NUMBERS, NO_NUMBERS),
         (LogLikelihood, NUMBERS, NO_NUMBERS),
         (EffectiveSampleSize, NUMBERS, NO_NUMBERS),
+        (ExactSum, NUMBERS, NO_NUMBERS),
         (WeightedLogSumExp, PAIRS, NO_PAIRS),
         (CrossEntropy, [(0.5, 1), (1.0, False)], [(1.0, "label"), (1.0, math.nan), None]),
     ],

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any, ClassVar
 
 import apache_beam as beam
@@ -37,6 +38,7 @@ from apache_beam.typehints.decorators import TypeCheckError
 from lse_stream.accumulators import (
     CrossEntropyAccumulator,
     EffectiveSampleSizeAccumulator,
+    ExactSumAccumulator,
     LogLikelihoodAccumulator,
     LogSumExpAccumulator,
     WeightedLogSumExpAccumulator,
@@ -44,6 +46,8 @@ from lse_stream.accumulators import (
 from lse_stream.beam import (
     CrossEntropy,
     EffectiveSampleSize,
+    ExactSum,
+    Finalize,
     LogLikelihood,
     LogMeanExp,
     LogSoftmax,
@@ -699,6 +703,7 @@ def test_every_family_has_globally_and_per_key() -> None:
             (LogMeanExp, numbers, accumulated(lambda x: LogSumExpAccumulator(x).logmeanexp())),
             (LogLikelihood, numbers, accumulated(lambda x: LogLikelihoodAccumulator(x).value())),
             (EffectiveSampleSize, numbers, accumulated(lambda x: EffectiveSampleSizeAccumulator(x).value())),
+            (ExactSum, numbers, accumulated(lambda x: ExactSumAccumulator(x).value())),
             (WeightedLogSumExp, weighted, accumulated(lambda x, w: WeightedLogSumExpAccumulator(x, w).value(), True)),
             (CrossEntropy, weighted, accumulated(lambda x, t: CrossEntropyAccumulator(x, t).value(), True)),
         ]
@@ -713,7 +718,7 @@ def test_every_family_has_globally_and_per_key() -> None:
             assert_that(total, check_bits([expected[0][1]]), label=f"{name} globally, checked")
 
 
-@pytest.mark.parametrize("family", [WeightedLogSumExp, LogLikelihood, EffectiveSampleSize, CrossEntropy])
+@pytest.mark.parametrize("family", [WeightedLogSumExp, LogLikelihood, EffectiveSampleSize, CrossEntropy, ExactSum])
 def test_tables_of_every_kind_are_as_grouped_at_once(family: Any) -> None:
     aggregation = family.PerKeyFromTables.AGGREGATION
     names = ["x", "t"][: len(aggregation.inputs)]
@@ -731,6 +736,16 @@ def test_tables_of_every_kind_are_as_grouped_at_once(family: Any) -> None:
         assert_that(
             pipeline | beam.Create(tables) | family.PerKeyFromTables(["k"], names, num_shards=3, max_states=20), check
         )
+
+
+def test_tables_of_decimals_are_totalled_exactly() -> None:
+    amounts = pa.array([Decimal("9999999999999999999999.99"), Decimal("0.01"), None, Decimal("-1.50")])
+    tables = [pa.table({"k": ["a", "a"], "x": amounts[i : i + 2]}) for i in (0, 2)]
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        states = pipeline | beam.Create(tables) | ExactSum.PerKeyFromTables(["k"], "x", digits=2)
+        found = states | Finalize(["sum", "min"]) | beam.MapTuple(lambda _, table: table.to_pylist())
+        expected = {"k": "a", "sum": Decimal("9999999999999999999998.50"), "min": Decimal("-1.50")}
+        assert_that(found, equal_to([[expected]]))
 
 
 # --- log-softmax ------------------------------------------------------------------------------------------------------

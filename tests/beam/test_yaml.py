@@ -30,6 +30,7 @@ from lse_stream.beam import yaml as yaml_transforms
 from lse_stream.beam.yaml import (
     CrossEntropy,
     EffectiveSampleSize,
+    ExactSum,
     LogLikelihood,
     LogMeanExp,
     LogSoftmax,
@@ -134,8 +135,9 @@ def check_rows(expected: Sequence[dict[str, Any]]) -> Any:
         (lambda keys: WeightedLogSumExp("x", "w", keys, "log2"), ["x", "w"], "weighted_logsumexp", "log2"),
         (lambda keys: LogLikelihood("x", keys), "x", "log_likelihood", "natural"),
         (lambda keys: EffectiveSampleSize("x", keys), "x", "effective_sample_size", "natural"),
+        (lambda keys: ExactSum("x", keys), "x", "exact_sum", "natural"),
     ],
-    ids=["LogSumExp", "decibel", "LogMeanExp", "WeightedLogSumExp", "LogLikelihood", "EffectiveSampleSize"],
+    ids=["LogSumExp", "decibel", "LogMeanExp", "WeightedLogSumExp", "LogLikelihood", "EffectiveSampleSize", "ExactSum"],
 )
 def test_rows_have_the_results_of_columns(make: Any, value: Any, kind: str, scale: str, keys: list[str]) -> None:
     transform = make(keys)

@@ -157,6 +157,8 @@ const AGGREGATIONS = [
     factors: [(x) => [x, 1], (x) => [x, x]],
     smallest: true,
   },
+  { name: "exact_sum", natural: true, values: [], factors: [(x) => [x, 1], (x) => [x, x]], terms: 1 },
+  { name: "exact_sum", natural: true, values: [], factors: [(x) => [x, 1n], (x) => [x, x]], terms: 3 },
 ];
 
 const isBase = (b) => b > 1 && b <= 1e100;
@@ -448,7 +450,9 @@ const MINUS = 2;
 function exactSumOf(factors) {
   const sum = { N: 0n, special: 0 };
   for (const [a, b] of factors) {
-    if (Number.isFinite(a) && Number.isFinite(b)) {
+    if (typeof a === "bigint") {
+      sum.N += (a * b) << -C.UNIT;
+    } else if (Number.isFinite(a) && Number.isFinite(b)) {
       const [m, e] = integerAndExponent(a);
       const [n, f] = integerAndExponent(b);
       sum.N += shifted(m * n, BigInt(e + f) - C.UNIT); // what is shifted out of a factor 1 is all 0
@@ -581,7 +585,7 @@ function parsed(bytes) {
   const count = view.getBigInt64(8, true);
   demand(count >= 0n, "a negative count");
   const k = readK(view, aggregation);
-  let at = aggregation.smallest ? end + 8 : end;
+  let at = k === undefined ? end : end + 8;
   const sums = aggregation.values.map(() => {
     const sum = aggregation.weights ? readWeightedSum(view, at) : readSum(view, at);
     at += aggregation.weights ? 64 : 72;
@@ -589,6 +593,8 @@ function parsed(bytes) {
   });
   const twice = { effective_sample_size: 1, leave_one_out: 2 }[aggregation.name];
   if (twice) demand(Object.is(sums[twice].max, 2 * sums[twice - 1].max), "a sum that is not of twice the max");
+  const [extremes, from] = aggregation.terms ? readExtremes(view, at, aggregation.terms, count) : [undefined, at];
+  at = from;
   const exactSums = aggregation.factors.map(() => {
     const [sum, next] = readExactSum(view, at, count);
     at = next;
@@ -604,11 +610,57 @@ function parsed(bytes) {
     (aggregation.weights ? checkWeightedSum : checkSum)(scale, count - kept, sum);
   });
   demand(at === bytes.length, "more bytes than a record");
-  return { code, scale, count, k, sums, exactSums, smallest };
+  return { code, scale, count, k, sums, extremes, exactSums, smallest };
 }
 
-/** How many of the smallest values are kept; undefined for aggregations that keep none. */
+const UNITS = [2 ** 106, 2 ** 53, 1];
+const TOP_DIGITS = [2 ** 21, 2 ** 53, 2 ** 53];
+
+/** An integer as three floats: digits to the base 2^53, all of its sign. */
+function termsOf(x) {
+  const size = x < 0n ? -x : x;
+  const digits = [size >> 106n, (size >> 53n) & (2n ** 53n - 1n), size & (2n ** 53n - 1n)];
+  return digits.map((digit, i) => (x < 0n ? 0 - Number(digit) * UNITS[i] : Number(digit) * UNITS[i]));
+}
+
+/** [min, max] of floats or integers; undefined of none. */
+function extremesOf(values) {
+  if (values.length === 0) return undefined;
+  if (values.some(Number.isNaN)) return [NaN, NaN];
+  return [values.reduce((a, b) => (b < a ? b : a)), values.reduce((a, b) => (b > a ? b : a))];
+}
+
+function readExtremes(view, at, terms, count) {
+  const values = [0, 1].map((i) => Array.from({ length: terms }, (_, j) => readMax(view, at + 8 * (terms * i + j))));
+  const next = at + 16 * terms;
+  for (const value of values) for (const x of value) demand(!Object.is(x, -0), "an extreme of -0.0");
+  if (count === 0n) {
+    const none = [Infinity, -Infinity].map((x) => [x, ...Array(terms - 1).fill(0)]);
+    demand(values.every((value, i) => value.every((x, j) => x === none[i][j])), "extremes without rows");
+    return [undefined, next];
+  }
+  if (terms === 1) {
+    const [[min], [max]] = values;
+    demand(min <= max || (Number.isNaN(min) && Number.isNaN(max)), "a min above the max");
+    return [[min, max], next];
+  }
+  const integers = values.map((value) => {
+    const digits = value.map((x, i) => x / UNITS[i]);
+    demand(digits.every((x, i) => Number.isInteger(x) && Math.abs(x) < TOP_DIGITS[i]), "no digits of an integer");
+    demand(digits.every((x) => x >= 0) || digits.every((x) => x <= 0), "digits of two signs");
+    return value.reduce((sum, x) => sum + BigInt(x), 0n);
+  });
+  demand(integers[0] <= integers[1], "a min above the max");
+  return [integers, next];
+}
+
+/** What a record keeps beside the aggregation's name: how many of the smallest values, or digits; often undefined. */
 function readK(view, aggregation) {
+  if (aggregation.terms === 3) {
+    const digits = view.getBigInt64(16, true);
+    demand(digits >= 0n && digits <= 38n, "a number of digits that is not allowed");
+    return digits;
+  }
   if (!aggregation.smallest) return undefined;
   const k = view.getBigInt64(16, true);
   demand(k >= 1n && k <= MOST_SMALLEST, "a number of values to keep that is not allowed");
@@ -646,14 +698,16 @@ function readLimbs(view, at) {
 }
 
 /** The one record of a state. */
-export function write({ code, scale, count, k, sums, exactSums, smallest }) {
-  const { weights } = AGGREGATIONS[code];
+export function write({ code, scale, count, k, sums, extremes, exactSums, smallest }) {
+  const { weights, terms = 0, smallest: keepsSmallest } = AGGREGATIONS[code];
   const words = exactSums.map((sum) => wordsOf(sum.N));
   const hasParameter = SCALES[scale.code].allows !== undefined;
   let size = (hasParameter ? 24 : 16) + sums.length * (weights ? 64 : 72);
   for (const [, some] of words) size += 8 + 8 * some.length;
   const list = smallest ?? [];
-  if (k !== undefined) size += 16 + 8 * list.length;
+  if (k !== undefined) size += 8;
+  if (keepsSmallest) size += 8 + 8 * list.length;
+  size += 16 * terms;
   const bytes = new Uint8Array(size);
   const view = viewOf(bytes);
   view.setUint8(0, VERSION);
@@ -677,6 +731,13 @@ export function write({ code, scale, count, k, sums, exactSums, smallest }) {
       put("setBigInt64", limb >> 64n, 8);
     }
   }
+  if (terms) {
+    const [min, max] = extremes ?? [Infinity, -Infinity];
+    for (const x of [min, max]) {
+      const held = typeof x === "bigint" ? termsOf(x) : [x + 0, ...Array(terms - 1).fill(0)];
+      for (const term of held) putMax(term);
+    }
+  }
   exactSums.forEach(({ special }, i) => {
     const [low, some] = words[i];
     put("setUint16", low, 2);
@@ -684,7 +745,7 @@ export function write({ code, scale, count, k, sums, exactSums, smallest }) {
     put("setUint32", special, 4);
     for (const word of some) put("setBigUint64", word, 8);
   });
-  if (k !== undefined) {
+  if (keepsSmallest) {
     put("setUint16", 0, 2);
     put("setUint16", list.length, 2);
     put("setUint32", smallest === null ? PLUS | MINUS : 0, 4);
@@ -696,16 +757,17 @@ export function write({ code, scale, count, k, sums, exactSums, smallest }) {
 
 /** The state of rows; k is how many of the smallest values it keeps, where it keeps any. */
 export function stateOf(code, scale, rows, k) {
-  const { weights, values, factors } = AGGREGATIONS[code];
+  const { weights, values, factors, terms, smallest: keepsSmallest } = AGGREGATIONS[code];
   if (weights) demand(rows.every(([, w]) => Number.isFinite(w)), "a weight that is not finite");
-  const smallest = k === undefined ? undefined : smallestOf(k, rows.map(([x]) => x));
+  const smallest = !keepsSmallest ? undefined : smallestOf(k, rows.map(([x]) => x));
   const sums = values.map((value, i) => {
-    const some = i > 0 && k !== undefined ? othersOf(smallest, rows.map(([x]) => x)).map((x) => [x]) : rows;
+    const some = i > 0 && keepsSmallest ? othersOf(smallest, rows.map(([x]) => x)).map((x) => [x]) : rows;
     const scaled = some.map(([x]) => value(scale.negated ? -x : x) + 0); // −0.0 + 0 is 0.0
     return weights ? weightedSumOf(scale, scaled.map((x, i) => [x, rows[i][1]])) : sumOf(scale, scaled);
   });
+  const extremes = terms ? extremesOf(rows.map(([x]) => x)) : undefined;
   const exactSums = factors.map((factor) => exactSumOf(rows.map((row) => factor(...row))));
-  return { code, scale, count: BigInt(rows.length), k, sums, exactSums, smallest };
+  return { code, scale, count: BigInt(rows.length), k, sums, extremes, exactSums, smallest };
 }
 
 /** The state of the rows of both. */
@@ -715,11 +777,12 @@ export function merge(one, two) {
   const { code, scale, k } = one;
   const count = one.count + two.count;
   demand(count <= MOST_COUNT, "a count of 2^63 or more");
-  const { weights } = AGGREGATIONS[code];
+  const { weights, smallest: keepsSmallest } = AGGREGATIONS[code];
   const both = (sum, i) => (weights ? mergedWeightedSums(sum, two.sums[i]) : mergedSums(scale, sum, two.sums[i]));
   const exactSums = one.exactSums.map((sum, i) => mergedExactSums(sum, two.exactSums[i]));
   const sums = one.sums.map(both);
-  if (k === undefined) return { code, scale, count, k, sums, exactSums };
+  const extremes = extremesOf([...(one.extremes ?? []), ...(two.extremes ?? [])]);
+  if (!keepsSmallest) return { code, scale, count, k, sums, extremes, exactSums };
   const smallest = mergedSmallest(k, one.smallest, two.smallest);
   const others = othersOf(smallest, [...(one.smallest ?? []), ...(two.smallest ?? [])]);
   for (const i of [1, 2])
@@ -795,7 +858,7 @@ function kindOf(record) {
 
 function checkRows(rows, record) {
   const { code, scale, k } = kindOf(record);
-  const floats = rows.map((row) => row.map(floatOf));
+  const floats = rows.map((row) => row.map(AGGREGATIONS[code].terms === 3 ? BigInt : floatOf));
   expectBytes("the record of the rows", record, write(stateOf(code, scale, floats, k)));
   expectBytes("parsed and written again", record, write(parse(bytesOf(record))));
   const one = (row) => stateOf(code, scale, [row], k);

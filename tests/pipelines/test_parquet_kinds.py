@@ -1,5 +1,6 @@
 """--kind, --scale, --weight and --result of the program parquet: what functions for tables give, on both engines."""
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from programs import BEAM, Bad, check_bad, write
 
 from lse_stream.table_functions import finalize, group_states, sort_by_keys
 from pipelines.parquet import main
+from pipelines.rollup import main as rollup
 
 
 def sample(n: int = 500) -> pa.Table:
@@ -30,6 +32,8 @@ def sample(n: int = 500) -> pa.Table:
         (["--weight=w", "--scale=magnitude", "--result=logmeanexp"], "weighted_logsumexp", "magnitude", ["logmeanexp"]),
         (["--kind=log_likelihood"], "log_likelihood", "natural", None),
         (["--kind=effective_sample_size"], "effective_sample_size", "natural", None),
+        (["--kind=exact_sum"], "exact_sum", "natural", None),
+        (["--kind=exact_sum", "--result=variance"], "exact_sum", "natural", ["variance"]),
         (["--result=count"], "logsumexp", "natural", ["count"]),
     ],
 )
@@ -107,3 +111,66 @@ def test_weights_that_are_none_name_their_place(
     monkeypatch.chdir(tmp_path)
     bad = (FILES, f"{BASE} --weight w", ["in.parquet, row group 0, column 'w': expected finite weights, found inf"])
     check_bad(main, "parquet", tmp_path, capsys, bad, status=1)
+
+
+@pytest.mark.parametrize("runner", [[], [BEAM]], ids=["here", "on Beam"])
+def test_exact_totals_of_integers_in_files_of_several_types(tmp_path: Path, runner: list[str]) -> None:
+    rng = np.random.default_rng(4)
+    keys, values = rng.integers(0, 5, 900), rng.integers(-(2**62), 2**62, 900)
+    values[:300] >>= 40
+    column = pa.array(values)
+    columns = [column[:300].cast(pa.int32()), column[300:600], column[600:].dictionary_encode()]
+    for part, column in enumerate(columns):
+        table = pa.table({"k": keys[300 * part : 300 * part + 300], "x": column})
+        write(tmp_path / "data" / f"{part}.parquet", table, row_group_size=70)
+    order = rng.permutation(900)
+    write(tmp_path / "other" / "all.parquet", {"k": keys[order], "x": values[order]}, row_group_size=400)
+    for name in ("data", "other"):
+        arguments = [f"--input={tmp_path / name}", "--key=k", "--value=x", "--kind=exact_sum", *runner]
+        assert main([*arguments, "--state", "--num_shards=2", f"--output={tmp_path / 'of' / name}"]) == 0
+    files = sorted((tmp_path / "of" / "data").glob("part-*"))
+    assert len(files) == 2
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "of" / "other" / file.name).read_bytes()
+    found = pq.read_table(tmp_path / "of" / "data").sort_by("k")
+    assert found.schema.field("sum").type == pa.decimal128(38, 0)
+    assert found["sum"].to_pylist() == [sum(values[keys == key].tolist()) for key in range(5)]
+    assert found["max"].to_pylist() == [int(values[keys == key].max()) for key in range(5)]
+
+
+def test_exact_totals_of_decimals_are_rolled_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part, (value, precision) in enumerate([("99999999.99", 10), ("0.01", 3), ("-0.10", 5)]):
+        data_type = pa.decimal128(precision, 2)
+        table = pa.table({"k": [part], "amount": pa.array([Decimal(value)], data_type)})
+        write(tmp_path / "data" / f"{part}.parquet", table)
+    arguments = [f"--input={tmp_path / 'data'}", "--value=amount", "--kind=exact_sum", "--state"]
+    assert main([*arguments, "--key=k", f"--output={tmp_path / 'fine'}"]) == 0
+    assert rollup([f"--input={tmp_path / 'fine'}", "--state", f"--output={tmp_path / 'all'}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == [
+        *("99999999.90", "3", "3.33333e+07", "3.33333e+15", "-0.10", "99999999.99"),
+    ]
+    assert main([*arguments, f"--output={tmp_path / 'whole'}"]) == 0
+    [one], [other] = (pq.read_table(tmp_path / name)["state"].to_pylist() for name in ("all", "whole"))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("column", "found"),
+    [
+        (pa.array(["a"]), "column 'x': expected integers, floats, decimals or booleans, found string"),
+        (
+            pa.array([Decimal(10) ** 50], pa.decimal256(60, 0)),
+            "row group 0, column 'x': expected values that decimal128",
+        ),
+        (pa.array([Decimal(9 * 10**37)] * 2), "key k='b': expected a sum of at most 38 digits, found one of 192 bits"),
+    ],
+)
+def test_exact_totals_that_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: pa.Array, found: str
+) -> None:
+    source = write(tmp_path / "a.parquet", pa.table({"k": ["b"] * len(column), "x": column}))
+    arguments = [f"--input={source}", "--key=k", "--value=x", "--kind=exact_sum", f"--output={tmp_path / 'out'}"]
+    assert main(arguments) != 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert found in line
+    assert not (tmp_path / "out").exists()

@@ -18,10 +18,12 @@ from lse_stream import StateError
 from lse_stream._kernel import constants
 from lse_stream.accumulators import (
     EffectiveSampleSizeAccumulator,
+    ExactSumAccumulator,
     LogLikelihoodAccumulator,
     LogSumExpAccumulator,
     WeightedLogSumExpAccumulator,
 )
+from lse_stream.integers import split_values
 from lse_stream.state_column import states_from_arrow, states_to_arrow
 from lse_stream.states.arrays import StateArray
 from lse_stream.states.codec import encode_states
@@ -95,6 +97,8 @@ def refusals() -> list[dict[str, Any]]:
     of_infinity = WeightedLogSumExpAccumulator([np.inf], [1.0]).to_bytes()
     likelihood, nothing = (LogLikelihoodAccumulator(x).to_bytes() for x in ([1.0, 2.0], []))
     effective = EffectiveSampleSizeAccumulator([1.0, 2.0]).to_bytes()
+    plain, of_nan, of_none = (ExactSumAccumulator(x).to_bytes() for x in ([1.0, 2.0], [np.nan], []))
+    integers = ExactSumAccumulator([-1, 2**60], digits=2).to_bytes()
     found = {
         "truncated": good[:-8],
         "longer": sealed(good + bytes(8)),
@@ -135,6 +139,17 @@ def refusals() -> list[dict[str, Any]]:
         "an exact sum of another special": edited(likelihood, 88, 4 << 32),
         "an exact sum without rows": sealed(nothing[:88] + likelihood[88:]),
         "a special without rows": edited(nothing, 96, 3 << 32),
+        "a min above the max": edited(plain, 16, 3.0),
+        "a min of -0.0": edited(plain, 16, -0.0),
+        "a min of NaN alone": edited(plain, 16, np.nan),
+        "a min of another NaN": edited(of_nan, 16, -0x0007_FFFF_FFFF_FFFF),
+        "extremes without rows": edited(of_none, 16, 0.0),
+        "extremes of no rows": edited(plain, 8, 0),
+        "39 digits after the point": edited(integers, 16, 39),
+        "an extreme with a digit that is too large": edited(integers, 64, 2.0**53),
+        "an extreme of two signs": edited(integers, 56, -(2.0**53)),
+        "an extreme that is no integer": edited(integers, 40, -0.5),
+        "an integer min above the max": edited(integers, 24, 2.0**106),
     }
     return [{"reason": reason, "record": record.hex()} for reason, record in found.items()]
 
@@ -171,7 +186,9 @@ def test_an_independent_reader_agrees(tmp_path: Path) -> None:
     for case in CASES.values():
         n = 100_000 // len(CASES) + 1
         rows = random_rows(case, rng, 12 * n)
-        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        columns = case.columns(rows)
+        if case.digits is not None:
+            columns = split_values(columns[0], case.digits, "value")
         fine, coarse = np.repeat(np.arange(2 * n, dtype=np.int32), 6), np.repeat(np.arange(n, dtype=np.int32), 12)
         aggregation, scale = case.make().states().aggregation, case.make().scale
         halves, wholes = (

@@ -5,6 +5,8 @@ import math
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from lse_stream.accumulators import (
     Accumulator,
     CrossEntropyAccumulator,
     EffectiveSampleSizeAccumulator,
+    ExactSumAccumulator,
     LeaveOneOutAccumulator,
     LogLikelihoodAccumulator,
     LogSumExpAccumulator,
@@ -38,18 +41,27 @@ Row = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """An aggregation on a scale."""
+    """An aggregation on a scale; with digits after the point its rows are integers, in units of the last one."""
 
     make: Callable[..., Any]
     accumulator: type[Accumulator]
     scale: str = "natural"
+    digits: int | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
         return self.accumulator.AGGREGATION.inputs
 
     def of(self, rows: Sequence[Row]) -> Any:
-        return self.make(*np.array(rows, np.float64).reshape(len(rows), len(self.inputs)).T)
+        return self.make(*self.columns(rows))
+
+    def columns(self, rows: Sequence[Row]) -> list[Any]:
+        if self.digits is None:
+            return list(np.array(rows, np.float64).reshape(len(rows), len(self.inputs)).T)
+        return [pa.array([self.row(row)[0] for row in rows], pa.decimal128(38, self.digits))]
+
+    def row(self, row: Row) -> tuple[Any, ...]:
+        return row if self.digits is None else (Decimal(f"{row[0]}e-{self.digits}"),)
 
 
 def scaled(accumulator: type[Any], scale: str) -> Case:
@@ -68,6 +80,8 @@ CASES = {
     "effective sample size": Case(EffectiveSampleSizeAccumulator, EffectiveSampleSizeAccumulator),
     "cross-entropy": Case(CrossEntropyAccumulator, CrossEntropyAccumulator),
     "leave-one-out": Case(lambda *columns: LeaveOneOutAccumulator(*columns, draws=20), LeaveOneOutAccumulator),
+    "exact sum": Case(ExactSumAccumulator, ExactSumAccumulator),
+    "exact sum of decimals": Case(partial(ExactSumAccumulator, digits=2), ExactSumAccumulator, digits=2),
 }
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
@@ -77,12 +91,28 @@ weights = st.one_of(
 )
 
 
+# So few digits that the sum of some rows is a decimal of 128 bits.
+BOUND = 10**36
+integers = st.one_of(
+    *(st.integers(-bound, bound) for bound in (9, BOUND)),
+    st.sampled_from(
+        [0, *(sign * (2**bits + more) for sign in (1, -1) for bits in (53, 63, 64, 106) for more in (-1, 0, 1))]
+    ),
+)
+
+
 def rows_of(case: Case, max_size: int = 20) -> st.SearchStrategy[list[Row]]:
+    if case.digits is not None:
+        return st.lists(st.tuples(integers), max_size=max_size)
     second = {"weight": weights, "target": weights.map(abs)}
     return st.lists(st.tuples(any_float, *(second[name] for name in case.inputs[1:])), max_size=max_size)
 
 
 def random_rows(case: Case, rng: np.random.Generator, n: int) -> list[Row]:
+    if case.digits is not None:
+        bits = rng.choice([3, 53, 54, 64, 107, 119], n)
+        words = rng.integers(-(2**62), 2**62, (n, 2)).tolist()
+        return [((high << 58 | abs(low)) >> (119 - int(some)),) for (high, low), some in zip(words, bits, strict=True)]
     columns = [random_values(rng, n)]
     for _ in case.inputs[1:]:
         w = rng.normal(size=n) * 10.0 ** rng.integers(-300, 300) if rng.random() < 0.3 else rng.integers(-2, 3, n) * 1.0
@@ -105,7 +135,7 @@ def test_any_order_split_and_tree_of_merges_gives_the_same_bytes(case: Case, dat
     for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
         part = case.make()
         for row in shuffled[start:end]:
-            part.add(*row)
+            part.add(*case.row(row))
         parts.append(part if len(parts) % 2 else case.of(shuffled[start:end]))
     while len(parts) > 1:
         one, other = parts.pop(data.draw(st.integers(0, len(parts) - 1))), parts[0]
@@ -127,7 +157,7 @@ def test_columns_have_the_bytes_of_single_states_with_every_kernel(case: Case, s
     rows = random_rows(case, rng, n)
     keys = rng.integers(0, groups, n)
     names = list(case.inputs)
-    table = pa.table({"k": keys, **dict(zip(names, np.array(rows).T, strict=True))})
+    table = pa.table({"k": keys, **dict(zip(names, case.columns(rows), strict=True))})
     arguments: dict[str, Any] = {
         "value": names,
         "aggregation": case.make().states().aggregation.name,
@@ -188,7 +218,8 @@ def test_a_damaged_record_is_refused(case: Case) -> None:
 def records_of(case: Case, rng: np.random.Generator) -> list[bytes]:
     good = [case.of(random_rows(case, rng, n)).to_bytes() for n in (0, 1, 2, 50)]
     return good + [
-        case.of([(x, *(1.0 for _ in case.inputs[1:]))] * 2).to_bytes() for x in (1e300, math.inf, math.nan, 3.5)
+        case.of([(x, *(1.0 for _ in case.inputs[1:]))] * 2).to_bytes()
+        for x in ((1e300, math.inf, math.nan, 3.5) if case.digits is None else (BOUND, 35))
     ]
 
 
@@ -218,16 +249,22 @@ def golden_rows() -> dict[str, tuple[Case, list[Row]]]:
         for seed in range(8):
             rows = random_rows(case, np.random.default_rng(seed), 20)
             inputs[f"{name}, random {seed}"] = (case, rows)
-        for x in (*EDGES[:12], 1e300, math.inf, math.nan, -math.inf):
-            inputs[f"{name}, {x!r}"] = (case, [(float(x), *(0.5 for _ in case.inputs[1:]))])
+        edges = (*EDGES[:12], 1e300, math.inf, math.nan, -math.inf)
+        for x in edges if case.digits is None else (0, 1, -1, 2**53 - 1, 2**53, -(2**53), 2**106, -(2**106), BOUND):
+            x = float(x) if case.digits is None else x
+            inputs[f"{name}, {x!r}"] = (case, [(x, *(0.5 for _ in case.inputs[1:]))])
         inputs[f"{name}, nothing"] = (case, [])
     return inputs
+
+
+def text_of(x: float) -> str:
+    return x.hex() if isinstance(x, float) else str(x)
 
 
 def write_golden() -> None:
     """Run once for a new record version: from the first release on, files of old ones stay."""
     entries = [
-        {"name": name, "rows": [[x.hex() for x in row] for row in rows], "record": case.of(rows).to_bytes().hex()}
+        {"name": name, "rows": [list(map(text_of, row)) for row in rows], "record": case.of(rows).to_bytes().hex()}
         for name, (case, rows) in golden_rows().items()
     ]
     GOLDEN.write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n", encoding="ascii")
@@ -240,7 +277,8 @@ def test_golden_records() -> None:
     assert [entry["name"] for entry in entries] == list(cases)
     for entry in entries:
         case, _ = cases[entry["name"]]
-        rows = [tuple(map(float.fromhex, row)) for row in entry["rows"]]
+        read = float.fromhex if case.digits is None else int
+        rows = [tuple(map(read, row)) for row in entry["rows"]]
         assert case.of(rows).to_bytes().hex() == entry["record"], entry["name"]
         assert case.accumulator.from_bytes(bytes.fromhex(entry["record"])) == case.of(rows)
 
