@@ -372,6 +372,8 @@ class LeaveOneOut(
     a 0.104649
     """
 
+    PerKeyFromTables: ClassVar[type[_LeaveOneOutFromTables]]
+
 
 class ExactSum(
     _Family, combine_fn=ExactSumCombineFn, elements="numbers", aggregation=EXACT_SUM, from_tables=_ExactSumFromTables
@@ -382,6 +384,8 @@ class ExactSum(
     ...     _ = pipeline | beam.Create([0.1] * 10) | ExactSum.Globally() | beam.Map(lambda found: print(found.sum))
     1.0
     """
+
+    PerKeyFromTables: ClassVar[type[_ExactSumFromTables]]
 
 
 class EffectiveSampleSize(
