@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lse_stream.columns import plain_strings
 from lse_stream.event_times import WINDOW, check_event_time, check_times
 from lse_stream.messages import EVENT_TIME, KEY_TYPES, MAX_MESSAGE_BYTES, READERS, Fields
 from lse_stream.parquet.scan import Dataset, scan
@@ -141,7 +142,9 @@ def build(
     if directory is not None:
         if isinstance(windowfn, Sessions):
             shards = shards | "LastSessions" >> LastSessions(keys, **common)
+        plain = beam.MapTuple(lambda shard, table: (shard, plain_strings(table)))
         results = shards | "Finalize" >> Finalize(keep_state=state)
+        results = results | "Strings" >> plain.with_output_types(tuple[int, pa.Table])
         # Of a session that late rows lengthen beyond its day, the earlier panes stay where they are.
         moves = isinstance(windowfn, Sessions) and allowed_lateness > 0 and not discarding
         results | "WriteWindows" >> WriteWindows(

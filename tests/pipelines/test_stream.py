@@ -107,6 +107,22 @@ def test_files_are_the_same_whatever_the_layout_and_the_workers(tmp_path: Path) 
     assert len(found) > 10
 
 
+def test_string_keys_come_out_plain_and_the_same_whoever_wrote_them(tmp_path: Path) -> None:
+    table = fixes().slice(0, 200)
+    name = table.schema.get_field_index("name")
+    for writer, data_type in enumerate((pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()))):
+        column = table["name"].cast(pa.string())
+        column = column.dictionary_encode() if pa.types.is_dictionary(data_type) else column.cast(data_type)
+        source = write(tmp_path / f"{writer}.parquet", table.set_column(name, "name", column))
+        assert main([*REPLAY, f"--input={source}", "--window=fixed:1w", f"--output={tmp_path / str(writer)}"]) == 0
+    files = sorted((tmp_path / "0").glob("*.parquet"))
+    assert len(files) > 5
+    for path in files:
+        assert pq.read_schema(path).field("name").type == pa.string()
+        for other in "12":
+            assert path.read_bytes() == (tmp_path / other / path.name).read_bytes()
+
+
 @pytest.mark.engine
 def test_windows_roll_up_to_the_batch_jobs_bytes(tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", fixes())
