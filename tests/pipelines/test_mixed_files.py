@@ -97,6 +97,95 @@ def test_whoever_writes_the_bytes_are_the_same(tmp_path: Path, name: str, runner
     assert all(files == found["polars"] for files in found.values())
 
 
+def hive_of_pyarrow(table: pa.Table, folder: Path) -> None:
+    pq.write_to_dataset(table, folder, partition_cols=["name"])
+
+
+def hive_of_pandas(table: pa.Table, folder: Path) -> None:
+    table.to_pandas().to_parquet(folder, partition_cols=["name"])
+
+
+def hive_of_polars(table: pa.Table, folder: Path) -> None:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    frame.write_parquet(folder, partition_by="name")
+
+
+def hive_of_duckdb(table: pa.Table, folder: Path) -> None:
+    with duckdb.connect() as connection:
+        connection.register("rows", table)
+        connection.execute(f"copy rows to '{folder}' (format parquet, partition_by (name))")
+
+
+def tiny_files(table: pa.Table, folder: Path) -> None:
+    """As many as rows, and as many without one."""
+    for i in range(table.num_rows):
+        write(folder / f"{i}.parquet", table.slice(i, 1))
+        write(folder / f"{i}.empty.parquet", table.slice(i, 0))
+
+
+def mixed(table: pa.Table, folder: Path) -> None:
+    folder.mkdir()
+    third = table.num_rows // 3
+    for i, (writer, write_to) in enumerate(WRITERS.items()):
+        write_to(table.slice(i * third, third), folder / f"{writer}.parquet")
+    write(folder / "none.parquet", table.slice(0, 0))
+
+
+LAYOUTS = {
+    layout.__name__: layout
+    for layout in (hive_of_pyarrow, hive_of_pandas, hive_of_polars, hive_of_duckdb, tiny_files, mixed)
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("name", "runner"), [*((name, []) for name in PROGRAMS), ("parquet", [BEAM])])
+def test_however_files_are_laid_out_the_bytes_are_the_same(
+    tmp_path: Path, name: str, runner: list[str], layout: str
+) -> None:
+    program, *arguments = PROGRAMS[name]
+    table = rows(501)
+    found = {}
+    LAYOUTS[layout](table, tmp_path / layout)
+    write(tmp_path / "whole.parquet", table)
+    for source in (layout, "whole.parquet"):
+        output = tmp_path / f"of {source}"
+        given = [f"--input={tmp_path / source}", *arguments, f"--output={output}", "--num_shards=2", "--quiet"]
+        assert main([program, *given, *(runner if source == layout else [])]) == 0
+        found[source] = contents(output)
+    assert found[layout] == found["whole.parquet"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_however_files_are_laid_out_rows_have_the_same_softmax(tmp_path: Path, layout: str) -> None:
+    table = rows(501).select(["name", "number", "x", "observation"])
+    LAYOUTS[layout](table, tmp_path / layout)
+    write(tmp_path / "whole.parquet", table)
+    found = []
+    for source in (layout, "whole.parquet"):
+        output = tmp_path / f"of {source}"
+        arguments = ["--key=name", "--value=x", "--quiet", f"--output={output}"]
+        assert main(["softmax", f"--input={tmp_path / source}", *arguments]) == 0
+        of_rows = pq.read_table(output).select(["name", "x", "observation", "softmax", "log_softmax"])
+        found.append(of_rows.sort_by([("observation", "ascending"), ("x", "ascending")]).to_pylist())
+    assert found[0] == found[1]
+
+
+@pytest.mark.engine  # it is large
+def test_one_row_group_of_ten_million_rows(tmp_path: Path) -> None:
+    n = 10_000_000
+    rng = np.random.default_rng(11)
+    table = pa.table({"name": rng.integers(0, 50, n).astype(np.int16), "x": rng.normal(size=n).astype(np.float32)})
+    write(tmp_path / "one.parquet", table, row_group_size=n)
+    write(tmp_path / "many.parquet", table, row_group_size=100_000)
+    for kind in ("logsumexp", "exact_sum"):
+        for source in ("one", "many"):
+            output = tmp_path / kind / source
+            arguments = ["--key=name", "--value=x", f"--kind={kind}", "--state", "--quiet", f"--output={output}"]
+            assert main(["parquet", f"--input={tmp_path / source}.parquet", *arguments]) == 0
+        assert contents(tmp_path / kind / "one") == contents(tmp_path / kind / "many")
+
+
 @pytest.mark.parametrize("runner", [[], [BEAM]], ids=["here", "on Beam"])
 def test_types_are_unified(tmp_path: Path, runner: list[str]) -> None:
     table = rows()
