@@ -67,12 +67,26 @@ def repeated(value: int | str | None, data_type: pa.DataType, n: int) -> pa.Arra
     if value is None:
         return pa.nulls(n, data_type)
     if data_type not in (pa.int64(), pa.string()):
-        return pa.repeat(pa.scalar(value, pa.string()).cast(data_type), n)
+        return pa.repeat(strings_of([str(value)]).cast(data_type)[0], n)
     if isinstance(value, int):
         return array_of(np.full(n, value))
     text = value.encode()
     offsets = np.arange(n + 1, dtype=np.int32) * np.int32(len(text))
     return pa.Array.from_buffers(data_type, n, [None, pa.py_buffer(offsets), pa.py_buffer(text * n)])
+
+
+def scalar_of(value: str | bool | float | int | None, data_type: pa.DataType) -> pa.Scalar:
+    """A scalar; of times and decimals an integer, as memory contains it. ``pa.scalar`` imports pandas."""
+    if value is None:
+        return pa.nulls(1, data_type)[0]
+    if isinstance(value, str):
+        return strings_of([value]).cast(data_type)[0]
+    if pa.types.is_decimal(data_type):
+        data = int(value).to_bytes(data_type.byte_width, "little", signed=True)
+        return pa.Array.from_buffers(data_type, 1, [None, pa.py_buffer(data)])[0]
+    if pa.types.is_boolean(data_type):
+        return array_of(np.array([value], np.bool_))[0]
+    return array_of(np.array([value], numpy_type(data_type)), data_type)[0]
 
 
 def strings_of(texts: Sequence[str]) -> pa.Array:

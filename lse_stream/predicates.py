@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from .buffers import scalar_of
 from .columns import decode_dictionary, value_type_of
 from .errors import nearest
 
@@ -322,7 +323,7 @@ def _value_of(column: pa.Field, literal: bool | str | Decimal) -> Any:
         return literal
     data_type = value_type_of(column.type)
     if pa.types.is_floating(data_type):
-        return pa.scalar(str(literal)).cast(data_type).as_py()  # rounded once
+        return scalar_of(str(literal), data_type).as_py()  # rounded once
     if literal and abs(literal.adjusted()) > _LARGEST_EXPONENT:
         raise ValueError(f"column {column.name!r} of {column.type}: expected a number in its range, found {literal}")
     return Fraction(literal)
@@ -378,10 +379,7 @@ def _plain(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _scalar(value: bool | str | float | int, column: pa.Field) -> pa.Scalar:
-    data_type = _plain_type(column.type)
-    if pa.types.is_decimal(data_type):
-        return pa.scalar(Decimal(f"{value}e{-data_type.scale}"), data_type)
-    return pa.scalar(value, data_type)
+    return scalar_of(value, _plain_type(column.type))
 
 
 # --- what conditions are made of --------------------------------------------------------------------------------------
@@ -442,7 +440,7 @@ class _Constant:
     def mask(self, table: pa.Table) -> pa.ChunkedArray:
         import pyarrow.compute as pc
 
-        return pc.if_else(table.column(self.name).is_valid(), self.value, pa.scalar(None, pa.bool_()))
+        return pc.if_else(table.column(self.name).is_valid(), *(scalar_of(x, pa.bool_()) for x in (self.value, None)))
 
     def outcomes(self, ranges: Ranges) -> Outcomes:
         known = ranges.get(self.name, Range())
@@ -490,9 +488,10 @@ class _Listed:
         column = _plain(table, self.name)
         values = [each.scalar for each in self.equal]
         if pa.types.is_floating(column.type):  # of which Arrow tells 0 from -0 here
-            values += [pa.scalar(-each.as_py(), column.type) for each in values if not each.as_py()]
-        found = pc.is_in(column, pa.array(values, column.type))
-        return pc.if_else(column.is_valid(), found, pa.scalar(None, pa.bool_()))
+            values += [scalar_of(-each.as_py(), column.type) for each in values if not each.as_py()]
+        of_type = [pa.nulls(0, column.type), *(pa.repeat(each, 1) for each in values)]
+        found = pc.is_in(column, pa.concat_arrays(of_type))
+        return pc.if_else(column.is_valid(), found, scalar_of(None, pa.bool_()))
 
     def outcomes(self, ranges: Ranges) -> Outcomes:
         none = _Constant(self.name, value=False)
@@ -556,6 +555,4 @@ def _exact(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.decimal128(20, 0))
     unit = DAY_NANOS if is_date else _NANOS[column.type.unit]
     numbers = column.cast(pa.int32()) if is_date else column
-    return pc.multiply(
-        numbers.cast(pa.int64()).cast(pa.decimal128(19, 0)), pa.scalar(Decimal(unit), pa.decimal128(15, 0))
-    )
+    return pc.multiply(numbers.cast(pa.int64()).cast(pa.decimal128(19, 0)), scalar_of(unit, pa.decimal128(15, 0)))

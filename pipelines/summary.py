@@ -66,7 +66,7 @@ def head(directory: str, columns: Sequence[str]) -> pa.Table:
                 break
         if rows >= PREVIEW_ROWS:
             break
-    return pa.Table.from_batches(batches) if batches else schema.empty_table()
+    return pa.Table.from_batches(batches, schema)
 
 
 def preview(table: pa.Table, num_rows: int) -> list[str]:

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from programs import ROOT, RUNS, contents
+from programs import ROOT, RUNS, contents, write
 
 # An import of either ends the process there and then, whoever would catch an error.
 ALONE = """
@@ -34,6 +36,39 @@ def test_programs(inputs: Path, tmp_path: Path, name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) > 3
     assert contents(tmp_path / "out")
+
+
+CONDITION = (
+    "number < 30 and number != 2.5 and text != 't1' and kind in ('d1', 'd2') and time < '2001-01-31' "
+    "and (share in (0.5, 0.0) or share is not null or not number <= share) and amount >= 0.5 and flag"
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--key=number", "--value=share", "--where", CONDITION],
+        ["--key=flag", "--value=amount", "--kind=exact_sum"],
+        ["--key=flag", "--value=number", "--kind=exact_sum"],
+        ["--key=number", "--key=time", "--bin=number=10", "--truncate=time=day", "--value=amount"],
+    ],
+    ids=["conditions", "decimals", "integers", "coarser keys"],
+)
+def test_options(tmp_path: Path, options: list[str]) -> None:
+    numbers = list(range(40))
+    table = {
+        "number": numbers,
+        "text": [f"t{i}" for i in numbers],
+        "kind": pa.array([f"d{i % 3}" for i in numbers]).dictionary_encode(),
+        "time": pa.array([i * 10**13 for i in numbers], pa.timestamp("us", "UTC")),
+        "share": [i / 8 for i in numbers],
+        "amount": pa.array([Decimal(i) / 2 for i in numbers], pa.decimal128(5, 2)),
+        "flag": [i % 2 == 0 for i in numbers],
+    }
+    source = write(tmp_path / "in.parquet", table)
+    done = alone("parquet", f"--input={source}", *options, f"--output={tmp_path}/out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) > 3
 
 
 @pytest.mark.parametrize(
