@@ -136,7 +136,7 @@ def compare_models(
       series, to 1e-14; null for the best, and for models that differ in nothing
     * ``weight``
     * ``bad_k``, how many k are not below ``min(1 - 1 / log10(draws), 0.7)``: of these the elpd is not reliable
-    * ``diagnostic``, "N < 100" or "|elpd_diff| < 4" where ``se_diff`` and ``p_worse`` are not
+    * ``diagnostic``, "N < 100" or ``|elpd_diff| < 4`` where ``se_diff`` and ``p_worse`` are not
 
     Args:
       elpd: of each model, by its name, that of the observations (n,), in the same order.

@@ -1,0 +1,173 @@
+"""The pages: every command and every example on them does what they say, and their sentences are short."""
+
+import contextlib
+import doctest
+import io
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from programs import ROOT
+
+from pipelines.__main__ import PROGRAMS, main
+
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# Ways to start a program, from a clone and installed.
+FROM_CLONE = r"(?:uv run (?:--no-dev |--extra \w+ )*)?"
+START = re.compile(rf"^(?:pip install uv && )?{FROM_CLONE}(?:lse-stream |python -m pipelines\.)")
+# What this run of the tests is itself.
+TESTS = re.compile(r"uv run pytest")
+
+
+class Block(NamedTuple):
+    """What stands between fences.
+
+    Attributes:
+      language: "sh", "python" or another; nothing for what is printed.
+      needs: what the machine needs to run it, as its title says; nothing where the tests run it.
+    """
+
+    language: str
+    needs: str
+    text: str
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found = []
+    for information, text in FENCE.findall(page.read_text()):
+        language = information.split(" ")[0]
+        title = re.search(r'title="needs ([^"]*)"', information)
+        found.append(Block(language, title[1] if title else "", text))
+    return found
+
+
+def commands_of(block: Block) -> list[str]:
+    lines = block.text.replace("\\\n", "").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def words_of(line: str) -> list[str]:
+    """Without the time it took, and the widths of columns, which go by all rows."""
+    return re.sub(r"[\d.]+ s$", "", line).split()
+
+
+def check_printed(found: str, expected: str) -> None:
+    """What is expected was printed; "..." stands for lines that are left out."""
+    lines = [words_of(line) for line in found.splitlines()]
+    start = 0
+    for part in re.split(r"^\.\.\.$", expected, flags=re.MULTILINE):
+        wanted = [words_of(line) for line in part.strip("\n").splitlines()]
+        places = [i for i in range(start, len(lines) + 1) if lines[i : i + len(wanted)] == wanted]
+        assert places, f"expected\n{part}\nfound\n{found}"
+        start = places[0] + len(wanted)
+
+
+def run_command(command: str) -> str:
+    """What a command prints, which has to succeed."""
+    if TESTS.search(command):
+        return ""
+    if start := START.match(command):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(shlex.split(command[start.end() :]))
+        assert (status, err.getvalue()) == (0, ""), command
+        return out.getvalue()
+    command = re.sub(rf"^{FROM_CLONE}python ", f"{shlex.quote(sys.executable)} ", command)
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def run_python(text: str, names: dict[str, Any]) -> str:
+    """What an example prints; where it is an interactive session, its values are compared here."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        if ">>>" not in text:
+            exec(compile(text, "example", "exec"), names)
+            return out.getvalue()
+        test = doctest.DocTestParser().get_doctest(text, names, "example", None, None)
+        result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False)
+    assert result.failed == 0, out.getvalue()
+    names |= test.globs
+    return ""
+
+
+@EVERY_PAGE
+def test_examples_run_in_their_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "example"}
+    printed = ""
+    for block in blocks_of(page):
+        if block.needs:
+            printed = block.text
+        elif block.language == "sh":
+            for command in commands_of(block):
+                printed = run_command(command)
+        elif block.language == "python":
+            printed = run_python(block.text, names)
+        elif not block.language:
+            check_printed(printed, block.text)
+        else:
+            assert block.language == "text" or block.language.startswith("{"), (
+                f"a block of {block.language}: how is it run?"
+            )
+
+
+@EVERY_PAGE
+def test_options_of_commands_that_are_not_run_exist(page: Path) -> None:
+    for block in blocks_of(page):
+        for command in commands_of(block) if block.needs and block.language == "sh" else ():
+            if start := START.match(command):
+                program, *arguments = shlex.split(command[start.end() :].partition(" -- ")[0])
+                of_beam = any(argument.startswith("--runner") for argument in arguments)
+                given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+                assert given <= options_of(program) | (BEAMS_OPTIONS if of_beam else set()), command
+
+
+def options_of(program: str) -> set[str]:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([program, "--help"])
+    return set(re.findall(r"--[a-z_]+", out.getvalue()))
+
+
+BEAMS_OPTIONS = {f"--{name}" for name in PipelineOptions([]).get_all_options()} | {"--runner"}
+
+
+def test_every_program_has_an_example() -> None:
+    commands = "\n".join(command for page in PAGES for block in blocks_of(page) for command in commands_of(block))
+    assert set(re.findall(r"(?:pipelines\.|lse-stream )(\w+)", commands)) >= set(PROGRAMS)
+
+
+# --- language ---------------------------------------------------------------------------------------------------------
+
+MOST_WORDS = 30
+
+
+def sentences_of(text: str) -> Iterator[str]:
+    """The sentences outside of tables, headings and fences; what a colon introduces is one of its own."""
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*[*|#-]|\s*\d+\. )", FENCE.sub("", text)):
+        prose = re.sub(r"^([*-]|\d+\.) ", "", paragraph.strip())
+        if not prose or prose.startswith(("|", "#", "!!!", "---", ":::")):
+            continue
+        prose = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"`[^`]*`", "Code", prose))
+        yield from re.split(r"(?<=[.?!])\s+(?=[A-Z(*])|(?<=[:;])\s+", prose.replace("\n", " "))
+
+
+@EVERY_PAGE
+def test_sentences_are_short(page: Path) -> None:
+    long = [
+        sentence for sentence in sentences_of(page.read_text()) if len(re.findall(r"\S*\w\S*", sentence)) > MOST_WORDS
+    ]
+    assert not long
