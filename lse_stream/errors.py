@@ -18,8 +18,9 @@ class InputError(ValueError):
 
 
 class DataError(ValueError):
-    """Found during a run: damaged input, or a file that cannot be written. One line: file, row group, column, expected,
-    found.
+    """Found during a run: damaged input, or a file that cannot be written.
+
+    The message is one line: file, row group, column, expected, found.
     """
 
     def __init__(self, message: str) -> None:

@@ -182,8 +182,9 @@ def lists_of(columns: Sequence[pa.Array]) -> pa.Array:
 
 
 def _rows_of(keys: pa.Table, observations: pa.Array, values: pa.Array) -> pa.Table:
-    """Rows of the values of draws, whose keys there are, observation by observation: equal ones that follow each other
-    are grouped faster.
+    """Rows of the values of draws, whose keys there are, observation by observation.
+
+    Equal ones that follow each other are grouped faster.
     """
     draws, width = keys.num_rows, len(observations)
     columns = [pa.concat_arrays([one_array(column)] * max(width, 1)).slice(0, draws * width) for column in keys.columns]

@@ -180,8 +180,9 @@ def _require(
 
 
 def classify(observations: pa.Table) -> pa.Table:
-    """Observations with the square of mcse, and with columns that count them by their Pareto k: good, bad, or very bad,
-    which is above 1.
+    """Observations with the square of mcse, and with columns that count them by their Pareto k.
+
+    It is good, bad, or very bad, which is above 1.
     """
     for name, chunks in zip((GOOD, BAD, VERY_BAD), _classes(observations), strict=True):
         observations = observations.append_column(name, pa.chunked_array(chunks, pa.float64()))

@@ -23,8 +23,10 @@ Ints = npt.NDArray[np.int64]
 
 
 def result_to_arrow(states: StateArray, name: str, null: Mask | None) -> pa.Array:
-    """A result (n,) of states (n,), null where ``null`` (n,) is, and the extremes of no integers; raises as
-    ``result_of``.
+    """A result (n,) of states (n,), null where ``null`` (n,) is, and the extremes of no integers.
+
+    Raises:
+      KeyError, StateError: as ``result_of``.
     """
     values = result_of(states, name)
     if values.dtype != INT128:

@@ -288,8 +288,7 @@ def _growing() -> ModuleType:
 
 
 class WordIndex:
-    """Dense codes of keys of one or more 64-bit words each, in order of first appearance: they stay as long as it
-    lives.
+    """Dense codes of keys of one or more 64-bit words each, in order of first appearance; they stay the same.
 
     Several threads may ``find`` at once, and one ``encode`` while none does.
     """

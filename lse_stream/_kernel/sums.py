@@ -53,8 +53,7 @@ FAULTS = {
 
 
 class StateError(ValueError):
-    """A state is not canonical, of a version, aggregation or scale that this release does not read, or without such a
-    result.
+    """A state is not canonical, is of a kind that this release does not read, or has no such result.
 
     Attributes:
       row: index of the first bad state.

@@ -110,8 +110,10 @@ def _tables(label: str, tables: Any) -> PCollection[Any]:
 
 
 class _WriteRows(beam.PTransform[PBegin, PCollection[str]]):
-    """Rows are read again, and never shuffled. The states of up to ``max_broadcast`` keys are sent to every worker. Of
-    more keys, each part is sent those of its own, looked up by shard.
+    """Rows with what their keys' states make of them: they are read again, and never shuffled.
+
+    The states of up to ``max_broadcast`` keys are sent to every worker. Of more keys, each part is sent those of its
+    own, looked up by shard.
     """
 
     def __init__(

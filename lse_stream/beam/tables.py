@@ -42,8 +42,10 @@ ELEMENT_BYTES = 1 << 23
 
 
 class ToShards(beam.PTransform[PCollection[Any], PCollection[tuple[int, bytes]]]):
-    """Tables to (shard, part), for ``ShardParts`` to merge: per bundle and window one of each shard that holds
-    something, or several of ``ELEMENT_BYTES``; and one with the key ``SENT``, where the input has an end.
+    """Tables to (shard, part), for ``ShardParts`` to merge.
+
+    Per bundle and window there is one of each shard that holds something, or several of ``ELEMENT_BYTES``; and one with
+    the key ``SENT``, where the input has an end.
 
     Args:
       reducer: of the tables.

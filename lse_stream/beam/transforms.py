@@ -346,8 +346,9 @@ class WeightedLogSumExp(
 
 
 class LogLikelihood(_Family, combine_fn=LogLikelihoodCombineFn, elements="numbers", aggregation=LOG_LIKELIHOOD):
-    """Transforms that total log-likelihoods, to a ``LogLikelihoodSummary``: count, exact sum, log-sum-exp, max, mean
-    and variance.
+    """Transforms that total log-likelihoods, to a ``LogLikelihoodSummary``.
+
+    It has their count, exact sum, log-sum-exp, max, mean and variance.
 
     >>> with beam.Pipeline("FnApiRunner") as pipeline:
     ...     totals = pipeline | beam.Create([("a", -1.5), ("a", -0.25)]) | LogLikelihood.PerKey()

