@@ -5,25 +5,21 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from drawing import draw
+from examples import blocks_of, commands_of, run_command, run_python
 
 from pipelines.__main__ import PROGRAMS, main
 
-SAMPLES = Path(__file__).resolve().parent.parent / "pipelines" / "samples"
-
-# Pictures by name, and the programs that draw them.
-PICTURES = {
-    "storms.svg": [["typhoon", "1", "2", "3", "4", "5", "--picture=storms.svg"]],
-    "compared.svg": [
-        [
-            *("loglik", f"--input={SAMPLES}/diabetes_draws.parquet", "--key=model", "--observation=patient"),
-            *("--value=log_likelihood", "--inner=logmeanexp", "--loo", "--per_observation"),
-            *("--picture=pareto_k.svg", "--output=models"),
-        ],
-        ["compare", "--input=models", "--model=model", "--output=compared", "--picture=compared.svg"],
-    ],
-}
+ROOT = Path(__file__).resolve().parent.parent
+# Commands whose pictures the pages show, beside those that the stories draw themselves.
+PICTURES = """
+lse-stream typhoon 1 2 3 4 5 --picture=storms.svg
+lse-stream loglik --input=pipelines/samples/diabetes_draws.parquet --key=model --observation=patient \
+    --value=log_likelihood --inner=logmeanexp --loo --per_observation --picture=pareto_k.svg --output=models
+lse-stream compare --input=models --model=model --output=compared --picture=compared.svg
+"""
 
 
 def make(docs: Path) -> None:
@@ -50,19 +46,31 @@ def pictures() -> dict[str, str]:
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)
         try:
-            for commands in PICTURES.values():
-                for command in commands:
-                    printed(command)
+            (Path(directory) / "pipelines").symlink_to(ROOT / "pipelines")
+            for command in PICTURES.replace("\\\n", "").split("\n"):
+                if command:
+                    run_command(command)
+            for story in sorted((ROOT / "docs" / "stories").glob("*.md")):
+                run_story(story)
+            return {path.name: path.read_text() for path in Path(directory).glob("*.svg")}
         finally:
             os.chdir(before)
-        return {path.name: path.read_text() for path in Path(directory).glob("*.svg")}
+
+
+def run_story(page: Path) -> None:
+    """Runs the examples of a page; the tests compare what they print."""
+    names: dict[str, Any] = {"__name__": "example"}
+    for block in blocks_of(page):
+        if block.language == "sh":
+            for command in commands_of(block):
+                run_command(command)
+        elif block.language == "python":
+            run_python(block.text, names)
 
 
 def printed(arguments: list[str]) -> str:
     """What a program prints."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        status = main(arguments)
-        if status:
-            raise RuntimeError(f"{' '.join(arguments)}: exit status {status}")
+        main(arguments)
     return out.getvalue()

@@ -1,59 +1,23 @@
 """The pages: every command and every example on them does what they say, and their sentences are short."""
 
 import contextlib
-import doctest
 import io
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from examples import FENCE, START, blocks_of, commands_of, run_command, run_python
 from programs import ROOT
 
 from pipelines.__main__ import PROGRAMS, main
 
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-
-FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-# Ways to start a program, from a clone and installed.
-FROM_CLONE = r"(?:uv run (?:--no-dev |--extra \w+ )*)?"
-START = re.compile(rf"^(?:pip install uv && )?{FROM_CLONE}(?:lse-stream |python -m pipelines\.)")
-# What this run of the tests is itself.
-TESTS = re.compile(r"uv run pytest")
-
-
-class Block(NamedTuple):
-    """What stands between fences.
-
-    Attributes:
-      language: "sh", "python" or another; nothing for what is printed.
-      needs: what the machine needs to run it, as its title says; nothing where the tests run it.
-    """
-
-    language: str
-    needs: str
-    text: str
-
-
-def blocks_of(page: Path) -> list[Block]:
-    found = []
-    for information, text in FENCE.findall(page.read_text()):
-        language = information.split(" ")[0]
-        title = re.search(r'title="needs ([^"]*)"', information)
-        found.append(Block(language, title[1] if title else "", text))
-    return found
-
-
-def commands_of(block: Block) -> list[str]:
-    lines = block.text.replace("\\\n", "").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
 def words_of(line: str) -> list[str]:
@@ -70,36 +34,6 @@ def check_printed(found: str, expected: str) -> None:
         places = [i for i in range(start, len(lines) + 1) if lines[i : i + len(wanted)] == wanted]
         assert places, f"expected\n{part}\nfound\n{found}"
         start = places[0] + len(wanted)
-
-
-def run_command(command: str) -> str:
-    """What a command prints, which has to succeed."""
-    if TESTS.search(command):
-        return ""
-    if start := START.match(command):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = main(shlex.split(command[start.end() :]))
-        assert (status, err.getvalue()) == (0, ""), command
-        return out.getvalue()
-    command = re.sub(rf"^{FROM_CLONE}python ", f"{shlex.quote(sys.executable)} ", command)
-    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
-def run_python(text: str, names: dict[str, Any]) -> str:
-    """What an example prints; where it is an interactive session, its values are compared here."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        if ">>>" not in text:
-            exec(compile(text, "example", "exec"), names)
-            return out.getvalue()
-        test = doctest.DocTestParser().get_doctest(text, names, "example", None, None)
-        result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False)
-    assert result.failed == 0, out.getvalue()
-    names |= test.globs
-    return ""
 
 
 @EVERY_PAGE

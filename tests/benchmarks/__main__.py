@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cores  # noqa: F401 - first: it sets what the peers read when they are imported
 from files import WORK as OF_FILES
+from history import compared, last, save
 from measure import details, machine, summary
 from work import WORK as IN_MEMORY
 from work import Settings
@@ -25,6 +26,7 @@ examples:
   python tests/benchmarks --quick                        # all of it, small: to see that it works
   python tests/benchmarks --only global grouped --rounds 9
   python tests/benchmarks --only parquet --data /var/tmp/lse  # keeps the files that it makes, 6 GB
+  python tests/benchmarks --only parquet where --save    # into results/, for later runs to be compared with
 """
 
 
@@ -42,6 +44,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a twentieth of the size: the verdicts mean little")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="measurements of each (default 5)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="keep generated files here between runs")
+    parser.add_argument("--save", action="store_true", help="keep the figures of this machine and version")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error(f"--rounds: expected 1 or more, found {arguments.rounds}")
@@ -62,6 +65,10 @@ def main() -> int:
                 print(details(result), flush=True)
                 results.append(result)
     print(f"\n### summary\n\n{summary(results)}\n\n{machine()}")
+    if (path := last()) is not None:
+        print(f"\n### against the last figures of this machine\n\n{compared(results, path)}")
+    if arguments.save:
+        print(f"\nsaved in {save(results)}")
     return 0
 
 

@@ -161,7 +161,8 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
     return "\n".join([_row(head), _row("---" for _ in head), *map(_row, rows)])
 
 
@@ -179,7 +180,7 @@ def details(result: Result) -> str:
     ]
     head = ["way", f"median, {result.measurements[0].unit}", "min to max", "processor time", "peak MB"]
     lines = [f"{c.what}: {c.found:.3f}, target at most {c.limit:g}: {c.verdict}" for c in result.checks]
-    return "\n\n".join([f"**{result.title}**", _table(head, rows), "  \n".join(lines)]) + "\n"
+    return "\n\n".join([f"**{result.title}**", table(head, rows), "  \n".join(lines)]) + "\n"
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -194,4 +195,4 @@ def summary(results: Sequence[Result]) -> str:
             first = [result.title, figure, figures] if i == 0 else ["", "", ""]
             rows.append([*first, check.what, f"{check.found:.3f}", cpu, f"{check.limit:g}", check.verdict])
     head = ["work", "ours", "peers", "target is", "found", "by processor time", "at most", "verdict"]
-    return _table(head, rows)
+    return table(head, rows)

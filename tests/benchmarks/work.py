@@ -9,14 +9,12 @@ from typing import Any, Literal
 
 import apache_beam as beam
 import duckdb
-import jax
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.special
-import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.combiners import Mean
 from cores import AVAILABLE, cores
@@ -29,8 +27,6 @@ from lse_stream.table_functions import finalize, group_states
 
 Floats = npt.NDArray[np.float64]
 
-jax.config.update("jax_enable_x64", True)
-torch.set_num_threads(1)
 pa.set_cpu_count(1)
 
 
@@ -57,11 +53,22 @@ def same(found: dict[str, Any], tolerance: float = 1e-12) -> None:
         np.testing.assert_allclose(found[name], found[first], rtol=tolerance, atol=1e-14, err_msg=f"{name} and {first}")
 
 
+def jax_and_torch() -> tuple[Any, Any]:
+    """Both, for float64 on one core. They are large, and imported where they are measured."""
+    import jax
+    import torch
+
+    jax.config.update("jax_enable_x64", True)
+    torch.set_num_threads(1)
+    return jax, torch
+
+
 # --- in memory --------------------------------------------------------------------------------------------------------
 
 
 def everything(settings: Settings) -> Iterator[Result]:
     """float64 in memory to one total, each instruction set, one core"""
+    jax, torch = jax_and_torch()
     n = settings.size(5e7)
     x = values(n)
     tensor, device = torch.from_numpy(x), jax.device_put(x)
@@ -111,6 +118,7 @@ def twin(settings: Settings) -> Iterator[Result]:
 
 def rows(settings: Settings) -> Iterator[Result]:
     """rows of matrices, from few columns to many, one core"""
+    jax, torch = jax_and_torch()
     compiled = jax.jit(partial(jax.nn.logsumexp, axis=1))
 
     def compute(device: Any) -> Floats:
@@ -166,6 +174,7 @@ def exact(settings: Settings) -> Iterator[Result]:
 
 def weights_of_all(settings: Settings) -> Iterator[Result]:
     """softmax of one long row, one core"""
+    _, torch = jax_and_torch()
     n = settings.size(1e7)
     x = values(n)
     tensor = torch.from_numpy(x)
