@@ -20,6 +20,13 @@ NAMES |= {
     f"lse_stream.testing.{name}": getattr(testing, name)
     for name in ("bits", "check_combine_fn", "check_accumulators", "check_pipelines")
 }
+ENGINES = ("pandas", "polars", "duckdb", "datafusion")
+NAMES |= {
+    f"{module}.{name}": value
+    for module in (f"lse_stream.engines.{engine}" for engine in ENGINES)
+    for name, value in vars(importlib.import_module(module)).items()
+    if getattr(value, "__module__", None) == module and not name.startswith("_")
+}
 MODULES = {value.__module__ for value in NAMES.values() if not isinstance(value, ModuleType)}
 MODULES.add("lse_stream.beam.exception_handling")  # a method of many
 
