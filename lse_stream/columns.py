@@ -25,7 +25,7 @@ def as_table(table: object) -> pa.Table:
     if isinstance(table, pa.RecordBatch):
         return pa.Table.from_batches([table])
     if hasattr(table, "dtypes") and hasattr(table, "items"):  # of pandas, which would hand over its NaN as nulls
-        return pa.table({str(name): _of_pandas(column) for name, column in table.items()})
+        return pa.table({str(name): of_pandas(column) for name, column in table.items()})
     if hasattr(table, "__arrow_c_stream__"):
         return pa.table(table)
     if callable(to_table := getattr(table, "to_table", None)):
@@ -35,7 +35,8 @@ def as_table(table: object) -> pa.Table:
     )
 
 
-def _of_pandas(column: Any) -> pa.Array | pa.ChunkedArray:
+def of_pandas(column: Any) -> pa.Array | pa.ChunkedArray:
+    """A series of pandas as a column; NaN of arrays of NumPy stays NaN."""
     is_of_numpy = isinstance(column.dtype, np.dtype) and column.dtype.kind == "f"
     return pa.array(column.to_numpy() if is_of_numpy else column)
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..columns import as_table
+from ..columns import of_pandas
 from ..scales import NATURAL, Scale
 from ..state_column import states_from_arrow
 from ..state_table import StatesColumn
 from ..states.aggregations import LOGSUMEXP
 from ..states.arrays import StateArray
-from .states import errors_of, group_rows, records_of, values_of
+from ..states.results import result_of
+from .states import Column, errors_of, group_rows, merge_column, record_of, values_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,8 +74,7 @@ def lse_state(series: "pd.Series", *, aggregation: str = LOGSUMEXP.name, scale: 
     {1: 63.01, 2: 50.0}
     """
     with errors_of("lse_state"):
-        record: bytes = records_of(StatesColumn(_group(series, aggregation, scale), None))[0].as_py()
-        return record
+        return record_of(_group(series, aggregation, scale))
 
 
 def lse_merge(states: "pd.Series") -> bytes | None:
@@ -95,14 +95,8 @@ def lse_merge(states: "pd.Series") -> bytes | None:
     True
     """
     with errors_of("lse_merge"):
-        array, null = _states(states)
-        if null is not None:
-            array = array.take(np.flatnonzero(~null))
-        if not len(array):
-            return None
-        merged = array.merge(np.zeros(len(array), np.int32), 1)
-        record: bytes = records_of(StatesColumn(merged, None))[0].as_py()
-        return record
+        merged = merge_column(_column(states))
+        return None if merged is None else record_of(merged)
 
 
 def lse_value(state: Any, result: str = "logsumexp") -> Any:
@@ -126,7 +120,7 @@ def lse_value(state: Any, result: str = "logsumexp") -> Any:
 
     with errors_of("lse_value"):
         is_series = isinstance(state, pd.Series)
-        found = values_of(_states(state if is_series else [state]), result)
+        found = values_of(StatesColumn(*states_from_arrow(_column(state if is_series else [state]))), result)
         if not is_series:
             return found[0].as_py()
         return found.to_pandas().set_axis(state.index).rename(state.name)
@@ -134,7 +128,7 @@ def lse_value(state: Any, result: str = "logsumexp") -> Any:
 
 def _result_of_values(series: "pd.Series", result: str, scale: Scale | str) -> float:
     with errors_of(result):
-        value: float = values_of(StatesColumn(_group(series, LOGSUMEXP.name, scale), None), result)[0].as_py()
+        value: float = result_of(_group(series, LOGSUMEXP.name, scale), result)[0].item()
         return value
 
 
@@ -143,10 +137,10 @@ def _group(series: "pd.Series", aggregation: str, scale: Scale | str) -> StateAr
 
     if not isinstance(series, pd.Series):
         raise TypeError(f"expected a series of pandas, found {type(series).__name__}")
-    column = as_table(series.to_frame("value")).column(0)
+    column = of_pandas(series)
     return group_rows([column], np.zeros(len(column), np.int32), 1, aggregation, scale)
 
 
-def _states(states: Any) -> StatesColumn:
+def _column(states: Any) -> Column:
     column = pa.array(states, from_pandas=True)
-    return StatesColumn(*states_from_arrow(column.cast(pa.binary()) if pa.types.is_null(column.type) else column))
+    return column.cast(pa.binary()) if pa.types.is_null(column.type) else column

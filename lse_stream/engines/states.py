@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +17,7 @@ from ..state_column import states_from_arrow, states_to_arrow
 from ..state_table import StatesColumn, result_to_arrow
 from ..states.aggregations import find_aggregation
 from ..states.arrays import StateArray
+from ..states.codec import encode_states
 
 # A pa.Array or a pa.ChunkedArray.
 Column = Any
@@ -78,18 +80,28 @@ def merge_lists(lists: Column) -> StatesColumn:
         items, codes = _items(chunk)
         if pa.types.is_null(items.type):
             items = items.cast(pa.binary())
-        states, null = states_from_arrow(items)
-        if null is not None:
-            kept = np.flatnonzero(~null)
-            states, codes = states.take(kept), codes[kept]
+        states, kept = _states(items)
+        if kept is not None:
+            codes = codes[kept]
         none = np.bincount(codes, minlength=len(chunk)) == 0
         parts.append(StatesColumn(states.merge(codes, len(chunk)), none if none.any() else None))
     return StatesColumn.concat(parts)
 
 
+def merge_column(column: Column) -> StateArray | None:
+    """The one merged state of a column (n,) of states; None of none. Raises as ``merge_lists``."""
+    states, _ = _states(column)
+    return states.merge(np.zeros(len(states), np.int32), 1) if len(states) else None
+
+
 def records_of(states: StatesColumn) -> pa.ChunkedArray:
     """The states as a column of plain binary, which every engine knows."""
     return states_to_arrow(*states).cast(pa.binary())
+
+
+def record_of(states: StateArray) -> bytes:
+    """The record of an array of one state."""
+    return encode_states(states)[0].tobytes()
 
 
 def values_of(states: StatesColumn, result: str) -> pa.Array:
@@ -109,6 +121,15 @@ def option(column: Column) -> str:
     if len(found) != 1 or not isinstance(found[0], str):
         raise ValueError(f"expected one text for all rows as an option, found {found[:3]}")
     return found[0]
+
+
+def _states(column: Column) -> tuple[StateArray, npt.NDArray[np.int64] | None]:
+    """The states of a column that are not null, and their rows; None for all rows."""
+    states, null = states_from_arrow(column)
+    if null is None:
+        return states, None
+    kept = np.flatnonzero(~null)
+    return states.take(kept), kept
 
 
 def _chunks(lists: Column) -> Sequence[pa.Array]:

@@ -11,7 +11,7 @@ from datafusion import SessionConfig, SessionContext, col
 from rows import NAN, OPTIONS, bits, expected, some_rows, values, whole
 
 from lse_stream import LogSumExpAccumulator, group_states
-from lse_stream.engines.datafusion import logmeanexp, logsumexp, lse_merge, lse_state, register
+from lse_stream.engines.datafusion import logmeanexp, logsumexp, lse_merge, lse_state, lse_state_of_list, register
 
 TABLE = some_rows()
 ONE = LogSumExpAccumulator([1.0, 2.0]).to_bytes()
@@ -56,6 +56,22 @@ def test_partitions_and_batches(partitions: int, batch: int) -> None:
     assert bits(by_key(context, "select k, logsumexp(x) from rows group by k")) == bits(values(TABLE))
     means = by_key(context, "select k, logmeanexp(x) from rows group by k")
     assert bits(means) == bits(values(TABLE, "logmeanexp"))
+
+
+@pytest.mark.parametrize(("aggregation", "scale"), OPTIONS)
+def test_states_of_lists(aggregation: str, scale: str) -> None:
+    context = context_of()
+    context.register_udf(lse_state_of_list(aggregation=aggregation, scale=scale))
+    found = by_key(context, "select k, lse_state_of_list(array_agg(x)) from rows group by k")
+    assert found == expected(TABLE, aggregation=aggregation, scale=scale)
+    assert rows_of(context, "select lse_state_of_list(array_agg(x)) from rows where k < 0") == [(None,)]
+
+
+@pytest.mark.parametrize("data_type", [pa.int8(), pa.int64(), pa.float32()], ids=str)
+def test_lists_of_every_type(data_type: pa.DataType) -> None:
+    table = pa.table({"k": [1, 1, 2], "x": pa.array([1, None, 3], pa.int8()).cast(data_type)})
+    found = by_key(context_of(table), "select k, lse_state_of_list(array_agg(x)) from rows group by k")
+    assert found == expected(table)
 
 
 def test_partial_and_final_aggregation_are_steps_of_the_plan() -> None:
@@ -167,6 +183,8 @@ def test_what_is_wrong_is_said() -> None:
             rows_of(context, query)
     with pytest.raises(ValueError, match=r"aggregation: expected logsumexp, .* found 'sum'"):
         lse_state(aggregation="sum")
+    with pytest.raises(ValueError, match="aggregation: expected"):
+        lse_state_of_list(aggregation="sum")
     with pytest.raises(ValueError, match="scale"):
         logsumexp(scale="bel")
     with pytest.raises(ValueError, match="scale: expected natural"):
