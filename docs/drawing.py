@@ -12,7 +12,7 @@ PARTS = {
     "Beam": ["lse_stream.beam", "lse_stream.testing"],
     "local engine": ["lse_stream.local"],
     "plan": ["lse_stream.plan"],
-    "engines of others": ["lse_stream.engines"],
+    "adapters to other engines": ["lse_stream.adapters"],
     "Parquet": ["lse_stream.parquet", "lse_stream.predicates", "lse_stream.coarsening"],
     "steps of programs": [
         *("lse_stream.observations", "lse_stream.layouts", "lse_stream.losses", "lse_stream.model_comparison"),

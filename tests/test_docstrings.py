@@ -23,7 +23,7 @@ NAMES |= {
 ENGINES = ("pandas", "polars", "duckdb", "datafusion")
 NAMES |= {
     f"{module}.{name}": value
-    for module in (f"lse_stream.engines.{engine}" for engine in ENGINES)
+    for module in (f"lse_stream.adapters.{engine}" for engine in ENGINES)
     for name, value in vars(importlib.import_module(module)).items()
     if getattr(value, "__module__", None) == module and not name.startswith("_")
 }

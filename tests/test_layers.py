@@ -48,7 +48,7 @@ LAYERS: dict[str, set[str]] = {
     "lse_stream.coarsening": {"pyarrow"},
     "lse_stream.predicates": {"pyarrow"},
     "lse_stream.table_functions": {"pyarrow"},
-    "lse_stream.engines": {"pyarrow"},
+    "lse_stream.adapters": {"pyarrow"},
     "lse_stream.sessions": {"pyarrow"},
     "lse_stream.parquet": {"pyarrow", "apache_beam"},  # for paths that are not local, and not before
     "lse_stream.plan": {"pyarrow"},
@@ -143,7 +143,7 @@ def test_the_check_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest
         ("lse_stream.accumulators", "apache_beam"),
         ("lse_stream.accumulators", "pyarrow"),
         ("lse_stream.table_functions", "apache_beam"),
-        *((f"lse_stream.engines.{engine}", engine) for engine in ("pandas", "polars", "duckdb", "datafusion")),
+        *((f"lse_stream.adapters.{engine}", engine) for engine in ("pandas", "polars", "duckdb", "datafusion")),
     ],
 )
 def test_lower_layers_load_nothing_heavier(module: str, unwanted: str) -> None:

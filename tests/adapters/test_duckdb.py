@@ -12,7 +12,7 @@ import pytest
 from rows import NAN, OPTIONS, bits, expected, some_rows, values, whole
 
 from lse_stream import LogSumExpAccumulator
-from lse_stream.engines.duckdb import register
+from lse_stream.adapters.duckdb import register
 
 # More groups than DuckDB hands over at once.
 TABLE = some_rows(keys=5_000)

@@ -5,3 +5,14 @@
 Nulls are skipped, NaN is a value. A whole table is grouped faster by ``lse_stream.group_states`` itself, which takes
 tables of all of these.
 """
+
+from importlib import import_module
+from types import ModuleType
+
+ENGINES = ("datafusion", "duckdb", "pandas", "polars")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in ENGINES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(name)

@@ -1,5 +1,4 @@
-"""Aggregate functions of DataFusion, whose partial states are records of states: partial and final aggregation merge
-exactly.
+"""Aggregate functions of DataFusion, whose partial states are records of states, and so merge exactly.
 
 DataFusion calls an accumulator for each group of each batch, which takes some microseconds for however few rows, in one
 thread at a time. Of many groups whose values fit into memory ``lse_state_of_list(array_agg(x))`` is far quicker: it is

@@ -9,7 +9,7 @@ import pytest
 from rows import NAN, OPTIONS, bits, expected, some_rows, values, whole
 
 from lse_stream import LogSumExpAccumulator, group_states
-from lse_stream.engines.polars import logmeanexp, logsumexp, lse_merge, lse_state, lse_value
+from lse_stream.adapters.polars import logmeanexp, logsumexp, lse_merge, lse_state, lse_value
 
 TABLE = some_rows()
 FRAME = pl.DataFrame(TABLE)

@@ -8,7 +8,7 @@ import pytest
 from rows import INF, NAN, OPTIONS, bits, expected, some_rows, values, whole
 
 from lse_stream import LogSumExpAccumulator, StateError, merge_states
-from lse_stream.engines.pandas import logmeanexp, logsumexp, lse_merge, lse_state, lse_value
+from lse_stream.adapters.pandas import logmeanexp, logsumexp, lse_merge, lse_state, lse_value
 
 TABLE = some_rows()
 # Nulls stay nulls there.

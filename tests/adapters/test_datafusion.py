@@ -11,7 +11,7 @@ from datafusion import SessionConfig, SessionContext, col
 from rows import NAN, OPTIONS, bits, expected, some_rows, values, whole
 
 from lse_stream import LogSumExpAccumulator, group_states
-from lse_stream.engines.datafusion import logmeanexp, logsumexp, lse_merge, lse_state, lse_state_of_list, register
+from lse_stream.adapters.datafusion import logmeanexp, logsumexp, lse_merge, lse_state, lse_state_of_list, register
 
 TABLE = some_rows()
 ONE = LogSumExpAccumulator([1.0, 2.0]).to_bytes()
