@@ -13,10 +13,12 @@ from .accumulators import LogLikelihoodAccumulator as LogLikelihoodAccumulator
 from .accumulators import LogLikelihoodSummary as LogLikelihoodSummary
 from .accumulators import LogSumExpAccumulator as LogSumExpAccumulator
 from .accumulators import WeightedLogSumExpAccumulator as WeightedLogSumExpAccumulator
+from .adapters import dask as dask
 from .adapters import datafusion as datafusion
 from .adapters import duckdb as duckdb
 from .adapters import pandas as pandas
 from .adapters import polars as polars
+from .adapters import spark as spark
 from .errors import DataError as DataError
 from .errors import InputError as InputError
 from .functions import log_softmax as log_softmax

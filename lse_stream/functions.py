@@ -66,7 +66,8 @@ def _plain(a: object) -> Floats | None:
 _SIGNED = ("log_abs_sum", "sign")
 
 
-def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The axes as numbers of 0 or more; raises numpy.exceptions.AxisError for one that is not there."""
     if axis is None:
         return tuple(range(ndim))
     try:
@@ -76,7 +77,7 @@ def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     return axes
 
 
-def _to_rows(array: Array, axes: tuple[int, ...]) -> Array:
+def to_rows(array: Array, axes: tuple[int, ...]) -> Array:
     """(rows, columns), the axes in question along the columns, in their order."""
     kept = [i for i in range(array.ndim) if i not in axes]
     columns = math.prod(array.shape[i] for i in axes)
@@ -131,6 +132,18 @@ def _states(
     return parts[0] if len(parts) == 1 else StateArray.concat(parts).merge(np.zeros(len(parts), np.int32), 1)
 
 
+def states_along(a: object, axes: tuple[int, ...]) -> StateArray:
+    """One log-sum-exp state for each place outside the axes, in C order, of what is neither null nor masked.
+
+    Raises:
+      TypeError, ValueError: as ``logsumexp``.
+    """
+    array, null = array_and_nulls(a, "a")
+    rows, nulls = to_rows(array, axes), None if null is None else to_rows(null, axes)
+    parts = [_states(part, null=None if nulls is None else nulls[block]) for block, part in _blocks(rows)]
+    return StateArray.concat(parts or [StateArray.empty(LOGSUMEXP, NATURAL, 0)])
+
+
 def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[str]) -> tuple[Any, ...]:
     """Results of every row, in the shape and dtype that they shall have."""
     array, null = array_and_nulls(a, "a")
@@ -143,11 +156,11 @@ def _reduce(a: object, axis: Axis, b: object, keepdims: bool, results: Sequence[
     elif "logmeanexp" not in results:
         array, null = _without(null, array, "a"), None
     array, null = np.atleast_1d(array), None if null is None else np.atleast_1d(null)
-    axes = _axes(axis, array.ndim)
-    rows = _to_rows(array, axes)
-    nulls = None if null is None else _to_rows(null, axes)
+    axes = axes_of(axis, array.ndim)
+    rows = to_rows(array, axes)
+    nulls = None if null is None else to_rows(null, axes)
     # Weights that are all 1 give the bits of none.
-    columns = None if weights is None or (weights == 1).all() else _to_rows(weights, axes)
+    columns = None if weights is None or (weights == 1).all() else to_rows(weights, axes)
     wanted = ("logsumexp",) if columns is None and results == _SIGNED else results
     out = [np.empty(rows.shape[0]) for _ in wanted]
     for block, part in _blocks(rows):
@@ -258,8 +271,8 @@ def _softmax(x: object, axis: Axis, log: bool) -> Any:
     array, null = array_and_nulls(x, "x")
     dtype = np.exp(np.empty(0, array.dtype)).dtype  # an integer's as NumPy's: of int16 it is float32
     array = _without(null, array, "x")
-    axes = _axes(axis, array.ndim)
-    rows = _to_rows(array, axes)
+    axes = axes_of(axis, array.ndim)
+    rows = to_rows(array, axes)
     out = np.empty(rows.shape, dtype)
     with np.errstate(over="ignore", under="ignore"):
         for block, part in _blocks(rows):

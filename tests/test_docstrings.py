@@ -20,7 +20,7 @@ NAMES |= {
     f"lse_stream.testing.{name}": getattr(testing, name)
     for name in ("bits", "check_combine_fn", "check_accumulators", "check_pipelines")
 }
-ENGINES = ("pandas", "polars", "duckdb", "datafusion")
+ENGINES = ("pandas", "polars", "duckdb", "datafusion", "dask")
 NAMES |= {
     f"{module}.{name}": value
     for module in (f"lse_stream.adapters.{engine}" for engine in ENGINES)

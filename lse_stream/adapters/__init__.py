@@ -9,7 +9,7 @@ tables of all of these.
 from importlib import import_module
 from types import ModuleType
 
-ENGINES = ("datafusion", "duckdb", "pandas", "polars")
+ENGINES = ("dask", "datafusion", "duckdb", "pandas", "polars", "spark")
 
 
 def __getattr__(name: str) -> ModuleType:
