@@ -74,7 +74,7 @@ examples:
       --weight seconds --result logmeanexp --output out/leq
 
   # plain totals, exact and the same for any order of the rows
-  PROGRAM --input sales/ --key shop --value amount --kind exact_sum \
+  PROGRAM --input sales/ --key shop --value amount --kind exact_sum \\
       --output out/sales
 
   # one total over all rows, in a form that later totals can be merged with
@@ -128,7 +128,9 @@ build = build_of(describe)
 
 def _run(argv: Sequence[str]) -> None:
     parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES)
-    parser.add_argument("--kind", choices=KINDS, default=LOGSUMEXP.name, help="what is computed (default %(default)s)")
+    parser.add_argument(
+        "--kind", choices=KINDS, metavar="KIND", default=LOGSUMEXP.name, help="what is computed (default %(default)s)"
+    )
     parser.add_argument(
         "--scale",
         type=_scale,

@@ -623,12 +623,10 @@ def place_layouts(folder: Path) -> None:
     write(folder / "visits.parquet", rows.append_column("patient", pc.bit_wise_and(rows["visit"], 3)))
 
 
-@pytest.mark.parametrize("document", ["help", "README"])
-def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str) -> None:
+def test_the_commands_of_the_help_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that read one of these files."""
-    text = EXAMPLES if document == "help" else (ROOT / "README.md").read_text()
     files = "chain_|wide.parquet|draws.parquet|observations.parquet|visits.parquet"
-    found = re.findall(rf"(?:PROGRAM|loglik) (--input '?(?:{files}).*)", text.replace("\\\n", ""))
+    found = re.findall(rf"PROGRAM (--input '?(?:{files}).*)", EXAMPLES.replace("\\\n", ""))
     assert len(found) >= 4
     monkeypatch.chdir(tmp_path)
     place_layouts(tmp_path)
