@@ -74,8 +74,8 @@ examples:
       --weight seconds --result logmeanexp --output out/leq
 
   # plain totals, exact and the same for any order of the rows
-  PROGRAM --input sales/ --key shop --value amount --kind exact_sum \\
-      --output out/sales
+  PROGRAM --input sales/ --key shop \\
+      --value amount --kind exact_sum --output out/sales
 
   # one total over all rows, in a form that later totals can be merged with
   PROGRAM --input 'logs/day=*/*.parquet' \\
