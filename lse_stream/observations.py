@@ -163,8 +163,8 @@ def _leave_out(evaluation: Evaluation, states: StateTable) -> LeaveOneOut:
         states,
         (tails < LEAST_TAIL) | (tails < kept) | is_null,
         lambda row: (
-            f"a tail of less than the {kept} values that states made for fewer draws, or for a larger r_eff, keep, "
-            f"found {draws[row]} draws, whose tail has {tails[row]}"
+            f"fewer draws than it has, {draws[row]}, as its states keep {kept} values and its tail has {tails[row]} "
+            "(they were made for too few draws, by --draws, or for a larger r_eff)"
         ),
     )
     return cross_validate(array, evaluation.r_eff, round_up=evaluation.round_up)

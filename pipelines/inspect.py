@@ -29,6 +29,7 @@ version, aggregation and scale, how many rows, the results of the first states.
 Every record is checked; of a damaged one it names the row and the fault.
 
 Exit status 0, 1 for a damaged state, 2 for a file without states or unreadable.
+Of a directory of results without states it says where they come from.
 """
 
 EXAMPLES = """\

@@ -424,6 +424,7 @@ def summary(source: Found, options: Options, evaluation: Evaluation, seconds: fl
         f"{pluralize(found.counts[TERMS], what)} of {pluralize(found.rows, 'key')}, {seconds:.1f} s",
         f"results in {options.output}",
         *none_chosen(source.dataset, found.counts[TERMS]),
+        *_missing_draws(source, evaluation),
         *([] if options.picture is None else [f"picture in {options.picture}"]),
         *preview(_shown(totals, options.key, evaluation), found.rows),
     ]
@@ -440,6 +441,15 @@ def summary(source: Found, options: Options, evaluation: Evaluation, seconds: fl
         [counts] = head(overall, [COUNT, BAD, VERY_BAD]).to_pylist()
         lines += ["", _advice(counts[COUNT], counts[BAD] or 0, counts[VERY_BAD] or 0)]
     return "\n".join(lines)
+
+
+def _missing_draws(source: Found, evaluation: Evaluation) -> list[str]:
+    """What to say where a null takes the place of a draw."""
+    if not (source.nulls and (evaluation.loo or evaluation.waic)):
+        return []
+    return [
+        f"NOTE: {pluralize(source.nulls, 'log-likelihood')} null: such an observation has fewer draws than the others"
+    ]
 
 
 def _advice(observations: int, bad: int, very_bad: int) -> str:

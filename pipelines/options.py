@@ -201,6 +201,10 @@ class Parser(ArgumentParser):
             options["beam"] = parse_options(rest, unasked, self._names(), defaults)
         elif rest:
             first = rest[0].partition("=")[0]
+            if not first.startswith("-"):
+                raise UsageError(
+                    f"{first}: expected an option, found a value without one (of several: --key a --key b)"
+                )
             raise UsageError(no_such_option(first, "this program", self._names(), "options of Beam need --runner"))
         elif unasked:
             raise UsageError(f"--: expected nothing behind it without --runner, found {unasked[0]}")

@@ -222,10 +222,19 @@ def summary(dataset: Dataset, options: Options, results: Sequence[str], seconds:
             f"{pluralize(dataset.total_rows, 'row')} ({what}) of {files_of(dataset)}: "
             f"{pluralize(found.rows, 'key')} in {pluralize(found.files, 'file')}, {seconds:.1f} s",
             f"results in {options.output}",
+            *_hint(dataset, options),
             *none_chosen(dataset, found.counts[TERMS]),
             *preview(first, found.rows),
         ]
     )
+
+
+def _hint(dataset: Dataset, options: Options) -> list[str]:
+    """What to say where money was taken for a logarithm."""
+    data_type = dataset.reading.file_schema.field(options.value).type
+    if options.kind != LOGSUMEXP.name or options.scale != NATURAL or not pa.types.is_decimal(data_type):
+        return []
+    return [f"NOTE: {options.value} has decimals, whose plain sum --kind {EXACT_SUM.name} gives"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

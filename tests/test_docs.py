@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from examples import FENCE, START, blocks_of, commands_of, run_command, run_python
 from programs import ROOT
 
+from lse_stream.states.aggregations import AGGREGATIONS, leave_one_out
 from pipelines.__main__ import PROGRAMS, main
 
 README = ROOT / "README.md"
@@ -105,3 +106,12 @@ def test_sentences_are_short(page: Path) -> None:
         sentence for sentence in sentences_of(page.read_text()) if len(re.findall(r"\S*\w\S*", sentence)) > MOST_WORDS
     ]
     assert not long
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_results_of_aggregations_are_listed() -> None:
+    text = (ROOT / "docs" / "what-for-what.md").read_text()
+    for aggregation in (*AGGREGATIONS.values(), leave_one_out(1)):
+        assert f"| {', '.join(aggregation.results)} |" in text, aggregation.name

@@ -25,6 +25,7 @@ from ..files import is_local, match, open_file
 from ..float64 import is_numeric_type
 from ..keys import check_key_type
 from ..predicates import Condition, Predicate, Range, natural
+from ..state_column import STATE
 from .lakes import Snapshot, check_names, is_lake, snapshot_of
 from .schemas import unified_type, with_nested
 from .statistics import ranges_of
@@ -325,9 +326,7 @@ def scan(
     for path, schema, of_file, in_directories in zip(paths, schemas, plain, hive, strict=True):
         copies = Counter(schema.names)
         for name in file_columns:
-            if where and f'"{name}"' in where.text and not copies[name]:
-                raise InputError(f"{path}: column {name!r}: expected in the file, found none (a string is in '...')")
-            _check_column(path, schema, copies[name], name)
+            _check_column(path, schema, copies[name], name, where if name in asked and name not in out else None)
             _add_type(types_of[name], path, schema.field(name))
             if name in in_directories and name in in_path:
                 _check_agrees(path, name, in_directories[name])
@@ -431,10 +430,15 @@ def _row_bytes(metadata: pq.FileMetaData, columns: set[str]) -> int:
     return size // max(rows, 1) + 1
 
 
-def _check_column(path: str, schema: pa.Schema, copies: int, name: str) -> None:
+def _check_column(path: str, schema: pa.Schema, copies: int, name: str, where: Condition | None) -> None:
+    """Raises InputError for a column that is not there once. What a condition alone names may be meant as a string."""
     if copies != 1:
-        columns = ", ".join(schema.names)
-        found = f"it {copies} times" if copies else f"columns {columns}{nearest(name, schema.names)}"
+        hint = nearest(name, schema.names)
+        if name == STATE:
+            hint = " (--state of a program writes it)"
+        elif where is not None and (not hint or f'"{name}"' in where.text):
+            hint = " (a string is in '...')"
+        found = f"it {copies} times" if copies else f"columns {', '.join(schema.names)}{hint}"
         raise InputError(f"{path}: column {name!r}: expected once in the file, found {found}")
 
 

@@ -165,7 +165,7 @@ def test_stored_states_that_do_not_serve(tmp_path: Path, capsys: pytest.CaptureF
     check_fault(capsys.readouterr().err, ["column 'state'", "leave_one_out 53", "leave_one_out 41"], "loglik")
     inputs = [str(write(tmp_path / "c" / f"{i}.parquet", pq.read_table(tmp_path / "b/observations"))) for i in range(9)]
     assert main(["--input", *inputs, *always]) == 1
-    check_fault(capsys.readouterr().err, ["observation o=", "a tail of less than the 41 values"], "loglik")
+    check_fault(capsys.readouterr().err, ["observation o=", "as its states keep 41 values"], "loglik")
     for option in ("--draws=9", "--group=o", "--weight=v"):
         assert main([*both[:2], *always, option, *(["--draw=o"] if "group" in option else [])]) == 2
         assert option.split("=")[0] in capsys.readouterr().err
@@ -290,7 +290,7 @@ BAD_ROWS = {
     "more draws than said": (
         {"o": [1] * 300, "v": [float(i) for i in range(300)]},
         "--draws 100",
-        ["observation o=1", "a tail of less than the 21 values", "found 300 draws, whose tail has 51"],
+        ["observation o=1", "expected fewer draws than it has, 300", "keep 21 values and its tail has 51"],
     ),
 }
 

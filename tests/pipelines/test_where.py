@@ -208,4 +208,6 @@ def test_it_is_said_where_no_row_is_chosen(tmp_path: Path, capsys: pytest.Captur
 def test_a_string_in_double_quotes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "a.parquet", {"k": ["a"], "x": [1.0]})
     assert run("parquet", source, tmp_path / "out", "--value=x", '--where=k = "a"') == 2
-    check_fault(capsys.readouterr().err, ["column 'a': expected in the file, found none (a string is in '...')"])
+    check_fault(
+        capsys.readouterr().err, ["column 'a': expected once in the file, found columns k, x (a string is in '...')"]
+    )
