@@ -632,3 +632,12 @@ def test_the_commands_of_the_help_run(tmp_path: Path, monkeypatch: pytest.Monkey
     place_layouts(tmp_path)
     for command in found:
         assert main(shlex.split(command)) == 0
+
+
+def test_draws_that_are_null_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draws = {"ll.1": [-1.0, -2.0, None], "ll.2": [-1.0, -1.5, -1.2]}
+    source = write(tmp_path / "wide.parquet", draws)
+    arguments = ["--wide=ll[*]", "--inner=logmeanexp", f"--output={tmp_path / 'out'}", "--overwrite"]
+    for options, told in ((["--loo"], True), (["--waic"], True), ([], False)):
+        assert main([f"--input={source}", *arguments, *options]) == 0
+        assert ("NOTE: 1 log-likelihood null: there an observation" in capsys.readouterr().out) == told

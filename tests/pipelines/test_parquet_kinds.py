@@ -174,3 +174,11 @@ def test_exact_totals_that_are_refused(
     [line] = capsys.readouterr().err.splitlines()
     assert found in line
     assert not (tmp_path / "out").exists()
+
+
+def test_money_that_is_taken_for_logarithms_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "a.parquet", pa.table({"amount": [Decimal("1.50")]}))
+    for options, told in (([], True), (["--scale=decibel"], False), (["--kind=exact_sum"], False)):
+        arguments = [f"--input={source}", "--value=amount", f"--output={tmp_path / 'out'}", "--overwrite", *options]
+        assert main(arguments) == 0
+        assert ("NOTE: amount has decimals, whose plain sum" in capsys.readouterr().out) == told
