@@ -640,4 +640,4 @@ def test_draws_that_are_null_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["--wide=ll[*]", "--inner=logmeanexp", f"--output={tmp_path / 'out'}", "--overwrite"]
     for options, told in ((["--loo"], True), (["--waic"], True), ([], False)):
         assert main([f"--input={source}", *arguments, *options]) == 0
-        assert ("NOTE: 1 log-likelihood null: there an observation" in capsys.readouterr().out) == told
+        assert ("NOTE: 1 log-likelihood null: such an observation" in capsys.readouterr().out) == told
