@@ -429,7 +429,7 @@ class _PartsAccumulator(_kernel.Rows):
 
     def __float__(self) -> float:
         """The aggregation's own result: the first of its results."""
-        return self.result(self.AGGREGATION.results[0])
+        return float(self.result(self.AGGREGATION.results[0]))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _PartsAccumulator):
@@ -729,18 +729,27 @@ class ExactSumAccumulator(_PartsAccumulator):
 
     def result(self, name: str) -> Any:
         """One of the results: a float, an int, or a ``decimal.Decimal``. Raises KeyError for another name."""
-        states = self.states()
-        found = result_of(states, name)[0].item()
-        if not isinstance(found, tuple):
-            return found
-        if name != "sum" and not self.count:
-            return Decimal("-Infinity" if name == "max" else "Infinity")
-        low, high = found
-        return Decimal(f"{high << 64 | low}e-{states.aggregation.digits}")
+        return _exact_result(self.states(), name)
+
+    @property
+    def max(self) -> Any:
+        """The largest number; -inf where there is none."""
+        return self.result("max")
 
     def value(self) -> ExactSumSummary:
         """The totals."""
-        return ExactSumSummary(self.count, *(self.result(name) for name in ("sum", "mean", "variance", "min", "max")))
+        states, names = self.states(), ("count", "sum", "mean", "variance", "min", "max")
+        return ExactSumSummary(*(_exact_result(states, name) for name in names))
+
+
+def _exact_result(states: StateArray, name: str) -> Any:
+    found = result_of(states, name)[0].item()
+    if not isinstance(found, tuple):
+        return found
+    if name != "sum" and not states.counts[0]:
+        return Decimal("-Infinity" if name == "max" else "Infinity")
+    low, high = found
+    return Decimal(f"{high << 64 | low}e-{states.aggregation.digits}")
 
 
 # Any of them: what functions, CombineFns and coders take.

@@ -48,9 +48,11 @@ def to_units(value: object, digits: int) -> int:
     if number.is_finite() and -digits <= number.adjusted() < MOST_DIGITS - digits:
         numerator, denominator = number.as_integer_ratio()
         units, rest = divmod(numerator * 10**digits, denominator)
-    if rest and number != 0:
+    if rest and not (number.is_finite() and number == 0):
         wanted = f"{digits} digits after the point and {MOST_DIGITS} in all"
-        raise ValueError(f"expected a number of at most {wanted}, found {value}")
+        bits = value.bit_length() if isinstance(value, int) else 0
+        found = value if bits <= 256 else f"one of {bits} bits"
+        raise ValueError(f"expected a number of at most {wanted}, found {found}")
     return units
 
 
@@ -63,11 +65,15 @@ def split_units(units: Sequence[int]) -> list[Floats]:
 
 def split_values(values: Any, digits: int, name: str) -> list[Floats]:
     """As ``split_column`` of an array, a column or a sequence of numbers, which may be Python's."""
-    if is_sequence(values):
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if is_sequence(values) or (isinstance(values, np.ndarray) and values.dtype == np.object_ and values.ndim == 1):
         try:
             return split_units([to_units(value, digits) for value in values])
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from None
+    if isinstance(values, str | bytes | memoryview):
+        raise TypeError(f"{name}: expected integers or decimals, found {type(values).__name__}")
     return split_column(as_chunked(values), digits, name)
 
 
@@ -93,6 +99,8 @@ def split_column(column: Any, digits: int, name: str) -> list[Floats]:
         raise TypeError(f"{name}: expected integers or decimals, found Arrow type {held}")
     if digits or not pa.types.is_integer(held):
         wanted = pa.decimal128(MOST_DIGITS, digits)
+        if pa.types.is_integer(held):  # which Arrow casts to decimals that hold all of their type alone
+            column = column.cast(pa.decimal128(20, 0))
         try:
             column = column.cast(wanted)
         except pa.ArrowInvalid as error:

@@ -348,7 +348,7 @@ def _integers_of(column: pa.Field) -> tuple[Fraction, int, int]:
     data_type = value_type_of(column.type)
     if pa.types.is_decimal(data_type):
         largest = 10**data_type.precision - 1
-        return Fraction(1, 10**data_type.scale), -largest, largest
+        return Fraction(10) ** -data_type.scale, -largest, largest
     bits = data_type.bit_width
     if pa.types.is_unsigned_integer(data_type):
         return Fraction(1), 0, 2**bits - 1

@@ -24,6 +24,7 @@ from lse_stream.states.aggregations import (
     EXACT_SUM,
     LOG_LIKELIHOOD,
     LOGSUMEXP,
+    MOST_DIGITS,
     WEIGHTED_LOGSUMEXP,
     Aggregation,
     exact_sum,
@@ -177,6 +178,8 @@ def _run(argv: Sequence[str]) -> None:
 
 def _expected_numbers(data_type: pa.DataType) -> str | None:
     held = value_type_of(data_type)
+    if (digits_of_type(held) or 0) > MOST_DIGITS:
+        return f"decimals of at most {MOST_DIGITS} digits after the point"
     if digits_of_type(held) is not None or is_numeric_type(held):
         return None
     return "integers, floats, decimals or booleans"

@@ -17,7 +17,7 @@ from ..state_column import states_from_arrow
 from ..state_table import StatesColumn
 from ..states.aggregations import LOGSUMEXP, find_aggregation
 from ..states.arrays import StateArray
-from .states import errors_of, group_lists, merge_column, option, record_of, records_of, values_of
+from .states import as_float64, errors_of, group_lists, merge_column, option, record_of, records_of, values_of
 
 if TYPE_CHECKING:
     from datafusion import AggregateUDF, ScalarUDF
@@ -200,7 +200,7 @@ def lse_value(*, name: str = "lse_value") -> "ScalarUDF":
         with errors_of(name):
             if not len(states):
                 return pa.array([], pa.float64())
-            return values_of(StatesColumn(*states_from_arrow(states)), option(result)).cast(pa.float64())
+            return as_float64(values_of(StatesColumn(*states_from_arrow(states)), option(result)))
 
     return udf(value, [_RECORDS, pa.string()], pa.float64(), "immutable", name)
 

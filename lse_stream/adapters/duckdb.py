@@ -13,7 +13,7 @@ from ..scales import NATURAL
 from ..state_column import states_from_arrow
 from ..state_table import StatesColumn
 from ..states.aggregations import LOGSUMEXP
-from .states import Column, errors_of, group_lists, merge_lists, option, records_of, values_of
+from .states import Column, as_float64, errors_of, group_lists, merge_lists, option, records_of, values_of
 
 
 def register(connection: Any) -> None:
@@ -91,7 +91,7 @@ def _lse_merge(lists: Column) -> Column:
 
 
 def _lse_value(states: Column, result: str = "logsumexp") -> Column:
-    return values_of(StatesColumn(*states_from_arrow(states)), result).cast("double")
+    return as_float64(values_of(StatesColumn(*states_from_arrow(states)), result))
 
 
 _FUNCTIONS: dict[str, tuple[Callable[..., Column], str]] = {

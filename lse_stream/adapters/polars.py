@@ -13,7 +13,7 @@ from ..scales import NATURAL, Scale
 from ..state_column import states_from_arrow
 from ..state_table import StatesColumn
 from ..states.aggregations import LOGSUMEXP
-from .states import Column, errors_of, group_lists, merge_lists, records_of, values_of
+from .states import Column, as_float64, errors_of, group_lists, merge_lists, records_of, values_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -109,9 +109,13 @@ def lse_value(expr: "pl.Expr | str", *, result: str = "logsumexp") -> "pl.Expr":
     return _elementwise(
         _expr(expr),
         "lse_value",
-        lambda states: values_of(StatesColumn(*states_from_arrow(states)), result).cast(data_type),
+        lambda states: _typed(values_of(StatesColumn(*states_from_arrow(states)), result)),
         data_type,
     )
+
+
+def _typed(values: pa.Array) -> pa.Array:
+    return values if pa.types.is_int64(values.type) else as_float64(values)
 
 
 def _result_of_values(expr: "pl.Expr | str", result: str, scale: Scale | str) -> "pl.Expr":

@@ -115,6 +115,11 @@ def values_of(states: StatesColumn, result: str) -> pa.Array:
     return result_to_arrow(states.array, name, states.null)
 
 
+def as_float64(values: pa.Array) -> pa.Array:
+    """Results as float64: decimals by their text, which is rounded once."""
+    return (values.cast(pa.string()) if pa.types.is_decimal(values.type) else values).cast(pa.float64())
+
+
 def option(column: Column) -> str:
     """The one string of a column: an argument that is the same in all rows."""
     found = column.unique().to_pylist()

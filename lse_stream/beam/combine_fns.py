@@ -1,6 +1,7 @@
 """The aggregations as Beam CombineFns: glue around the accumulators, which hold the algorithm."""
 
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 import apache_beam as beam
@@ -316,7 +317,7 @@ class ExactSumCombineFn(_AccumulatorCombineFn):
         return ExactSumAccumulator(digits=self._digits)
 
     def default_type_hints(self) -> IOTypeHints:
-        return super().default_type_hints().with_output_types(ExactSumSummary)
+        return IOTypeHints.empty().with_input_types(Number | Decimal).with_output_types(ExactSumSummary)
 
 
 class EffectiveSampleSizeCombineFn(_AccumulatorCombineFn):

@@ -40,7 +40,7 @@ def unified_type(types: Sequence[pa.DataType]) -> pa.DataType | None:
     * Strings, large strings, views and dictionaries of strings are strings; binaries likewise.
     * Numbers are the widest of them: of signed and unsigned integers a signed one that holds both, of integers and
       floats float64 (of integers of 8 bits and float32 this).
-    * Decimals have the most digits after the point that one of them has, and as many before it as fit.
+    * Decimals, also beside integers, have the most digits after the point that one has, and as many before it as fit.
     * Timestamps are in the finest unit, without a zone, in UTC, or in a zone that all have; dates are days.
     * Lists of any kind are lists of what their values are together.
     * Of dictionaries the types of their values count, unless all are of one type.
@@ -87,10 +87,11 @@ def _numbers(values: Sequence[pa.DataType]) -> pa.DataType | None:
 
 
 def _decimals(values: Sequence[pa.DataType]) -> pa.DataType | None:
-    if not _all(values, pa.types.is_decimal):
+    decimals = [data_type for data_type in values if pa.types.is_decimal(data_type)]
+    if not decimals or not _all(values, pa.types.is_decimal, pa.types.is_integer):
         return None
-    wide = any(data_type.bit_width > 128 for data_type in values)
-    scale = max(data_type.scale for data_type in values)
+    wide = any(data_type.bit_width > 128 for data_type in decimals)
+    scale = max(0, *(data_type.scale for data_type in decimals))
     return pa.decimal256(76, scale) if wide else pa.decimal128(38, scale)
 
 

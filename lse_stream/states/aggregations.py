@@ -8,6 +8,7 @@ that is new there.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import index
 from typing import ClassVar
 
 import numpy as np
@@ -235,7 +236,6 @@ LEAVE_ONE_OUT, LEAVE_ONE_OUT_CODE = "leave_one_out", 5
 EXACT_SUM_CODE = 7
 
 
-@lru_cache(maxsize=64)
 def leave_one_out(k: int) -> Aggregation:
     """Leave-one-out cross-validation of an observation, whose values are its log-likelihoods under posterior draws.
 
@@ -248,6 +248,11 @@ def leave_one_out(k: int) -> Aggregation:
     """
     if not 1 <= k <= MOST_SMALLEST:
         raise ValueError(f"{LEAVE_ONE_OUT}: expected 1 to {MOST_SMALLEST} values to keep, found {k}")
+    return _leave_one_out(index(k))
+
+
+@lru_cache(maxsize=64)
+def _leave_one_out(k: int) -> Aggregation:
     return Aggregation(
         name=f"{LEAVE_ONE_OUT} {k}",
         code=LEAVE_ONE_OUT_CODE,
@@ -263,7 +268,6 @@ def leave_one_out(k: int) -> Aggregation:
     )
 
 
-@lru_cache(maxsize=64)
 def exact_sum(digits: int) -> Aggregation:
     """Exact totals of integers (0) and decimals of up to 38 digits.
 
@@ -275,6 +279,11 @@ def exact_sum(digits: int) -> Aggregation:
     """
     if not 0 <= digits <= MOST_DIGITS:
         raise ValueError(f"{EXACT_SUM.name}: expected 0 to {MOST_DIGITS} digits after the point, found {digits}")
+    return _exact_sum(index(digits))
+
+
+@lru_cache(maxsize=64)
+def _exact_sum(digits: int) -> Aggregation:
     return replace(
         EXACT_SUM,
         name=f"{EXACT_SUM.name} {digits}",
@@ -297,7 +306,7 @@ def find_aggregation(name: str) -> Aggregation:
       ValueError: no such aggregation.
     """
     family, _, parameter = name.partition(" ")
-    if parameter.isdecimal() and parameter == str(int(parameter)):
+    if parameter.isdecimal() and len(parameter) < 6 and parameter == str(int(parameter)):
         for known, make in WITH_PARAMETER.values():
             if family == known:
                 return make(int(parameter))

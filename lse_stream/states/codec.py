@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from .. import _kernel
 from .._kernel import SUM, WEIGHTED_SUM, StateError, Sums
-from .._kernel.constants import MOST_RECORD_WORDS, NOT_A_NUMBER, VERSION
+from .._kernel.constants import MOST_RECORD_WORDS, NOT_A_NUMBER, UNIT, VERSION
 from .._kernel.stored_sum import decode_sum, encode_sum
 from ..scales import NATURAL, Scale
 from .aggregations import (
@@ -152,7 +152,7 @@ def decode_states(
         elif isinstance(stored, SmallestValues):
             size = _check_smallest(words, place, ends, stored.k, sums)
         else:
-            size = _check_exact(words, place, ends, sums[0]["count"])
+            size = _check_exact(words, place, ends, sums[0]["count"], integers=aggregation.digits is not None)
         for part, part_sums in zip(aggregation.sums, sums, strict=True):
             if isinstance(stored, SmallestValues) and part.of_others:
                 part_sums["count"] -= size - 1
@@ -237,8 +237,10 @@ def _check_twice(maximum: npt.NDArray[np.float64], found: npt.NDArray[np.float64
     require(same, lambda i: f"expected a max of {twice[i]} of twice the values, found {found[i]}")
 
 
-def _check_exact(words: Words, place: Ints, end: Ints, count: Ints) -> Ints:
+def _check_exact(words: Words, place: Ints, end: Ints, count: Ints, *, integers: bool) -> Ints:
     """How many words each stored sum takes, head included; raises StateError for one that is not canonical."""
+    if integers:
+        _check_integers(words, place, end)
     expected = "expected a canonical exact sum"
     if place.size == 1:  # most often so, and quicker than the general way
         at, held = int(place[0]), int(end[0] - place[0])
@@ -265,6 +267,14 @@ def _check_exact(words: Words, place: Ints, end: Ints, count: Ints) -> Ints:
     canonical[some] = (first != 0) & ~idle
     require(canonical, lambda _: f"{expected}, found words that it does not need")
     return n + 1
+
+
+def _check_integers(words: Words, place: Ints, end: Ints) -> None:
+    """Raises StateError for an exact sum that is not of integers."""
+    require(place < end, lambda _: "expected an exact sum, found no bytes of it")
+    head = words[place]
+    fits = (head >> np.uint64(32) == 0) & ((head == 0) | (head & np.uint64(0xFFFF) >= np.uint64(-UNIT // 64)))
+    require(fits, lambda i: f"expected an exact sum of integers, found head {int(head[i]):#x}")
 
 
 def _check_smallest(words: Words, place: Ints, end: Ints, k: int, sums: list[Sums]) -> Ints:

@@ -16,6 +16,17 @@ Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 
+MOST_COUNT = 2**63 - 1
+# 10^38, which no integer of a decimal of 128 bits reaches, as the terms that ``lse_stream.integers`` makes of it.
+_LIMIT = np.array(
+    [
+        float(10**38 >> 106 << 106),
+        float((10**38 >> 53 & 2**53 - 1) << 53),
+        float(10**38 & 2**53 - 1),
+    ]
+)
+
+
 @lru_cache
 def dtype_of(floats: int) -> np.dtype[np.void]:
     """Of the extremes of values that are the sum of so many floats."""
@@ -63,10 +74,8 @@ class GrowingExtremes:
 
     def _add(self, codes: Codes, counts: npt.NDArray[np.int64], least: Floats, largest: Floats, n_groups: int) -> None:
         self.grow(n_groups)
+        self._check_counts(codes, counts)
         np.add.at(self._counts, codes, counts)
-        if codes.size and self._counts[codes].min() < 0:
-            np.subtract.at(self._counts, codes, counts)
-            raise OverflowError("the count of a state would exceed 2^63 - 1")
         if self._floats == 1:
             with np.errstate(invalid="ignore"):  # NaN
                 np.minimum.at(self._least[:, 0], codes, least[:, 0])
@@ -76,6 +85,14 @@ class GrowingExtremes:
             np.negative(self._largest, out=self._largest)
             _lower(self._largest, codes, -largest)
             np.negative(self._largest, out=self._largest)
+
+    def _check_counts(self, codes: Codes, counts: npt.NDArray[np.int64]) -> None:
+        """Raises OverflowError where a count would be too large, which only those of forged records come near."""
+        if codes.size and float(counts.sum(dtype=np.float64)) + float(self._counts.max()) > MOST_COUNT / 2:
+            totals = self._counts.astype(object)
+            np.add.at(totals, codes, counts.astype(object))
+            if totals.max() > MOST_COUNT:
+                raise OverflowError("the count of a state would exceed 2^63 - 1")
 
     def states(self) -> Sums:
         """The extremes of the groups."""
@@ -102,12 +119,13 @@ def _less(a: Floats, b: Floats) -> npt.NDArray[np.bool_]:
 
 def _lower(kept: Floats, codes: Codes, values: Floats) -> None:
     """Puts values (n, 3) in the place of those kept of their groups, where they are less."""
-    lower = np.flatnonzero(_less(values, kept[codes]))
-    order = lower[np.lexsort((*values[lower].T[::-1], codes[lower]))]
-    sorted_codes = codes[order]
-    first = np.ones(order.size, np.bool_)
-    first[1:] = sorted_codes[1:] != sorted_codes[:-1]
-    kept[sorted_codes[first]] = values[order[first]]
+    for term in range(3):
+        before = kept[codes, term]
+        np.minimum.at(kept[:, term], codes, values[:, term])
+        now = kept[codes, term]
+        kept[codes[now < before], term + 1 :] = np.inf  # those of what was kept until now
+        least = values[:, term] == now
+        codes, values = codes[least], values[least]
 
 
 def group_extremes(codes: Codes, values: Sequence[Floats], floats: int, groups: int) -> Sums:
@@ -151,8 +169,10 @@ def check_extremes(extremes: Sums) -> None:
 
 
 def _is_split(values: Floats) -> npt.NDArray[np.bool_]:
-    """Whether values (n, 3) are what an integer of less than 2^127 is split into: digits of 53 bits, of one sign."""
-    with np.errstate(invalid="ignore"):
-        digits = values * np.array([2.0**-106, 2.0**-53, 1.0])
-        fits = (digits == np.trunc(digits)) & (np.abs(digits) < np.array([2.0**21, 2.0**53, 2.0**53]))
-    return np.asarray(fits.all(axis=1) & ((digits >= 0).all(axis=1) | (digits <= 0).all(axis=1)))
+    """Whether values (n, 3) are what an integer of at most 38 digits is split into: digits of 53 bits, of one sign."""
+    units = np.array([2.0**106, 2.0**53, 1.0])
+    with np.errstate(invalid="ignore", under="ignore"):
+        digits = np.trunc(values / units)
+        fits = (digits * units == values) & (np.abs(digits) < np.array([2.0**21, 2.0**53, 2.0**53]))
+    one_sign = (digits >= 0).all(axis=1) | (digits <= 0).all(axis=1)
+    return np.asarray(fits.all(axis=1) & one_sign & _less(np.abs(values), np.broadcast_to(_LIMIT, values.shape)))

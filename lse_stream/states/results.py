@@ -3,7 +3,7 @@
 ``RESULTS`` has them by name. Which ones an aggregation has is said in ``aggregations``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -72,9 +72,11 @@ def variances(states: StateArray, ddof: int = 1) -> Floats:
     if ddof < 0:
         raise ValueError(f"ddof: expected 0 or more, found {ddof}")
     if states.aggregation.digits:
-        unit = 10 ** (2 * states.aggregation.digits)
+        unit, counts = 10 ** (2 * states.aggregation.digits), states.counts.tolist()
+        totals, squares_of = _integers_in(states, 0), _integers_in(states, 1)
         return _quotients(
-            states, lambda n, total, squares: (n * squares - total * total, n * max(n - int(ddof), 0) * unit)
+            (n * square - total * total for n, total, square in zip(counts, totals, squares_of, strict=True)),
+            (n * max(n - int(ddof), 0) * unit for n in counts),
         )
     sums, squares = states.exact[:2]
     return _kernel.exact_variances(sums, squares, states.counts, states.counts - ddof)
@@ -304,29 +306,21 @@ def _is_decimal(integers: Integers) -> npt.NDArray[np.bool_]:
 def _mean(states: StateArray) -> Floats:
     if states.aggregation.digits:
         unit = 10**states.aggregation.digits
-        return _quotients(states, lambda count, total, _: (total, count * unit))
+        return _quotients(_integers_in(states, 0), (count * unit for count in states.counts.tolist()))
     return _kernel.exact_values(states.exact[0], states.counts)
 
 
-def _quotients(states: StateArray, of: Callable[[int, int, int], tuple[int, int]]) -> Floats:
-    """Quotients (n,) of integers, rounded once, in units of a decimal's last digit.
-
-    Args:
-      of: numerator and denominator, of count, sum and sum of squares; NaN where the denominator is 0.
-    """
-    (sums, sums_at), (squares, squares_at) = states.exact
-    out = np.full(len(states), np.nan)
-    for i, count in enumerate(states.counts.tolist()):
-        total, square = (_integer(words, at[i]) for words, at in ((sums, sums_at), (squares, squares_at)))
-        numerator, denominator = of(count, total, square)
-        if denominator:
-            out[i] = numerator / denominator  # of integers, Python rounds once
-    return out
+def _quotients(numerators: Iterable[int], denominators: Iterable[int]) -> Floats:
+    """Quotients (n,) of integers, rounded once, as Python does it; NaN where the denominator is 0."""
+    return np.array([a / b if b else np.nan for a, b in zip(numerators, denominators, strict=True)], np.float64)
 
 
-def _integer(words: Words, at: int) -> int:
-    units, low, _ = decode_sum(words, at)
-    return units << 64 * (low - _WORD_OF_ONES) if units else 0
+def _integers_in(states: StateArray, part: int) -> Iterator[int]:
+    """The exact sums (n,) of integers, in units of the last digit."""
+    words, at = states.exact[part]
+    for place in at:
+        units, low, _ = decode_sum(words, place)
+        yield units << 64 * (low - _WORD_OF_ONES) if units else 0
 
 
 def _effective_sample_size(states: StateArray) -> Floats:

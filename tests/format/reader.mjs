@@ -596,6 +596,11 @@ function parsed(bytes) {
   const [extremes, from] = aggregation.terms ? readExtremes(view, at, aggregation.terms, count) : [undefined, at];
   at = from;
   const exactSums = aggregation.factors.map(() => {
+    if (aggregation.terms === 3) {
+      const [low, words] = [view.getUint16(at, true), view.getUint16(at + 2, true)];
+      demand(view.getUint32(at + 4, true) === 0, "a special of integers");
+      demand(words === 0 || low >= 34, "a sum of integers with a fraction");
+    }
     const [sum, next] = readExactSum(view, at, count);
     at = next;
     return sum;
@@ -614,6 +619,7 @@ function parsed(bytes) {
 }
 
 const UNITS = [2 ** 106, 2 ** 53, 1];
+const LIMIT = 10n ** 38n;
 const TOP_DIGITS = [2 ** 21, 2 ** 53, 2 ** 53];
 
 /** An integer as three floats: digits to the base 2^53, all of its sign. */
@@ -650,6 +656,7 @@ function readExtremes(view, at, terms, count) {
     demand(digits.every((x) => x >= 0) || digits.every((x) => x <= 0), "digits of two signs");
     return value.reduce((sum, x) => sum + BigInt(x), 0n);
   });
+  for (const x of integers) demand(x < LIMIT && x > -LIMIT, "an extreme of 39 digits");
   demand(integers[0] <= integers[1], "a min above the max");
   return [integers, next];
 }

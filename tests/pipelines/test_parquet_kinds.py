@@ -162,6 +162,7 @@ def test_exact_totals_of_decimals_are_rolled_up(tmp_path: Path, capsys: pytest.C
             pa.array([Decimal(10) ** 50], pa.decimal256(60, 0)),
             "row group 0, column 'x': expected values that decimal128",
         ),
+        (pa.array([Decimal(1)], pa.decimal256(76, 50)), "expected decimals of at most 38 digits after the point"),
         (pa.array([Decimal(9 * 10**37)] * 2), "key k='b': expected a sum of at most 38 digits, found one of 192 bits"),
     ],
 )

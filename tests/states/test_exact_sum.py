@@ -176,6 +176,7 @@ def test_threads_lose_no_integer() -> None:
         (None, "expected an integer or a Decimal, found NoneType None"),
         (Decimal("NaN"), "found NaN"),
         (Decimal("0.001"), "expected a number of at most 2 digits after the point and 38 in all, found 0.001"),
+        (Decimal("sNaN"), "found sNaN"),
         (10**36, f"expected a number of at most 2 digits after the point and 38 in all, found {10**36}"),
         (Decimal("1e999999999999"), "found 1E\\+999999999999"),
         (Decimal("1e-999999999999"), "found 1E-999999999999"),
@@ -187,6 +188,11 @@ def test_numbers_that_are_refused(value: Any, error: str) -> None:
         with pytest.raises((TypeError, ValueError), match=error):
             put(value)
     assert total.value().sum == 1
+
+
+def test_a_number_of_thousands_of_digits_is_told_by_its_size() -> None:
+    with pytest.raises(ValueError, match="and 38 in all, found one of 16610 bits"):
+        ExactSumAccumulator(digits=0).add(10**5000)
 
 
 def test_columns_that_are_refused() -> None:
@@ -229,3 +235,66 @@ def test_what_does_not_merge() -> None:
     for name in ("exact_sum 02", "exact_sum -1", "exact_sum x", "exact_sums 2"):
         with pytest.raises(ValueError, match="aggregation: expected"):
             find_aggregation(name)
+
+
+def test_counts_beyond_int64_are_refused() -> None:
+    for digits in (None, 0):
+        total = ExactSumAccumulator([1], digits=digits)
+        for _ in range(62):
+            total.merge(total.copy())
+        states = pa.table({"k": [1] * 5, "state": pa.array([total.to_bytes()] * 5)})
+        for n in (2, 4, 5):
+            with pytest.raises(OverflowError, match="would exceed"):
+                merge_states(states.slice(0, n), ["k"])
+        assert merge_states(states.slice(0, 1), []).num_rows == 1
+
+
+def test_what_an_accumulator_gives_is_of_one_moment() -> None:
+    total = ExactSumAccumulator(digits=0)
+
+    def add() -> None:
+        for _ in range(3000):
+            total.add(1)
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    while thread.is_alive():
+        found = total.value()
+        assert found.sum == found.count
+        assert found.count == 0 or found.min == found.max == found.mean == 1
+    thread.join()
+    assert float(total) == 3000.0
+
+
+@pytest.mark.parametrize(
+    ("values", "digits", "total"),
+    [
+        (np.arange(3).astype(">i8"), 0, 3),
+        (np.array([2**70, Decimal("0.5")], object), 1, Decimal(2**70) + Decimal("0.5")),
+        (pa.array([5], pa.int64()), 20, 5),
+        (pa.array([2**64 - 1], pa.uint64()), 18, 2**64 - 1),
+        ([np.int64(7)], np.int64(2), 7),
+    ],
+)
+def test_values_of_many_kinds(values: Any, digits: int, total: Any) -> None:
+    assert ExactSumAccumulator(values, digits=digits).value().sum == total
+    assert exact_sum(digits).name == f"exact_sum {digits}"
+
+
+def test_text_is_no_sequence_of_numbers() -> None:
+    for values in ("12", b"ab"):
+        with pytest.raises(TypeError, match="value: expected integers or decimals, found"):
+            ExactSumAccumulator(values, digits=0)
+
+
+def test_the_least_of_values_that_share_their_first_terms() -> None:
+    rng = np.random.default_rng(3)
+    terms = [10**37, 10**37 + 2**53, 10**37 + 2**54, 5, -(10**37), 2**60, -(2**60)]
+    for _ in range(300):
+        units = [int(terms[i]) + int(rng.integers(-2, 3)) for i in rng.integers(0, len(terms), 12)]
+        keys = rng.integers(0, 3, 12)
+        table = pa.table({"k": keys, "x": decimals(units, 0)})
+        found = finalize(group_states(table, ["k"], "x", aggregation="exact_sum 0"))
+        for row in found.to_pylist():
+            of_key = [x for x, key in zip(units, keys, strict=True) if key == row["k"]]
+            assert (row["min"], row["max"]) == (min(of_key), max(of_key))

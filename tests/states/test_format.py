@@ -150,6 +150,10 @@ def refusals() -> list[dict[str, Any]]:
         "an extreme of two signs": edited(integers, 56, -(2.0**53)),
         "an extreme that is no integer": edited(integers, 40, -0.5),
         "an integer min above the max": edited(integers, 24, 2.0**106),
+        "an extreme with a tiny term": edited(integers, 48, 5e-324),
+        "an extreme of 39 digits": edited(integers, 48, 5 * 2.0**124),
+        "an exact sum of integers that is special": edited(ExactSumAccumulator(digits=0).to_bytes(), 72, 1 << 32),
+        "an exact sum of integers that has a fraction": edited(integers, 72, 33 | 1 << 16),
     }
     return [{"reason": reason, "record": record.hex()} for reason, record in found.items()]
 
