@@ -32,7 +32,7 @@ def _settings(options: Options) -> dict[str, Any]:
     found = {name: getattr(options, name) for name in _KEPT}
     key = [f"{name}:{data_type}" for name, data_type in options.key_types.items()]
     durations = {name: f"{found[name]:g}s" for name in ("max_out_of_orderness", "allowed_lateness")}
-    return found | durations | {"key": key, "scale": str(options.scale)}
+    return found | durations | {"key": key, "scale": options.scale.name}
 
 
 def _write_settings(options: Options, partitions: int) -> None:

@@ -30,6 +30,7 @@ from lse_stream.beam.internals import (
     UnknownOptionError,
     ask_job_server,
     hands_on,
+    metrics_of,
     parse_known,
     threaded_runner,
 )
@@ -228,7 +229,7 @@ def _matters(record: logging.LogRecord, text: str) -> bool:
 
 def counter_value(result: PipelineResult, name: str) -> int:
     """A counter of ours, as far as its runner reports it."""
-    found = result.metrics().query(MetricsFilter().with_name(name))["counters"]
+    found = metrics_of(result).query(MetricsFilter().with_name(name))["counters"]
     return sum(counter.attempted or 0 for counter in found)
 
 

@@ -206,6 +206,13 @@ def state_of(result: Any) -> str:
             return PipelineState.UNKNOWN
 
 
+def metrics_of(result: Any) -> Any:
+    """The metrics of a run as they are now: the result of a portable runner keeps what it was told first."""
+    if hasattr(result, "_metrics"):
+        result._metrics = None
+    return result.metrics()
+
+
 def cancel(result: Any) -> None:
     """Asks for a job to end, and does not wait until it has.
 

@@ -2,6 +2,13 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
+
+from apache_beam.portability.api import beam_job_api_pb2
+from apache_beam.runners.portability.portable_runner import PipelineResult
+
+from lse_stream.beam.internals import metrics_of
 
 TAKE_AWAY = """
 import importlib, sys
@@ -41,3 +48,16 @@ def test_what_beam_does_not_have_any_more_is_named() -> None:
         assert message.startswith("apache-beam 2.")
         assert "expected what its version 2.77 has, beyond what is public, found " in message
         assert name in message
+
+
+def test_metrics_are_asked_for_anew_each_time() -> None:
+    asked = []
+
+    def answer(request: Any) -> Any:
+        asked.append(request)
+        return beam_job_api_pb2.GetJobMetricsResponse()
+
+    result = PipelineResult(SimpleNamespace(GetJobMetrics=answer), "job", iter([]), iter([]))
+    for _ in range(3):
+        assert metrics_of(result).query()["counters"] == []
+    assert len(asked) == 3
