@@ -87,6 +87,21 @@ def test_sessions(engines: KafkaOnFlink, tmp_path: Path) -> None:
     assert topic.letters() == []
 
 
+def test_a_stream_with_an_end_says_what_it_has_read(
+    engines: KafkaOnFlink, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines.kafka.create("counted", "counted_bad", partitions=1)
+    rows = [json.dumps({"v": i, "time": 0}).encode() for i in range(50)]
+    engines.kafka.produce("counted", [(row, None, 0) for row in [*rows, b"?", b"{}"]])
+    arguments = [
+        *(option for option in engines.source_options() if option != "--quiet"),
+        *("--topic=counted", "--max_records=52", "--value=v", "--event_time=time", "--window=fixed:1h"),
+        *("--dead_letter_topic=counted_bad", f"--output={tmp_path / 'out'}", *engines.stream_options()),
+    ]
+    assert program.main(arguments) == 0
+    assert "52 messages of counted, 2 of them bad" in capsys.readouterr().out
+
+
 def test_partitions_that_are_added_end_a_stream(engines: KafkaOnFlink, tmp_path: Path) -> None:
     topic = Topic(engines, f"growing-{time.time():.0f}")
     with Run(engines, topic, tmp_path, "--window=fixed:10s") as run:
