@@ -195,8 +195,8 @@ class StateTable:
             }
         except StateError as error:
             names = self.keys.column_names
-            key = f"key {describe_key(self.keys, names, error.row)}: " if names else ""
-            raise StateError(error.row, key + str(error).partition(": ")[2]) from None
+            place = f"key {describe_key(self.keys, names, error.row)}" if names else f"state {error.row}"
+            raise StateError(error.row, f"{place}: {str(error).partition(': ')[2]}") from None
 
     def finalize(
         self,

@@ -42,7 +42,8 @@ def group_states(
       keys: names of the key columns: integers, floats, booleans, strings, binaries, dates, times, durations, decimals,
         nulls or dictionaries of these. Null is a key of its own, -0.0 is 0.0, NaN is one key. Without key columns all
         rows are one group, even if there are none.
-      value: name of the column of numbers: integers, float16, float32, float64, or a dictionary of these. For
+      value: name of the column of numbers: integers, float16, float32, float64, or a dictionary of these; for
+        "exact_sum D" integers, decimals and booleans. For
         "weighted_logsumexp" the names of values and weights, for "cross_entropy" of logits and targets, which may be
         booleans.
       aggregation: "logsumexp", "weighted_logsumexp", "log_likelihood", "effective_sample_size", "cross_entropy",
@@ -57,7 +58,8 @@ def group_states(
     Raises:
       KeyError: a column is not there.
       TypeError: a key or value column of another type.
-      ValueError: an integer value beyond +-2^53, a weight that is not finite, or column names that collide.
+      ValueError: an integer value beyond +-2^53, a weight that is not finite, or column names that collide; for
+        "exact_sum D" a value of more digits than that, or of more than 38 in all.
 
     >>> states = group_states(pa.table({"model": ["a", "a", "b"], "x": [0.0, 0.0, 5.0]}), ["model"], "x")
     >>> finalize(states).to_pydict()
@@ -162,13 +164,15 @@ def finalize(
       table: as from ``group_states`` or ``merge_states``.
       results: names of results; by default those that ``lse_stream.states.aggregations`` lists as columns. Log-sum-exp
         has logsumexp, count, max, logmeanexp, bonus and exp_bonus.
-      min_count: with fewer terms the results are null, but for count and max. 0 gives -inf for nothing.
+      min_count: with fewer terms the results are null, but for count, min and max. 0 gives what nothing has: a
+        log-sum-exp of -inf, a sum of 0.
       state: name of the column of states.
       keep_state: keep that column too, as the last.
 
     Returns:
       The other columns as they are, and the results: float64, and ``count`` (the terms: -inf included, nulls not)
-      int64. All are null where the state is.
+      int64; of "exact_sum D" sum, min and max are decimal128(38, D), min and max null of no values. All are null where
+      the state is.
 
     Raises:
       KeyError: no column ``state``.

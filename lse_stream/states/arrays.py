@@ -62,7 +62,8 @@ class StateArray:
         """The states (groups,) of the rows (n,) with each code.
 
         Args:
-          inputs: columns (n,) in the order of ``aggregation.inputs``, checked by its ``check_inputs``.
+          inputs: columns (n,) in the order of ``aggregation.inputs``, checked by its ``check_inputs``; of integers and
+            decimals what ``lse_stream.integers`` makes of one.
         """
         others: Rows = codes, inputs[0]
         exact = []
