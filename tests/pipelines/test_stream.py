@@ -877,7 +877,7 @@ def test_a_launcher_that_was_killed_ahead_of_the_job_has_left_the_results(tmp_pa
         ("", None),
         ("--num_shards 2", "--num_shards: expected 1, as of the results in "),
         ("--window fixed:2h", "--window: expected fixed:1h, as of the results in "),
-        ("--scale decibel", "--scale: expected Scale('natural'), as of"),
+        ("--scale decibel", "--scale: expected natural, as of"),
         ("--panes discarding", "--panes: expected accumulating, as of"),
         ("--allowed_lateness 2h", "--allowed_lateness: expected 3600s, as of"),
         ("--key more", "--key: expected ["),
