@@ -1,6 +1,7 @@
 """The parts of the code and what imports what, drawn from the code itself."""
 
 import ast
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -44,23 +45,29 @@ def part_of(module: str) -> str | None:
     return None
 
 
+def module_of(path: Path) -> str:
+    """The name of the module in a source file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Full names of what a source file imports, wherever in it: ``from a import b`` gives ``a.b``."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
+
+
 def imports() -> dict[str, set[str]]:
     """Of each part, the others that it imports from."""
     found: dict[str, set[str]] = {part: set() for part in PARTS}
     for path in [*ROOT.glob("lse_stream/**/*.py"), *ROOT.glob("pipelines/**/*.py")]:
-        package = path.relative_to(ROOT).parent.parts
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        part = part_of(module)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if part is None or not isinstance(node, ast.ImportFrom):
-                continue
-            base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
-            names = [base if node.level == 0 or node.module else f"{base}.{alias.name}" for alias in node.names]
-            full = node.module or "" if node.level == 0 else None
-            for name in [full] if full is not None else names:
-                other = part_of(name)
-                if other is not None and other != part:
-                    found[part].add(other)
+        part = part_of(module_of(path))
+        if part is not None:
+            found[part] |= {other for name in imports_of(path) if (other := part_of(name)) not in (None, part)}
     return found
 
 
@@ -89,8 +96,7 @@ def heights(edges: dict[str, set[str]]) -> dict[str, int]:
 
 def draw() -> str:
     """The drawing, as SVG: an arrow leads from a part to what it imports."""
-    edges = {part: others for part, others in imports().items() if any((ROOT / p).exists() for p in paths_of(part))}
-    edges = {part: others & set(edges) for part, others in edges.items()}
+    edges = imports()
     level = heights(edges)
     rows = [[part for part in edges if level[part] == i] for i in range(max(level.values()), -1, -1)]
     width = max(map(len, rows)) * (WIDTH + GAP_X) + GAP_X
@@ -123,8 +129,3 @@ def draw() -> str:
             f"{escape(shown)}</text>",
         ]
     return "\n".join([*lines, "</svg>"])
-
-
-def paths_of(part: str) -> list[str]:
-    """Where the modules of a part are."""
-    return [member.replace(".", "/") + suffix for member in PARTS[part] for suffix in ("", ".py")]

@@ -67,6 +67,16 @@ def run_command(command: str) -> str:
     return run.stdout
 
 
+def run_block(block: Block, names: dict[str, Any]) -> str:
+    """What a block of commands, of which the last counts, or of Python prints."""
+    if block.language == "python":
+        return run_python(block.text, names)
+    printed = ""
+    for command in commands_of(block):
+        printed = run_command(command)
+    return printed
+
+
 def run_python(text: str, names: dict[str, Any]) -> str:
     """What an example prints. Raises RuntimeError where an interactive session shows other values."""
     out = io.StringIO()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from drawing import draw
-from examples import blocks_of, commands_of, run_command, run_python
+from examples import blocks_of, run_block, run_command
 
 from pipelines.__main__ import PROGRAMS, main
 
@@ -61,11 +61,8 @@ def run_story(page: Path) -> None:
     """Runs the examples of a page; the tests compare what they print."""
     names: dict[str, Any] = {"__name__": "example"}
     for block in blocks_of(page):
-        if block.language == "sh":
-            for command in commands_of(block):
-                run_command(command)
-        elif block.language == "python":
-            run_python(block.text, names)
+        if block.language in ("sh", "python"):
+            run_block(block, names)
 
 
 def printed(arguments: list[str]) -> str:

@@ -1,6 +1,6 @@
 """Integers and decimals of any size, as sums of three floats, exactly.
 
-A value x of a column with d digits after the point is the integer ``x 10^d``, of less than 2^127. It is split into
+A value x of a column with d digits after the point is the integer ``x 10^d``, of at most 38 digits. It is split into
 three digits to the base 2^53, all of its sign: ``high 2^106 + middle 2^53 + low``. These three terms are floats, which
 the kernel adds up and multiplies exactly, and two values compare as their terms do, one after another.
 """
@@ -106,7 +106,7 @@ def split_column(column: Any, digits: int, name: str) -> list[Floats]:
         except pa.ArrowInvalid as error:
             raise ValueError(f"{name}: expected values that {wanted} holds, found {one_line(error)}") from error
     parts = [_split_chunk(chunk) for chunk in column.chunks] or [[np.zeros(0)] * 3]
-    return [np.concatenate(each) for each in zip(*parts, strict=True)]
+    return parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
 
 
 def _split_chunk(chunk: Any) -> list[Floats]:

@@ -111,8 +111,9 @@ def describe(
     """
     aggregation = ColumnAggregation.of(kind, scale, dataset.values if values is None else values)
     # Weights that are none, and decimals of too many digits, are found where their file is known.
-    has_faults = len(aggregation.values) > 1 or aggregation.aggregation.digits is not None
-    check = partial(_checked, aggregation) if has_faults else None
+    value_type = value_type_of(dataset.schema.field(aggregation.values[0]).type)
+    may_overflow = pa.types.is_decimal(value_type) and (value_type.bit_width > 128 or value_type.scale < 0)
+    check = partial(_checked, aggregation) if len(aggregation.values) > 1 or may_overflow else None
     rows = engine.read("Read", dataset, check)
     states = engine.reduce("LogSumExp", rows, Reduction(tuple(keys), {STATE: aggregation}, skip_nulls), num_shards)
     finish = partial(StateTable.finalize, results=results, min_count=min_count, keep_state=state)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from examples import FENCE, START, blocks_of, commands_of, run_command, run_python
+from examples import FENCE, START, blocks_of, commands_of, run_block
 from programs import ROOT
 
 from lse_stream.states.aggregations import AGGREGATIONS, leave_one_out
@@ -46,11 +46,8 @@ def test_examples_run_in_their_order(page: Path, tmp_path: Path, monkeypatch: py
     for block in blocks_of(page):
         if block.needs:
             printed = block.text
-        elif block.language == "sh":
-            for command in commands_of(block):
-                printed = run_command(command)
-        elif block.language == "python":
-            printed = run_python(block.text, names)
+        elif block.language in ("sh", "python"):
+            printed = run_block(block, names)
         elif not block.language:
             check_printed(printed, block.text)
         else:

@@ -1,12 +1,12 @@
 """Imports go one way, downwards, and the lower layers load neither Beam nor (at the bottom) pyarrow."""
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+import drawing
 import pytest
+from drawing import imports_of, module_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,21 +84,6 @@ def layer_of(module: str) -> str | None:
     return next((layer for layer in LAYERS if module == layer or module.startswith(layer + ".")), None)
 
 
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def imports_of(path: Path) -> Iterator[str]:
-    """Full names of what a source file imports, wherever in it: ``from a import b`` gives ``a.b``."""
-    package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
-
-
 SOURCES = [path for path in sorted(ROOT.glob("lse_stream/**/*.py")) if path != ROOT / "lse_stream/__init__.py"]
 SOURCES += sorted(ROOT.glob("pipelines/**/*.py"))
 
@@ -124,7 +109,7 @@ def test_the_check_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest
         "import os.path, numpy as np\nfrom . import sums\nfrom ..table_functions import merge_states\n"
         "from ..beam import coders\ndef late():\n    from lse_stream.keys import sort_by_keys\n"
     )
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.setattr(drawing, "ROOT", tmp_path)
     assert set(imports_of(source)) == {
         "os.path",
         "numpy",

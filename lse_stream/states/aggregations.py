@@ -38,10 +38,6 @@ class ScaledSum:
     times: float = 1.0
     of_others: bool = False
 
-    def is_twice(self, other: "ScaledSum | Extremes") -> bool:
-        """Whether its values are twice those of another sum."""
-        return isinstance(other, ScaledSum) and self.times == 2.0 * other.times
-
     def is_plain(self, scale: Scale) -> bool:
         """Whether it is a sum of ``exp(x)``, which has a kernel of its own."""
         return scale == NATURAL and not self.has_weights
@@ -65,11 +61,6 @@ class Extremes:
 
     floats: int = 1
     of_others: ClassVar[bool] = False
-
-    def is_twice(self, other: "ScaledSum | Extremes") -> bool:
-        """It has no terms."""
-        del other
-        return False
 
 
 @dataclass(frozen=True)

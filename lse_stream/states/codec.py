@@ -162,7 +162,7 @@ def decode_states(
         place = place + size
     require(place == ends, lambda i: f"expected a state of {8 * (place - begin)[i]} bytes, found {8 * sizes[i]}")
     for (part, one), (of_twice, two) in pairwise(zip(aggregation.sums, sums, strict=True)):
-        if of_twice.is_twice(part):
+        if isinstance(part, ScaledSum) and isinstance(of_twice, ScaledSum) and of_twice.times == 2.0 * part.times:
             _check_twice(one["max"], two["max"])
     return StateArray(aggregation, scale, tuple(sums), tuple(exact))
 
