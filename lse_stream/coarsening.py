@@ -41,8 +41,12 @@ class Coarsening:
         """The column that a column of the outcome is made from."""
         return next((source for source, groups in self.mapped.items() if groups.column_names[1] == name), name)
 
-    def check(self, schema: pa.Schema) -> None:
-        """Raises TypeError for a column that cannot be cut as is asked; it begins with ``truncate`` or ``bin``."""
+    def schema_of(self, schema: pa.Schema) -> pa.Schema:
+        """What becomes of the schema of a table.
+
+        Raises:
+          TypeError: a column cannot be cut as is asked; the message begins with ``truncate`` or ``bin``.
+        """
         for name, unit in self.truncate.items():
             data_type = schema.field(name).type
             is_cut = pa.types.is_date(data_type) and unit not in _OF_TIMES_ALONE
@@ -56,6 +60,7 @@ class Coarsening:
                 raise TypeError(f"bin {name}={width}: expected integers, float32 or float64, found {data_type}")
             if pa.types.is_integer(data_type) and width % 1:
                 raise TypeError(f"bin {name}={width}: expected a whole number for a column of {data_type}")
+        return self(schema.empty_table()).schema
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with those of its columns changed.

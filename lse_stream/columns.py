@@ -68,6 +68,32 @@ def columns_of(table: pa.Table, names: Sequence[str]) -> pa.Table:
     return pa.Table.from_arrays([column_of(table, name) for name in names], schema=schema)
 
 
+def field_path(schema: pa.Schema, name: str) -> list[pa.Field] | None:
+    """The column and its fields down to the one of a name; None where there is none."""
+    first, *rest = [name] if name in schema.names else name.split(".")
+    if schema.names.count(first) != 1:
+        return None
+    path = [schema.field(first)]
+    for part in rest:
+        parent = path[-1].type
+        if not pa.types.is_struct(parent) or parent.get_field_index(part) < 0:
+            return None
+        path.append(parent.field(part))
+    return path
+
+
+def column_at(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column, or the field of one, null where any around it is."""
+    if name in table.column_names:
+        return table.column(name)
+    import pyarrow.compute as pc  # its import takes longer than most runs
+
+    first, *rest = name.split(".")
+    if first not in table.column_names:  # of a table that has got it since the file was written
+        return pa.chunked_array([pa.nulls(table.num_rows)])
+    return pc.struct_field(table.column(first), rest)
+
+
 def value_type_of(data_type: pa.DataType) -> pa.DataType:
     """The type of the values of a dictionary; any other as it is."""
     return data_type.value_type if pa.types.is_dictionary(data_type) else data_type

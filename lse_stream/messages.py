@@ -3,18 +3,23 @@
 import base64
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from .buffers import numbers_of
+from .coarsening import Coarsening
+from .columns import column_at, field_path, without_views
 from .event_times import WINDOW, Micros, check_years, event_times, is_in_years
 from .float64 import column_to_float64_exact, to_float_exact
+from .predicates import Condition
 
 # The column of event times of the tables, whatever it is called in the messages.
 EVENT_TIME = "event_time"
@@ -22,6 +27,7 @@ EVENT_TIME = "event_time"
 KEY_TYPES = {
     "string": pa.string(),
     "int64": pa.int64(),
+    "float64": pa.float64(),
     "bool": pa.bool_(),
     "date": pa.date32(),
     "timestamp": pa.timestamp("us", "UTC"),
@@ -47,22 +53,32 @@ class MessageError(ValueError):
 
 @dataclass(frozen=True)
 class Fields:
-    """Where in a message the rows' columns are.
+    """Where in a message the rows' columns are, which rows are read, and what becomes of their keys.
+
+    A name that no column or field has, such as "nest.k", is that of a field of one.
 
     Attributes:
       keys: names and types of key columns.
       value: name of the column of numbers.
       event_time: name of the column of event times; None for the time of the Kafka record.
       room: how far the windows of an event time may reach from it, in microseconds; they stay in the years 1 to 9999.
+      where: of the rows those for which it is true; None for all. Of others nothing but what it needs is looked at.
+        A field that a JSON object does not have is null to it, and without ``event_time`` the record's time is
+        EVENT_TIME.
+      asked: the names and types, in JSON, of the fields that it needs.
+      coarsening: what becomes of the keys of rows that were read.
     """
 
     keys: dict[str, pa.DataType]
     value: str
     event_time: str | None
     room: int = 0
+    where: Condition | None = None
+    asked: Mapping[str, pa.DataType] = field(default_factory=dict)
+    coarsening: Coarsening = field(default_factory=Coarsening)
 
     def schema(self) -> pa.Schema:
-        """Of the tables: keys, value, EVENT_TIME."""
+        """Of the rows as they are read: keys, value, EVENT_TIME."""
         return pa.schema([*self.keys.items(), (self.value, pa.float64()), (EVENT_TIME, _TIME_TYPE)])
 
 
@@ -93,12 +109,7 @@ def dead_letter(message: Any, reason: str) -> bytes:
 
 def read_json(payload: bytes, record_millis: int, fields: Fields) -> tuple[Any, ...]:
     """The row of a message, in the order of ``fields.schema()``; raises MessageError where it has none."""
-    try:
-        message = json.loads(payload)
-    except (ValueError, RecursionError):
-        raise MessageError("not JSON: expected an object in UTF-8, found something else") from None
-    if not isinstance(message, dict):
-        raise MessageError(f"expected a JSON object, found {_shown(message)}")
+    message = _object(payload, json.loads)
     keys = [
         _PARSERS[data_type](_field(message, name, "key"), f"key {name!r}") for name, data_type in fields.keys.items()
     ]
@@ -109,6 +120,18 @@ def read_json(payload: bytes, record_millis: int, fields: Fields) -> tuple[Any, 
     return *keys, value, _micros(found, f"event time {fields.event_time!r}", fields.room)
 
 
+def _object(payload: bytes, decode: Callable[[bytes], Any]) -> dict[str, Any]:
+    try:
+        message = decode(payload)
+    except (ValueError, RecursionError):
+        if decode is not json.loads:  # which takes more
+            return _object(payload, json.loads)
+        raise MessageError("not JSON: expected an object in UTF-8, found something else") from None
+    if not isinstance(message, dict):
+        raise MessageError(f"expected a JSON object, found {_shown(message)}")
+    return message
+
+
 def _record_micros(millis: int, room: int) -> int:
     if not is_in_years(1000 * millis, room):
         raise MessageError(f"time of the record: expected one {_IN_YEARS}, found {millis} ms since 1970")
@@ -116,9 +139,29 @@ def _record_micros(millis: int, room: int) -> int:
 
 
 def _field(message: dict[str, Any], name: str, what: str) -> Any:
-    if name not in message:
-        raise MessageError(f"{what} {name!r}: expected the field, found none")
-    return message[name]
+    try:
+        return _getter(name)(message)
+    except (KeyError, TypeError):
+        raise MessageError(f"{what} {name!r}: expected the field, found none") from None
+
+
+@cache
+def _getter(name: str) -> Callable[[dict[str, Any]], Any]:
+    """What gets a field of a JSON object; it raises KeyError or TypeError where there is none."""
+    if "." not in name:
+        return itemgetter(name)
+
+    def nested(message: dict[str, Any]) -> Any:
+        if name in message:
+            return message[name]
+        found: Any = message
+        for part in name.split("."):
+            if not isinstance(found, dict):
+                raise KeyError(name)
+            found = found[part]
+        return found
+
+    return nested
 
 
 def _number(found: Any, what: str) -> float:
@@ -178,6 +221,7 @@ _SPECIAL = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 _PARSERS: dict[pa.DataType, Callable[[Any, str], Any]] = {
     KEY_TYPES["string"]: _string,
     KEY_TYPES["int64"]: _integer,
+    KEY_TYPES["float64"]: _number,
     KEY_TYPES["bool"]: _boolean,
     KEY_TYPES["date"]: _date,
     KEY_TYPES["timestamp"]: _micros,
@@ -187,7 +231,8 @@ _PARSERS: dict[pa.DataType, Callable[[Any, str], Any]] = {
 def read_arrow(payload: bytes, record_millis: int, fields: Fields) -> pa.Table:
     """The rows of a message, of the schema ``fields.schema()``; raises MessageError where there is a fault in it."""
     table = _opened(payload)
-    return _rows_of_arrow(table, np.full(table.num_rows, _time_of_record(record_millis, fields)), fields)
+    of_records = np.full(table.num_rows, _time_of_record(record_millis, fields))
+    return _rows_of_arrow(*_chosen_of_arrow(table, of_records, fields)[:2], fields)
 
 
 def _opened(payload: bytes) -> pa.Table:
@@ -204,8 +249,34 @@ def _time_of_record(millis: int, fields: Fields) -> int:
     return _record_micros(millis, fields.room) if fields.event_time is None else 0
 
 
+def _chosen_of_arrow(
+    table: pa.Table, of_records: Micros, fields: Fields
+) -> tuple[pa.Table, Micros, npt.NDArray[np.int64]]:
+    """The rows that are to be read, the times of their records, and which they were."""
+    rows = np.arange(table.num_rows)
+    if fields.where is None:
+        return table, of_records, rows
+    asked = {
+        name: pa.array(of_records).cast(_TIME_TYPE)
+        if fields.event_time is None and name == EVENT_TIME
+        else _message_column(table, name, "field")
+        for name in fields.where.columns
+    }
+    try:
+        rows = rows[_is_true(pa.table(asked), fields.where)]
+    except (TypeError, ValueError) as error:
+        raise MessageError(f"condition {fields.where.text!r}: {error}") from None
+    return without_views(table).take(pa.array(rows)), of_records[rows], rows
+
+
+def _is_true(table: pa.Table, where: Condition) -> npt.NDArray[np.bool_]:
+    """Which rows (n,) of a table a condition is true for."""
+    mask = where.of(table.schema).mask(table).combine_chunks()
+    return numbers_of(mask.fill_null(False)).astype(np.bool_)
+
+
 def _rows_of_arrow(table: pa.Table, of_records: Micros, fields: Fields) -> pa.Table:
-    """The rows of a message, or of several with columns of the same types; and the times of their records (rows,)."""
+    """Rows of a message, or of several with columns of the same types, and the times of their records (rows,), read."""
     columns: list[pa.ChunkedArray] = []
     for name, data_type in fields.keys.items():
         column = _message_column(table, name, "key")
@@ -240,11 +311,11 @@ def _column_micros(column: pa.ChunkedArray, name: str, room: int = 0) -> Micros:
 
 
 def _message_column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
-    if table.column_names.count(name) != 1:
+    if field_path(table.schema, name) is None:
         raise MessageError(
             f"{what} {name!r}: expected the column once, found {', '.join(table.column_names) or 'none'}"
         )
-    return table.column(name)
+    return column_at(table, name)
 
 
 def _shown(found: Any) -> str:
@@ -266,8 +337,70 @@ class Rows(NamedTuple):
     faults: dict[int, str]
 
 
+def rows_of(message_format: str, payloads: Sequence[bytes], record_millis: Sequence[int], fields: Fields) -> Rows:
+    """The rows of messages of a format of ``READERS`` that are chosen, with their keys as they are to come out."""
+    return _coarsened(READERS[message_format](payloads, record_millis, fields), fields.coarsening)
+
+
+def _coarsened(rows: Rows, coarsening: Coarsening) -> Rows:
+    """The rows with their keys changed; messages of which one cannot be are found by halves."""
+    try:
+        return rows._replace(table=coarsening(rows.table))
+    except ValueError as error:
+        first, last = rows.messages[[0, -1]].tolist()
+        if first == last:
+            none = rows.table.slice(0, 0)
+            return Rows(coarsening(none), rows.messages[:0], {**rows.faults, first: str(error)})
+    half = int(np.searchsorted(rows.messages, (first + last) // 2, side="right"))
+    parts = [
+        _coarsened(Rows(rows.table.slice(start, size), rows.messages[start : start + size], {}), coarsening)
+        for start, size in ((0, half), (half, rows.table.num_rows - half))
+    ]
+    faults = rows.faults | parts[0].faults | parts[1].faults
+    return Rows(
+        pa.concat_tables([part.table for part in parts]), np.concatenate([part.messages for part in parts]), faults
+    )
+
+
 def rows_of_json(payloads: Sequence[bytes], record_millis: Sequence[int], fields: Fields) -> Rows:
     """The rows of messages, each of which is one as a JSON object. They are what ``read_json`` gives, one by one."""
+    if fields.where is None:
+        return _all_of_json(payloads, record_millis, fields)
+    asked, numbers, unread = [], [], {}
+    for number, (payload, millis) in enumerate(zip(payloads, record_millis, strict=True)):
+        try:
+            asked.append(_asked_of_json(payload, millis, fields))
+            numbers.append(number)
+        except MessageError as error:
+            unread[number] = str(error)
+    chosen = np.array(numbers, np.int64)[_is_true(_table_of(asked, pa.schema(fields.asked.items())), fields.where)]
+    rows = _all_of_json([payloads[i] for i in chosen], [record_millis[i] for i in chosen], fields)
+    faults = unread | {int(chosen[number]): why for number, why in rows.faults.items()}
+    return Rows(rows.table, chosen[rows.messages], faults)
+
+
+def _asked_of_json(payload: bytes, record_millis: int, fields: Fields) -> tuple[Any, ...]:
+    """What the condition has to know of a message, in the order of ``fields.asked``."""
+    message = _object(payload, _json_decoder())
+    found: list[Any] = []
+    for name, data_type in fields.asked.items():
+        if fields.event_time is None and name == EVENT_TIME:
+            found.append(_record_micros(record_millis, fields.room))
+            continue
+        try:
+            value = _getter(name)(message)
+        except (KeyError, TypeError):
+            value = None
+        found.append(None if value is None else _PARSERS[data_type](value, f"field {name!r}"))
+    return tuple(found)
+
+
+def _table_of(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = [pa.array([row[i] for row in rows], data_type) for i, data_type in enumerate(schema.types)]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _all_of_json(payloads: Sequence[bytes], record_millis: Sequence[int], fields: Fields) -> Rows:
     columns = _columns_of_json(payloads, record_millis, fields)
     if columns is not None:
         return Rows(pa.Table.from_arrays(columns, schema=fields.schema()), np.arange(len(payloads)), {})
@@ -278,9 +411,7 @@ def rows_of_json(payloads: Sequence[bytes], record_millis: Sequence[int], fields
             messages.append(number)
         except MessageError as error:
             faults[number] = str(error)
-    types = fields.schema().types
-    arrays = [pa.array([row[i] for row in rows], data_type) for i, data_type in enumerate(types)]
-    return Rows(pa.Table.from_arrays(arrays, schema=fields.schema()), np.array(messages, np.int64), faults)
+    return Rows(_table_of(rows, fields.schema()), np.array(messages, np.int64), faults)
 
 
 def _columns_of_json(payloads: Sequence[bytes], record_millis: Sequence[int], fields: Fields) -> list[pa.Array] | None:
@@ -291,12 +422,12 @@ def _columns_of_json(payloads: Sequence[bytes], record_millis: Sequence[int], fi
     decode = _json_decoder()
     try:
         found = [decode(payload) for payload in payloads]
-        arrays = [_key_array([row[name] for row in found], data_type) for name, data_type in fields.keys.items()]
-        arrays.append(pa.array(_value_array([row[fields.value] for row in found])))
+        arrays = [_key_array([*map(_getter(name), found)], data_type) for name, data_type in fields.keys.items()]
+        arrays.append(pa.array(_value_array([*map(_getter(fields.value), found)])))
         if fields.event_time is None:
             micros = np.array([_record_micros(millis, fields.room) for millis in record_millis], np.int64)
         else:
-            micros = _micros_array([row[fields.event_time] for row in found], fields.event_time, fields.room)
+            micros = _micros_array([*map(_getter(fields.event_time), found)], fields.event_time, fields.room)
     # Of the decoder, of a field that is not there, of what is no object, and of a value that does not fit.
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, pa.ArrowException):
         return None
@@ -353,7 +484,8 @@ def rows_of_arrow(payloads: Sequence[bytes], record_millis: Sequence[int], field
         of_records = np.array([_time_of_record(millis, fields) for millis in record_millis], np.int64)
         numbers = np.repeat(np.arange(len(tables)), sizes)
         if tables and all(table.schema.equals(tables[0].schema) for table in tables):
-            return Rows(_rows_of_arrow(pa.concat_tables(tables), of_records[numbers], fields), numbers, {})
+            table, times, chosen = _chosen_of_arrow(pa.concat_tables(tables), of_records[numbers], fields)
+            return Rows(_rows_of_arrow(table, times, fields), numbers[chosen], {})
     except MessageError:
         pass  # of one of them
     held, sizes, faults = [fields.schema().empty_table()], [0] * len(payloads), {}

@@ -15,12 +15,12 @@ from lse_stream.files import join, open_file, whole_file
 from .command import UsageError
 from .interrupts import undisturbed
 from .kafka_options import Broker
-from .options import Options
+from .options import COARSER, Options
 from .output import SETTINGS, has_results, make_output, put_back, replaced, set_aside
 
 # What its state, its files and its windows depend on.
 _KEPT = (
-    *("topic", "format", "value", "event_time", "window", "panes", "num_shards", "state"),
+    *("topic", "format", "value", "event_time", "window", "panes", "num_shards", "state", *COARSER),
     *("max_out_of_orderness", "allowed_lateness", "early_firing"),
 )
 
@@ -32,7 +32,8 @@ def _settings(options: Options) -> dict[str, Any]:
     found = {name: getattr(options, name) for name in _KEPT}
     key = [f"{name}:{data_type}" for name, data_type in options.key_types.items()]
     durations = {name: f"{found[name]:g}s" for name in ("max_out_of_orderness", "allowed_lateness")}
-    return found | durations | {"key": key, "scale": options.scale.name}
+    where = options.where.text if options.where else None
+    return found | durations | {"key": key, "scale": options.scale.name, "where": where}
 
 
 def _write_settings(options: Options, partitions: int) -> None:

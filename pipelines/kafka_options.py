@@ -1,12 +1,20 @@
-"""Kafka on the command line: its settings, and whether topics and services are there, asked before any work."""
+"""Kafka on the command line: its settings, what its messages contain, and whether topics and services are there."""
 
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
+from lse_stream.errors import nearest
+from lse_stream.messages import EVENT_TIME, KEY_TYPES, Fields
+
 from .command import UsageError
+from .key_options import KeyOptions
+from .options import Options
 
 # Seconds to wait for a broker or an expansion service: one that runs answers in less than one.
 ANSWER_SECONDS = 10.0
@@ -130,3 +138,62 @@ def parse_config(option: str, given: Sequence[str]) -> dict[str, str]:
         if not (name and equals):
             raise UsageError(f"--{option} {text}: expected NAME=VALUE, found no such pair")
     return {name: value for name, _, value in pairs}
+
+
+def field_types(options: Mapping[str, Any], option: str) -> dict[str, pa.DataType]:
+    """The names and types of fields that an option gives as NAME or NAME:TYPE.
+
+    Raises:
+      UsageError: no such type, or a name twice.
+    """
+    types = {}
+    for text in options[option]:
+        name, colon, type_name = text.rpartition(":")
+        if not colon:
+            name, type_name = text, "string"
+        if not name or type_name not in KEY_TYPES:
+            known = ", ".join(KEY_TYPES)
+            raise UsageError(f"--{option} {text}: expected NAME:TYPE with a type of {known}, found {type_name!r}")
+        if name in types:
+            raise UsageError(f"--{option}: expected fields named once, found {', '.join(options[option])}")
+        types[name] = KEY_TYPES[type_name]
+    return types
+
+
+def fields_of(options: Options) -> Fields:
+    """What is read of the messages of a topic.
+
+    Raises:
+      UsageError: a condition that cannot be asked of them.
+      InputError: as of ``KeyOptions``.
+    """
+    from lse_stream.beam.windows import reach_of  # what needs Beam alone imports it
+
+    key_options = KeyOptions(options)
+    keys = dict(zip(key_options.sources, options.key_types.values(), strict=True))
+    fields = Fields(keys, options.value, options.event_time, reach_of(options.windowfn), options.where)
+    fields = replace(fields, coarsening=key_options.coarsening(fields.schema()))
+    named = options.where.columns if options.where else ()
+    if options.format == "arrow" and not set(named) <= set(keys):  # of which each message has its types
+        return fields
+    *_, value, event_time = fields.schema()
+    known = {**keys, options.value: value.type, options.event_time or EVENT_TIME: event_time.type}
+    asked = {name: _asked_type(name, known, options) for name in named}
+    for name in options.field_types:
+        if name not in asked or name in known:
+            found = ", ".join(asked) or "none"
+            raise UsageError(f"--field {name}: expected a further field that --where names, found {found}")
+    if options.where is not None:
+        try:
+            options.where.of(pa.schema(asked.items()))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--where {options.where.text!r}: {error}") from None
+    return replace(fields, asked=asked)
+
+
+def _asked_type(name: str, known: Mapping[str, pa.DataType], options: Options) -> pa.DataType:
+    types = known | options.field_types
+    if name not in types:
+        hint = nearest(name, list(types), "a string is in '...'")
+        raise UsageError(f"--where: expected --field {name}:TYPE, as {name!r} is no key, value or event time{hint}")
+    return types[name]

@@ -61,31 +61,36 @@ class KeyOptions:
                 raise UsageError(f"--key {name}: expected {target}, which --map makes of it, found {name}")
 
     def coarsen(self, dataset: Dataset) -> Dataset:
-        """The dataset, with these columns changed where they are read.
+        """The dataset, with these columns changed where they are read. Raises as ``coarsening``."""
+        return dataset.coarsen(self.coarsening(dataset.schema))
+
+    def coarsening(self, schema: pa.Schema) -> Coarsening:
+        """What becomes of these columns of the tables of a schema.
 
         Raises:
           InputError: a column that cannot be changed so, or a map that does not serve.
         """
-        columns = dataset.schema.names
+        columns = schema.names
         for name in self.sources:
             if name not in columns:
                 found = f"{', '.join(columns)}{nearest(name, columns)}"
                 raise InputError(f"--key {name}: expected a column of the input, found {found}")
-        mapped = {name: _read_map(name, path, dataset) for name, path in self._maps.items()}
+        mapped = {name: _read_map(name, path, schema) for name, path in self._maps.items()}
         for name, table in mapped.items():
             group = table.column_names[1]
             if group in columns:
                 raise InputError(f"--map {name}={self._maps[name]}: expected the name of a new column, found {group!r}")
+        coarsening = Coarsening(self._truncate, self._bins, mapped)
         try:
-            coarse = dataset.coarsen(Coarsening(self._truncate, self._bins, mapped))
+            coarse = coarsening.schema_of(schema)
         except TypeError as error:
             raise InputError(f"--{error}") from None
         for name in self._keys:
             try:
-                check_key_type(name, coarse.schema.field(name).type)
+                check_key_type(name, coarse.field(name).type)
             except TypeError as error:
                 raise InputError(f"--key {name}: {error}") from None
-        return coarse
+        return coarsening
 
 
 def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
@@ -127,11 +132,11 @@ def _target(name: str, path: str) -> str:
     return str(names[1])
 
 
-def _read_map(name: str, path: str, dataset: Dataset) -> pa.Table:
+def _read_map(name: str, path: str, schema: pa.Schema) -> pa.Table:
     """The two columns of a file that maps the values of a column, checked."""
     from pyarrow import csv
 
-    data_type = value_type_of(dataset.schema.field(name).type)
+    data_type = value_type_of(schema.field(name).type)
     with _errors_of_map(name, path):
         if path.endswith(".parquet"):
             table = pq.ParquetFile(path).read()

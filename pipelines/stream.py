@@ -20,7 +20,7 @@ from lse_stream.states.aggregations import LOGSUMEXP
 
 from .command import UsageError
 from .endless import check_partitions, check_resume, check_settings, taking_place, watch
-from .kafka_options import Broker, check_expansion_service, parse_config
+from .kafka_options import Broker, check_expansion_service, field_types, fields_of, parse_config
 from .key_options import KeyOptions
 from .options import COARSER, Options, Parser, check_columns
 from .output import check_apart, has_results, make_output, prepare_output
@@ -209,7 +209,15 @@ def _parser() -> Parser:
         default=[],
         metavar="COLUMN[:TYPE]",
         help=f"key column or field; repeat it for a compound key. In messages it has a TYPE of {', '.join(KEY_TYPES)} "
-        "(default string); in files that of the file",
+        "(default string), that of the field it is made from; in files that of the file",
+    )
+    add(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME[:TYPE]",
+        help="kafka, JSON: a field that --where needs and that is no key, value or event time, with its TYPE (default "
+        "string); repeat it for more. A field that a message does not have is null to --where",
     )
     add(
         "--event_time",
@@ -288,13 +296,9 @@ def parse(argv: Sequence[str]) -> Options:
         scale = Scale(options["scale"])
     except ValueError as error:
         raise UsageError(f"--{error}") from None
-    types = {}
-    if kafka:
-        types = dict(_typed_key(text) for text in options["key"])
-        if len(types) < len(options["key"]):
-            raise UsageError(f"--key: expected fields named once, found {', '.join(options['key'])}")
-        if options["value"] == EVENT_TIME:
-            raise UsageError(f"--value {options['value']}: expected another name, found that of the event times")
+    types = field_types(options, "key") if kafka else {}
+    if kafka and options["value"] == EVENT_TIME:
+        raise UsageError(f"--value {options['value']}: expected another name, found that of the event times")
     keys = list(types) if kafka else options["key"]
     given = {"value": options["value"], "event_time": options["event_time"]}
     check_columns({"key": keys}, given, [*WINDOW, *RESULTS, STATE, EVENT_TIME])
@@ -302,6 +306,7 @@ def parse(argv: Sequence[str]) -> Options:
         "bounded": bounded,
         "key": keys,
         "key_types": types,
+        "field_types": field_types(options, "field"),
         "windowfn": windowfn,
         "scale": scale,
         **{
@@ -348,7 +353,7 @@ def _check_together(options: Mapping[str, Any], *, kafka: bool) -> None:
     for option, needed, refused in (
         ("input", not kafka, kafka),
         ("event_time", not kafka, False),
-        *((option, False, kafka) for option in ("where", *COARSER)),
+        ("field", False, not kafka or options["format"] == "arrow"),
         ("topic", kafka, not kafka),
         ("bootstrap_servers", kafka or topics, False),
         ("dead_letters", kafka and not options["dead_letter_topic"], not kafka),
@@ -362,7 +367,8 @@ def _check_together(options: Mapping[str, Any], *, kafka: bool) -> None:
             also = {"output": " or --output_topic", "dead_letters": " or --dead_letter_topic"}.get(option, "")
             raise UsageError(f"--{option}: expected a value{also} with --source {options['source']}, found none")
         if refused and found:
-            raise UsageError(f"--{option}: expected none with --source {options['source']}, found {found}")
+            which = "--format arrow" if kafka and option == "field" else f"--source {options['source']}"
+            raise UsageError(f"--{option}: expected none with {which}, found {found}")
     for option in ("output_topic", "dead_letter_topic"):
         if kafka and options[option] == options["topic"]:
             raise UsageError(f"--{option} {options['topic']}: expected another topic than --topic, found the same")
@@ -376,17 +382,6 @@ def _check_together(options: Mapping[str, Any], *, kafka: bool) -> None:
             raise UsageError(f"--{option}: expected 1 or more, found {number}")
     if options["expansion_service"] is None and (kafka or topics) and shutil.which("java") is None:
         raise UsageError("--source kafka: expected Java, which Beam's KafkaIO needs, found none on PATH")
-
-
-def _typed_key(text: str) -> tuple[str, pa.DataType]:
-    name, colon, type_name = text.rpartition(":")
-    if not colon:
-        return text, KEY_TYPES["string"]
-    if not name or type_name not in KEY_TYPES:
-        raise UsageError(
-            f"--key {text}: expected COLUMN:TYPE with a type of {', '.join(KEY_TYPES)}, found {type_name!r}"
-        )
-    return name, KEY_TYPES[type_name]
 
 
 def _event_time_type(data_type: pa.DataType) -> str | None:
@@ -405,6 +400,7 @@ def _run(argv: Sequence[str]) -> None:
         key_options = KeyOptions(options)
         dataset = scan(options.input, key_options.sources, [options.value], others, where=options.where)
         dataset = key_options.coarsen(dataset)
+    fields = fields_of(options) if options.source == "kafka" else None
     if options.output:
         if options.dead_letters:
             check_apart(options.output, [options.dead_letters], "--dead_letters")
@@ -434,7 +430,7 @@ def _run(argv: Sequence[str]) -> None:
         # The transforms are made inside, where their faults become one line.
         graph = partial(build, dataset=dataset, directory=directory)
         follow = None if options.bounded or broker is None else partial(watch, options, broker, partitions, begun)
-        result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options)), rows, follow)
+        result = execute(options, lambda pipeline: graph(pipeline, **keywords_of(options, fields)), rows, follow)
         if directory is not None and rows is not None:
             write_provenance(directory, options, dataset.total_rows if dataset else rows)
     if not options.quiet:
@@ -445,8 +441,8 @@ def _run(argv: Sequence[str]) -> None:
 _WINDOWING = ("windowfn", "scale", "num_shards", "early_firing", "discarding")
 
 
-def keywords_of(options: Options) -> dict[str, Any]:
-    """The keyword arguments for ``build``."""
+def keywords_of(options: Options, fields: Fields | None) -> dict[str, Any]:
+    """The keyword arguments for ``build``; ``fields`` are those of messages, where there are any."""
     from lse_stream.beam.kafka import KEPT_LONGER  # what needs Beam alone imports it
 
     return {
@@ -457,25 +453,24 @@ def keywords_of(options: Options) -> dict[str, Any]:
         # Of a source with an end nothing is late.
         "allowed_lateness": 0.0 if options.bounded else options.allowed_lateness + KEPT_LONGER,
         "max_out_of_orderness": 0.0 if options.bounded else options.max_out_of_orderness + ON_THE_WAY,
-        **_topics(options),
+        **_topics(options, fields),
         **{name: getattr(options, name) for name in _WINDOWING},
     }
 
 
-def _topics(options: Options) -> dict[str, Any]:
+def _topics(options: Options, fields: Fields | None) -> dict[str, Any]:
     """Where messages come from and go to."""
     if not options.bootstrap_servers:
         return {}
     from lse_stream.beam.kafka import Cluster, Lateness, ReadRows, WriteTopic
-    from lse_stream.beam.windows import reach_of
 
     cluster = Cluster(options.config, options.expansion_service)
     topics: dict[str, Any] = {}
-    if options.topic:
+    if fields is not None:
         topics["topic"] = ReadRows(
             cluster,
             options.topic,
-            Fields(options.key_types, options.value, options.event_time, reach_of(options.windowfn)),
+            fields,
             message_format=options.format,
             max_message_bytes=options.max_message_bytes,
             lateness=None
@@ -516,12 +511,14 @@ def summary(options: Options, dataset: Dataset | None, result: Any, seconds: flo
     if dataset is not None:
         lines = [f"{pluralize(dataset.total_rows, 'row')} of {files_of(dataset)}, {seconds:.1f} s"]
     else:
-        from lse_stream.beam.kafka import DEAD, MESSAGES
+        from lse_stream.beam.kafka import DEAD, MESSAGES, ROWS
 
         from .on_beam import counter_value
 
         messages, dead = counter_value(result, MESSAGES), counter_value(result, DEAD)
         lines = [f"{pluralize(messages, 'message')} of {options.topic}, {dead:,} of them bad, {seconds:.1f} s"]
+        if options.where is not None:
+            lines.append(f"{pluralize(counter_value(result, ROWS), 'row')} chosen by --where")
     if options.output_topic:
         lines.append(f"results in the topic {options.output_topic}")
     if options.output and not has_results(options.output):

@@ -19,7 +19,7 @@ WIDTHS = [Decimal(text) for text in ("0.1", "0.25", "1", "3", "10", "1e-3", "2.5
 def binned(values: pa.Array, width: Decimal) -> list[Any]:
     coarsening = Coarsening(bins={"x": width})
     table = pa.table({"y": np.arange(len(values)), "x": values})
-    coarsening.check(table.schema)
+    coarsening.schema_of(table.schema)
     found = coarsening(table)
     assert found.column_names == ["y", "x"]
     result: list[Any] = found.column("x").to_pylist()
@@ -94,7 +94,7 @@ def test_dictionaries() -> None:
 def test_what_cannot_be_cut(coarsening: Coarsening, message: str) -> None:
     schema = pa.schema({"s": pa.string(), "i": pa.int64(), "d": pa.date32()})
     with pytest.raises(TypeError, match=message):
-        coarsening.check(schema)
+        coarsening.schema_of(schema)
 
 
 def test_an_hour_that_comes_twice() -> None:

@@ -24,7 +24,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from ..errors import errors_of_writing
 from ..event_times import Micros, event_times
 from ..files import check_mark, join, mark_of, whole_file
-from ..messages import EVENT_TIME, MAX_MESSAGE_BYTES, READERS, Fields, dead_letter, result_messages
+from ..messages import EVENT_TIME, MAX_MESSAGE_BYTES, Fields, dead_letter, result_messages, rows_of
 from ..state_column import STATE
 from ..states.aggregations import LOGSUMEXP
 from ..table_functions import finalize
@@ -209,7 +209,7 @@ class ReadMessages(beam.DoFn):
         directories: Sequence[str] = (),
     ) -> None:
         self._fields = fields
-        self._read = READERS[message_format]
+        self._format = message_format
         self._max_message_bytes = max_message_bytes
         self._lateness = lateness
         self._marks = [mark_of(directory) for directory in directories]
@@ -244,7 +244,8 @@ class ReadMessages(beam.DoFn):
         newest = self._newest_until(messages)
         reasons = {number: why for number, each in enumerate(messages) if (why := self._why_unread(each.value))}
         read = [number for number in range(len(messages)) if number not in reasons]
-        rows = self._read([messages[i].value for i in read], [messages[i].timestamp for i in read], self._fields)
+        payloads, millis = [messages[i].value for i in read], [messages[i].timestamp for i in read]
+        rows = rows_of(self._format, payloads, millis, self._fields)
         reasons |= {read[number]: why for number, why in rows.faults.items()}
         numbers = np.array(read, np.int64)[rows.messages]
         table, late = self._in_time(rows.table, numbers, newest)

@@ -145,9 +145,8 @@ class Dataset:
         return replace(self, row_groups=(first,), num_rows=0)
 
     def coarsen(self, coarsening: Coarsening) -> "Dataset":
-        """These files, with columns changed where they are read. Raises TypeError as ``Coarsening.check``."""
-        coarsening.check(self.schema)
-        schema = coarsening(pa.Table.from_batches([], self.schema)).schema
+        """These files, with columns changed where they are read. Raises TypeError as ``Coarsening.schema_of``."""
+        schema = coarsening.schema_of(self.schema)
         return replace(self, reading=replace(self.reading, coarsening=coarsening, schema=schema))
 
     def widen(self, become: int, converted_rows: int) -> "Dataset":

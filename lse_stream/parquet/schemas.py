@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from ..columns import is_string_type, value_type_of
+from ..columns import field_path, is_string_type, value_type_of
 
 _UNITS = ("s", "ms", "us", "ns")
 # How writers call the zone of times that have none.
@@ -14,23 +14,9 @@ _UTC = {"UTC", "Etc/UTC", "+00:00", "Z", "utc"}
 def with_nested(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
     """The schema with those fields of its columns, "column.field" and on, that are no columns themselves."""
     for name in dict.fromkeys(names):
-        if name not in schema.names and (path := path_of(schema, name)) is not None:
+        if name not in schema.names and (path := field_path(schema, name)) is not None:
             schema = schema.append(pa.field(name, path[-1].type))
     return schema
-
-
-def path_of(schema: pa.Schema, name: str) -> list[pa.Field] | None:
-    """The column and its fields down to the one of a name; None where there is none."""
-    first, *rest = name.split(".")
-    if schema.names.count(first) != 1:
-        return None
-    path = [schema.field(first)]
-    for part in rest:
-        parent = path[-1].type
-        if not pa.types.is_struct(parent) or parent.get_field_index(part) < 0:
-            return None
-        path.append(parent.field(part))
-    return path
 
 
 def unified_type(types: Sequence[pa.DataType]) -> pa.DataType | None:

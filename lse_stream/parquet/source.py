@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..buffers import repeated
-from ..columns import value_type_of, without_views
+from ..columns import column_at, value_type_of, without_views
 from ..errors import DataError, one_line
 from ..files import open_file
 from ..float64 import LARGEST_INTEGER, to_float64_exact, valid_numbers
@@ -127,7 +127,7 @@ class RowGroupReader:
 
     def _with_partition(self, table: pa.Table, row_group: RowGroup) -> pa.Table:
         names = [*self._reading.file_schema.names, *(field.name for field in self._reading.partition)]
-        columns = [_column(table, name) for name in self._reading.file_schema.names]
+        columns = [column_at(table, name) for name in self._reading.file_schema.names]
         for field, value in zip(self._reading.partition, row_group.partition, strict=True):
             columns.append(pa.chunked_array([repeated(value, field.type, table.num_rows)]))
         return pa.Table.from_arrays(columns, names)
@@ -166,18 +166,6 @@ class RowGroupReader:
             for array in valid_numbers(table.column(name)):
                 if array.size and max(-int(array.min()), int(array.max())) > LARGEST_INTEGER:
                     to_float64_exact(array, f"column {name!r}")  # raises
-
-
-def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column, or the field of one, null where any around it is."""
-    if name in table.column_names:
-        return table.column(name)
-    import pyarrow.compute as pc  # its import takes longer than most runs
-
-    first, *rest = name.split(".")
-    if first not in table.column_names:  # of a table that has got it since the file was written
-        return pa.chunked_array([pa.nulls(table.num_rows)])
-    return pc.struct_field(table.column(first), rest)
 
 
 def _typed(columns: Sequence[pa.ChunkedArray], fields: Iterable[pa.Field]) -> list[pa.ChunkedArray]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lse_stream import messages
 from lse_stream.beam.kafka import DEAD, Lateness, ReadMessages
 from lse_stream.beam.windows import reach_of, split_by_window
+from lse_stream.coarsening import Coarsening
 from lse_stream.event_times import WINDOW, event_times
 from lse_stream.messages import (
     EVENT_TIME,
@@ -25,9 +26,11 @@ from lse_stream.messages import (
     read_arrow,
     read_json,
     result_messages,
+    rows_of,
     rows_of_arrow,
     rows_of_json,
 )
+from lse_stream.predicates import Condition
 from lse_stream.state_table import to_ipc
 from lse_stream.table_functions import finalize, group_states, take_rows
 from lse_stream.testing import bits
@@ -67,6 +70,7 @@ def message_of(rng: random.Random, offset: int) -> Message:
     row = {
         "the string": rng.choice(["a", "b", rng.choice(ANYTHING)]),
         "the int64": rng.choice([1, 2, rng.choice(MILLIS)]),
+        "the float64": rng.choice([1, 2.5, "NaN", -2.5, rng.choice(ANYTHING)]),
         "the bool": rng.choice([True, False, True, False, rng.choice(ANYTHING)]),
         "the date": rng.choice(["2017-09-05", "0001-01-01", "9999-12-31", rng.choice(TIMES)]),
         "the timestamp": rng.choice([rng.choice(TIMES[:3]), time_of(rng)]),
@@ -176,6 +180,7 @@ def test_good_messages_are_read_together(monkeypatch: pytest.MonkeyPatch) -> Non
     rows = {
         "the string": ["a", "å"],
         "the int64": [-(2**63), 2**63 - 1],
+        "the float64": [0.5, "Infinity"],
         "the bool": [True, False],
         "the date": ["2017-09-05", "0001-01-01"],
         "the timestamp": ["2017-09-05T12:00:00Z", 5],
@@ -248,3 +253,126 @@ def test_keys_of_arrow_messages_are_in_those_years_too(key: pa.Array) -> None:
         writer.write_table(table)
     with pytest.raises(MessageError, match="column 'k', row 0: expected a time"):
         read_arrow(sink.getvalue().to_pybytes(), 0, Fields({"k": key.type}, "level", None))
+
+
+# --- rows that are chosen, and keys made from others ------------------------------------------------------------------
+
+ASKED = {
+    "kind": KEY_TYPES["string"],
+    "nest.n": KEY_TYPES["int64"],
+    "level": KEY_TYPES["float64"],
+    "day": KEY_TYPES["date"],
+}
+KINDS: list[Any] = ["score", "other", None, ...]
+
+
+def said(row: dict[str, Any]) -> bytes:
+    return json.dumps({name: value for name, value in row.items() if value is not ...}).encode()
+
+
+@pytest.mark.parametrize(
+    ("condition", "is_true"),
+    [
+        ("kind = 'score'", lambda kind, _: kind == "score"),
+        ("kind != 'score'", lambda kind, _: kind in ("other",)),
+        ("kind is null", lambda kind, _: kind in (None, ...)),
+        ("nest.n > 2 and kind = 'score'", lambda kind, n: kind == "score" and n > 2),
+        ("kind = 'score' and (day < date '2020-01-03' or level > 1e300)", lambda kind, n: kind == "score" and n < 2),
+    ],
+)
+@pytest.mark.parametrize("message_format", ["json", "arrow"])
+def test_rows_are_chosen_and_others_are_not_looked_at(message_format: str, condition: str, is_true: Any) -> None:
+    where = Condition(condition)
+    asked = {name: ASKED[name] for name in where.columns}
+    fields = Fields({"nest.n": KEY_TYPES["int64"]}, "level", "time", where=where, asked=asked)
+    sent, wanted = [], []
+    for number in range(40):
+        kind, n = KINDS[number % 4], number // 4 % 5
+        chosen = is_true(kind, n)
+        row: dict[str, Any] = {"kind": kind, "nest": {"n": n}, "day": f"2020-01-0{n + 1}", "level": number / 8}
+        if message_format == "json":
+            # Without the fields of a row where it is none.
+            sent.append(said(row | {"time": number if chosen or kind == "score" else ...}))
+        else:
+            table = pa.Table.from_pylist([row | {"kind": None if kind is ... else kind, "time": number}])
+            times = table["time"].cast(pa.timestamp("ms"))
+            if not chosen:
+                times = pa.chunked_array([pa.nulls(1, times.type)])
+            day = table["day"].cast(pa.date32())
+            table = table.set_column(4, "time", times).set_column(2, "day", day)
+            kinds = table["kind"].cast(pa.string_view())
+            sent.append(to_ipc(table.set_column(0, "kind", kinds)))
+        if chosen:
+            wanted.append((number, n, number / 8, 1000 * number))
+    found = rows_of(message_format, sent, range(40), fields)
+    assert found.faults == {}
+    assert found.table.schema == fields.schema()
+    columns = [column.to_pylist() for column in found.table.columns[:2]]
+    times = found.table[EVENT_TIME].cast(pa.int64()).to_pylist()
+    assert [*zip(found.messages.tolist(), *columns, times, strict=True)] == wanted
+    assert wanted
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"?", "not JSON"),
+        (b"[]", "expected a JSON object"),
+        (said({"kind": 1}), "field 'kind': expected a string of Unicode, found 1"),
+        (said({"kind": "score"}), "value 'level': expected the field, found none"),
+        (said({"kind": "score", "level": {}, "time": 1}), "value 'level': expected a number"),
+    ],
+)
+def test_messages_that_cannot_be_asked_or_read_are_dead_letters(payload: bytes, reason: str) -> None:
+    asked = {"kind": ASKED["kind"]}
+    fields = Fields({}, "level", "time", where=Condition("kind = 'score'"), asked=asked)
+    good = said({"kind": "score", "level": 1.5, "time": 1})
+    found = rows_of("json", [said({}), good, payload, good], [0] * 4, fields)
+    assert found.messages.tolist() == [1, 3]
+    assert list(found.faults) == [2]
+    assert found.faults[2].startswith(reason)
+
+
+def test_conditions_on_the_time_of_the_record() -> None:
+    where = Condition("event_time >= timestamp '1970-01-01 00:00:00.003'")
+    for message_format in ("json", "arrow"):
+        fields = Fields({}, "level", None, where=where, asked={EVENT_TIME: KEY_TYPES["timestamp"]})
+        sent = [said({"level": i}) if message_format == "json" else to_ipc(pa.table({"level": [i]})) for i in range(5)]
+        found = rows_of(message_format, sent, range(5), fields)
+        assert (found.table["level"].to_pylist(), found.messages.tolist(), found.faults) == ([3.0, 4.0], [3, 4], {})
+
+
+def test_arrow_messages_of_which_a_condition_cannot_be_asked() -> None:
+    fields = Fields({}, "level", None, where=Condition("kind = 'score'"))
+    tables = [pa.table({"level": [1.0], "kind": ["score"]}), pa.table({"level": [1.0]}), pa.table({"kind": [1]})]
+    found = rows_of("arrow", [*map(to_ipc, tables)], [0] * 3, fields)
+    assert found.messages.tolist() == [0]
+    assert found.faults[1] == "field 'kind': expected the column once, found level"
+    assert found.faults[2].startswith("condition \"kind = 'score'\": column 'kind' of int64: expected")
+
+
+GROUPS = pa.table({"model": [*range(0, 64, 2)], "family": [f"f{i % 3}" for i in range(0, 64, 2)]})
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), max_size=40))
+def test_messages_whose_keys_cannot_be_made_are_dead_letters_and_no_others(sizes: list[tuple[int, int]]) -> None:
+    coarsening = Coarsening({"day": "month"}, {}, {"model": GROUPS})
+    keys = {"model": KEY_TYPES["int64"], "day": KEY_TYPES["date"]}
+    fields = Fields(keys, "level", None, coarsening=coarsening)
+    days = pa.array([19_000, 19_040, 19_060], pa.date32())
+    sent, wanted, bad = [], [], {}
+    for number, (model, rows) in enumerate(sizes):
+        models = [*range(0, 2 * rows, 2)]
+        if rows and model % 5 == 0:
+            models[-1] = 7
+            bad[number] = "column 'model': expected values that its map contains, found 7"
+        else:
+            wanted += [(number, f"f{2 * i % 3}", float(number)) for i in range(rows)]
+        columns = {"model": pa.array(models, "int64"), "day": days[:rows], "level": pa.array([number] * rows, "double")}
+        sent.append(to_ipc(pa.table(columns)))
+    found = rows_of("arrow", sent, [0] * len(sent), fields)
+    assert found.faults == bad
+    assert found.table.column_names == ["family", "day", "level", EVENT_TIME]
+    made = [found.table[name].to_pylist() for name in ("family", "level")]
+    assert [*zip(found.messages.tolist(), *made, strict=True)] == wanted
+    assert {day.day for day in found.table["day"].to_pylist()} <= {1}

@@ -39,6 +39,7 @@ from lse_stream.beam.kafka import ReadTopic, WriteTopic
 from lse_stream.state_table import to_ipc
 from lse_stream.table_functions import group_states
 from pipelines import stream
+from pipelines.kafka_options import fields_of
 from pipelines.on_beam import execute
 from pipelines.options import Options
 from pipelines.output import make_output
@@ -83,7 +84,7 @@ def job(place: KafkaOnFlink, build: Build, arguments: list[str]) -> Iterator[str
 
 
 def of_tables(options: Options, pipeline: beam.Pipeline) -> None:
-    stream.build(pipeline, None, options.output, **stream.keywords_of(options))
+    stream.build(pipeline, None, options.output, **stream.keywords_of(options, fields_of(options)))
 
 
 def by_element(combine: beam.PTransform[Any, Any]) -> Build:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,6 +84,57 @@ def test_a_topic_in_windows(kafka: Broker, service: str, tmp_path: Path) -> None
     assert sorted(letter["payload"].encode() for letter in letters) == sorted(bad)
     lines = [line for path in (tmp_path / "bad").iterdir() for line in path.read_text().splitlines()]
     assert sorted(map(json.loads, lines), key=repr) == sorted(letters, key=repr)
+
+
+@pytest.mark.engine
+def test_chosen_rows_and_derived_keys_of_a_topic_give_the_bytes_of_files(
+    kafka: Broker, service: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(1)
+    rows: list[dict[str, Any]] = [
+        {
+            "model": f"m{rng.randrange(9)}",
+            "size": rng.randrange(100),
+            "level": rng.gauss(0, 50),
+            "ok": rng.random() < 0.7,
+        }
+        | {"seen": 1000 * rng.randrange(3 * 86_400), "time": rng.randrange(4 * HOUR)}
+        for _ in range(1000)
+    ]
+    (tmp_path / "families.csv").write_text("".join(["model,family\n", *(f"m{i},f{i % 2}\n" for i in range(8))]))
+    files = {name: [row[name] for row in rows] for name in rows[0] if name not in ("seen", "time")}
+    times = {name: pa.array([row[name] for row in rows], pa.timestamp("ms", "UTC")) for name in ("seen", "time")}
+    write(tmp_path / "rows.parquet", pa.table(files | times))
+    good = [json.dumps(row).encode() for row in rows]
+    other = [b'{"time": "never"}', b'{"ok": false, "level": {}}']
+    bad = [b'{"ok": true, "model": "m1"}']
+    kafka.create("mixed", "unread")
+    kafka.produce("mixed", [(message, None, None) for message in [*good, *other, *bad]])
+    common = [
+        *("--value=level", "--event_time=time", "--window=fixed:1h", "--state", "--where=ok and model != 'm8'"),
+        *("--truncate=seen=day", "--bin=size=25", f"--map=model={tmp_path / 'families.csv'}"),
+    ]
+    replay = ["--source=replay", f"--input={tmp_path / 'rows.parquet'}", "--key=family", "--key=size", "--key=seen"]
+    assert main([*replay, *common, f"--output={tmp_path / 'files'}"]) == 0
+    arguments = [
+        *("--source=kafka", f"--bootstrap_servers={kafka.servers}", f"--expansion_service={service}", "--topic=mixed"),
+        *("--max_records=1003", "--key=family", "--key=size:int64", "--key=seen:timestamp", "--field=ok:bool"),
+        *("--dead_letter_topic=unread", f"--output={tmp_path / 'topic'}"),
+    ]
+    capsys.readouterr()
+    assert main([*arguments, *common]) == 0
+    chosen = sum(row["ok"] and row["model"] != "m8" for row in rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("1,003 messages of mixed, 1 of them bad, ")
+    assert lines[1] == f"{chosen} rows chosen by --where"
+    names = sorted(path.name for path in (tmp_path / "files").glob("*.parquet"))
+    assert sorted(path.name for path in (tmp_path / "topic").glob("*.parquet")) == names
+    for name in names:
+        # Times of files are in the unit of the file.
+        found, wanted = (pq.read_table(tmp_path / place / name) for place in ("topic", "files"))
+        assert found.cast(wanted.schema).equals(wanted)
+    [letter] = kafka.results("unread")
+    assert letter["payload"].encode() == bad[0]
 
 
 @pytest.mark.engine

@@ -133,12 +133,6 @@ def test_bad_conditions(
     assert not output.exists()
 
 
-def test_a_topic_has_none(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = "--source kafka --topic=t --bootstrap_servers=h:1 --window=fixed:1h --key=k --value=x --event_time=t"
-    assert main(["stream", *arguments.split(), "--max_records=1", "--output_topic=o", "--where=k = 1"]) == 2
-    check_fault(capsys.readouterr().err, ["--where: expected none with --source kafka"], "stream")
-
-
 def run(program: str, source: Path, output: Path, *options: str) -> int:
     status: int = main([program, f"--input={source}", f"--output={output}", "--quiet", *options])
     return status
