@@ -60,7 +60,7 @@ class Coarsening:
                 raise TypeError(f"bin {name}={width}: expected integers, float32 or float64, found {data_type}")
             if pa.types.is_integer(data_type) and width % 1:
                 raise TypeError(f"bin {name}={width}: expected a whole number for a column of {data_type}")
-        return self(schema.empty_table()).schema
+        return self(pa.Table.from_batches([], schema)).schema
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with those of its columns changed.

@@ -35,10 +35,11 @@ def columns_like(pattern: str, names: Sequence[str]) -> tuple[list[str], pa.Arra
     """The columns that a pattern names, where ``*`` stands for an index, and the observations that these name.
 
     ``log_lik[*]`` and ``log_lik.*`` mean the same: log_lik.1, log_lik[1], log_lik.1.2 and log_lik[1,2]. Observations
-    are int64 where every index is one integer, and strings such as "1,2" elsewhere.
+    are int64 where an index is one integer, and strings such as "1,2" elsewhere.
 
     Raises:
-      ValueError: a pattern without one ``*``, or that names nothing, or two columns with one index.
+      ValueError: a pattern without one ``*``, or that names nothing, two columns with one index, or indices of one
+        integer and of several.
 
     >>> columns_like("log_lik[*]", ["lp__", "log_lik.1", "log_lik.2"])[0]
     ['log_lik.1', 'log_lik.2']
@@ -57,7 +58,10 @@ def columns_like(pattern: str, names: Sequence[str]) -> tuple[list[str], pa.Arra
 
         near = ", ".join(get_close_matches(pattern, names, _NEAREST, 0.0))
         raise ValueError(f"expected columns like {pattern!r}, * an index, found none (nearest: {near or 'no column'})")
-    if all(len(index) == 1 for index in indices):
+    shape, *others = {len(index): name for index, name in indices.items()}.items()
+    if others:
+        raise ValueError(f"expected indices of one shape, found {shape[1]!r} and {others[0][1]!r}")
+    if shape[0] == 1:
         return list(indices.values()), array_of(np.array([index for [index] in indices], np.int64))
     return list(indices.values()), strings_of([_text(index) for index in indices])
 

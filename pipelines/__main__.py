@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .command import COMMAND
+from .command import COMMAND, print_version
 
 PROGRAMS = {
     "parquet": "log-sum-exp per key over Parquet files",
@@ -18,9 +18,8 @@ PROGRAMS = {
     "typhoon": "the lesson of the storms: what log-sum-exp does, step by step",
 }
 
-USAGE = (
-    f"usage: {COMMAND} PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help says more; --version that of all):\n"
-    + "".join(f"  {name:14} {what}\n" for name, what in PROGRAMS.items())
+USAGE = f"usage: {COMMAND} PROGRAM [OPTION ...]\n\nprograms (PROGRAM --help says more):\n" + "".join(
+    f"  {name:14} {what}\n" for name, what in PROGRAMS.items()
 )
 
 
@@ -31,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     if name == "--version":
-        from importlib.metadata import version  # with all that it imports
-
-        print(f"lse-stream {version('lse-stream')}")
+        print_version()
         return 0
     if name not in PROGRAMS:
         from lse_stream.errors import nearest  # with the package, which the list of programs does without

@@ -129,6 +129,8 @@ def _read_header(path: str) -> Chain:
                         if not text.isprintable():
                             raise InputError(f"{path}: expected a header of names, found {text[:SHOWN]!r}")
                         [header] = csv.reader([text])
+                        if all(map(_is_number, header)) and not all(map(str.isdigit, header)):
+                            raise InputError(f"{path}: expected a header of names, found numbers: {text[:SHOWN]!r}")
                         warmup, draws = _promised(path, settings)
                         return Chain(path, tuple(header), lines, begin, warmup, draws)
     except UnicodeDecodeError as error:
@@ -139,6 +141,14 @@ def _read_header(path: str) -> Chain:
     except DataError as error:
         raise InputError(str(error)) from error
     raise InputError(f"{path}: expected a CSV file with a header of names, found none")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _promised(path: str, settings: Mapping[str, str]) -> tuple[int, int | None]:

@@ -11,6 +11,19 @@ class UsageError(ValueError):
     """An option that cannot be followed, found before any work."""
 
 
+def print_version() -> None:
+    """Prints the name and the version of the package."""
+    from importlib.metadata import version  # with all that it imports
+
+    print(f"lse-stream {version('lse-stream')}")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print_version()
+        parser.exit()
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Of a program, with its description and examples as they are written, where PROGRAM is how it is called."""
 
@@ -22,6 +35,9 @@ class ArgumentParser(argparse.ArgumentParser):
             epilog=examples.replace("PROGRAM", f"{COMMAND} {program}").replace("COMMAND", COMMAND),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+        )
+        self.add_argument(
+            "--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="show the version and exit"
         )
 
     def error(self, message: str) -> NoReturn:

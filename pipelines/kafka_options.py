@@ -88,6 +88,16 @@ class Broker:
 
     def check_records(self, topic: str) -> None:
         """Raises UsageError for a topic with a partition that has no records."""
+        records = self.records(topic)
+        if empty := [str(partition) for partition, number in records.items() if not number]:
+            raise UsageError(
+                f"--topic {topic}: expected a record in each of its {len(records)} partitions, as until then no window "
+                f"closes, found none in {', '.join(empty)}: write one to each, be it a dead letter, or read from the "
+                "end (--kafka_config auto.offset.reset=latest), which waits"
+            )
+
+    def records(self, topic: str) -> dict[int, int]:
+        """How many records a topic has in each of its partitions; a few more, where transactions wrote them."""
         from confluent_kafka import Consumer, TopicPartition
 
         partitions = self._topics()[topic]
@@ -98,12 +108,7 @@ class Broker:
                 for partition in partitions
             }
             consumer.close()
-        if empty := [str(partition) for partition, (first, end) in ends.items() if first == end]:
-            raise UsageError(
-                f"--topic {topic}: expected a record in each of its {len(ends)} partitions, as until then no window "
-                f"closes, found none in {', '.join(empty)}: write one to each, be it a dead letter, or read from the "
-                "end (--kafka_config auto.offset.reset=latest), which waits"
-            )
+        return {partition: end - first for partition, (first, end) in ends.items()}
 
 
 def _of_settings(config: Mapping[str, str], said: str) -> str:

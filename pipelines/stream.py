@@ -25,7 +25,7 @@ from .key_options import KeyOptions
 from .options import COARSER, Options, Parser, check_columns
 from .output import check_apart, has_results, make_output, prepare_output
 from .provenance import write_provenance
-from .run import run_main, staged
+from .run import print_line, run_main, staged
 from .summary import files_of, head, pluralize, preview, read_totals
 from .window_options import FORMS, parse_duration, parse_window
 
@@ -408,18 +408,8 @@ def _run(argv: Sequence[str]) -> None:
         if options.resume is not None:
             check_settings(options)
     # Last of what is checked, as a broker that does not answer is waited for.
-    broker, partitions = None, 0
-    if options.bootstrap_servers:
-        broker = Broker(options.config)
-        check_expansion_service(options.expansion_service)
-        topics = {name: getattr(options, name) for name in ("topic", "output_topic", "dead_letter_topic")}
-        broker.check_topics({name: topic for name, topic in topics.items() if topic})
-        if not options.bounded:
-            partitions = broker.partitions(options.topic)
-            if options.output and options.resume is not None:
-                check_partitions(options, partitions)
-            if "auto.offset.reset" not in options.config and options.resume is None:
-                broker.check_records(options.topic)
+    broker = Broker(options.config) if options.bootstrap_servers else None
+    partitions = 0 if broker is None else _check_kafka(options, broker)
     if options.dead_letters:
         make_output("dead_letters", options.dead_letters)
     from .on_beam import execute  # what needs Beam alone imports it
@@ -435,6 +425,27 @@ def _run(argv: Sequence[str]) -> None:
             write_provenance(directory, options, dataset.total_rows if dataset else rows)
     if not options.quiet:
         print(summary(options, dataset, result, time.monotonic() - start), flush=True)
+
+
+def _check_kafka(options: Options, broker: Broker) -> int:
+    """Checks that topics are there, and records; gives how many partitions the topic of a stream without end has."""
+    check_expansion_service(options.expansion_service)
+    topics = {name: getattr(options, name) for name in ("topic", "output_topic", "dead_letter_topic")}
+    broker.check_topics({name: topic for name, topic in topics.items() if topic})
+    from_first = "auto.offset.reset" not in options.config and options.resume is None
+    if options.bounded:
+        if options.topic and from_first and not options.quiet:
+            found, wanted = sum(broker.records(options.topic).values()), options.max_records
+            if found < wanted:
+                text = f"{PROGRAM}: {options.topic} has {found:,} records of --max_records {wanted:,}; waiting for more"
+                print_line(text, sys.stderr)
+        return 0
+    partitions = broker.partitions(options.topic)
+    if options.output and options.resume is not None:
+        check_partitions(options, partitions)
+    if from_first:
+        broker.check_records(options.topic)
+    return partitions
 
 
 # The options that go to ``WindowStates`` by their names.

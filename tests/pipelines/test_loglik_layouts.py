@@ -486,6 +486,11 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     ),
     "an empty file": ({"in/a.csv": b""}, "--input in/a.csv --wide a[*]" + END, ["in/a.csv", "header", "found none"]),
     "comments alone": ({"in/a.csv": b"# a\n# b"}, "--input in/a.csv --wide a[*]" + END, ["in/a.csv", "found none"]),
+    "no header": (
+        {"in/a.csv": "".join(DATA[FIRST:]).encode(), "in/b.csv": CSV},
+        "--input in/*.csv --wide log_lik[*]" + END,
+        ["in/a.csv: expected a header of names, found numbers: '-7.5,"],
+    ),
     "another header": (
         {"in/a.csv": CSV, "in/b.csv": CSV.replace(b"log_lik.3", b"log_lik.7")},
         "--input in/*.csv --wide log_lik[*]" + END,

@@ -52,7 +52,9 @@ def test_the_command_of_all_programs(capsys: pytest.CaptureFixture[str], tmp_pat
     assert all(f"  {program} " in captured.out for program in PROGRAMS)
     assert captured.err == ""
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"lse-stream {__version__}\n"
+    with pytest.raises(SystemExit, match="0"):
+        main(["parquet", "--version"])
+    assert capsys.readouterr().out == 2 * f"lse-stream {__version__}\n"
     for argv, found in (([], "none"), (["parket"], "'parket'")):
         assert main(argv) == 2
         captured = capsys.readouterr()

@@ -774,6 +774,7 @@ def all_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.stream.check_expansion_service", lambda *_: None)
     monkeypatch.setattr("pipelines.stream.Broker.check_topics", lambda *_: None)
     monkeypatch.setattr("pipelines.stream.Broker.is_log_append_time", lambda *_: False)
+    monkeypatch.setattr("pipelines.stream.Broker.records", lambda *_: {0: 2, 1: 1})
 
 
 def test_dead_letters_that_cannot_be_put_anywhere(
@@ -797,8 +798,11 @@ def test_a_fault_of_the_expansion_is_one_line(
     monkeypatch.setattr("lse_stream.beam.kafka.ReadRows", fail)
     monkeypatch.chdir(tmp_path)
     assert main([*KAFKA.split(), "--output", "out", "--quiet"]) == 1
-    assert capsys.readouterr().err == "stream: error: RuntimeError: no such setting (--traceback shows all)\n"
+    error = "stream: error: RuntimeError: no such setting (--traceback shows all)\n"
+    assert capsys.readouterr().err == error
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+    assert main([*KAFKA.split(), "--output", "out"]) == 1
+    assert capsys.readouterr().err == f"stream: rows has 3 records of --max_records 5; waiting for more\n{error}"
 
 
 # --- a stream without an end, and the results that are there already --------------------------------------------------
