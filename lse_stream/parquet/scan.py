@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
@@ -168,6 +169,7 @@ def find_files(patterns: Sequence[str]) -> list[str]:
       InputError: a pattern that names nothing.
     """
     found: dict[str, str] = {}
+    real_directory = cache(os.path.realpath)  # which asks for every part of a path
     for pattern in patterns:
         if is_lake(pattern):
             found |= {path: path for path in snapshot_of(pattern).files}
@@ -177,7 +179,10 @@ def find_files(patterns: Sequence[str]) -> list[str]:
             inside = f" named *{', *'.join(SUFFIXES)} in it" if os.path.isdir(pattern) else ""
             raise InputError(f"{pattern}: expected a file, a directory or a glob of Parquet files, found none{inside}")
         for path in paths:
-            real = os.path.realpath(path) if is_local(path) else path
+            real = path
+            if is_local(path):
+                directory, name = os.path.split(path)
+                real = os.path.realpath(path) if os.path.islink(path) else os.path.join(real_directory(directory), name)
             found[real] = min(found.get(real, path), path, key=lambda name: (name != real, name))
     return sorted(found.values())
 
