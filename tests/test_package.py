@@ -4,11 +4,14 @@ import pickle
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 import lse_stream
 from lse_stream.states.aggregations import AGGREGATIONS, Aggregation
+
+ROOT = Path(__file__).parent.parent
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
@@ -39,8 +42,10 @@ def test_public_names_are_listed_and_kept_when_used() -> None:
 
 
 def test_the_version_is_stated_once() -> None:
-    assert lse_stream.__version__.startswith("0.2.0")
     assert version("lse-stream") == lse_stream.__version__
+    cited, changes = ((ROOT / name).read_text() for name in ("CITATION.cff", "CHANGELOG.md"))
+    assert f"\nversion: {lse_stream.__version__}\n" in cited
+    assert f"\n## {lse_stream.__version__} " in changes
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS.values(), ids=AGGREGATIONS)

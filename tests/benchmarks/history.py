@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from measure import Result, machine, table
+from packaging.version import Version
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,10 +36,9 @@ def save(results: Sequence[Result]) -> Path:
 
 
 def last() -> Path | None:
-    """The newest file of this machine, whatever its version."""
-    model = place().name.removesuffix(f"-{version('lse-stream')}.json")
-    found = sorted(RESULTS.glob(f"{model}-*.json"))
-    return found[-1] if found else None
+    """The file of this machine with the newest version."""
+    model = place().name.removesuffix(f"{version('lse-stream')}.json")
+    return max(RESULTS.glob(f"{model}*.json"), key=lambda path: Version(path.stem.removeprefix(model)), default=None)
 
 
 def compared(results: Sequence[Result], path: Path) -> str:
