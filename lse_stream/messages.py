@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .buffers import numbers_of
+from .buffers import array_of, numbers_of
 from .coarsening import Coarsening
 from .columns import column_at, field_path, without_views
 from .event_times import WINDOW, Micros, check_years, event_times, is_in_years
@@ -253,9 +253,8 @@ def _chosen_of_arrow(
     table: pa.Table, of_records: Micros, fields: Fields
 ) -> tuple[pa.Table, Micros, npt.NDArray[np.int64]]:
     """The rows that are to be read, the times of their records, and which they were."""
-    rows = np.arange(table.num_rows)
     if fields.where is None:
-        return table, of_records, rows
+        return table, of_records, np.arange(table.num_rows)
     asked = {
         name: pa.array(of_records).cast(_TIME_TYPE)
         if fields.event_time is None and name == EVENT_TIME
@@ -263,16 +262,16 @@ def _chosen_of_arrow(
         for name in fields.where.columns
     }
     try:
-        rows = rows[_is_true(pa.table(asked), fields.where)]
+        rows = _rows_where(pa.table(asked), fields.where)
     except (TypeError, ValueError) as error:
         raise MessageError(f"condition {fields.where.text!r}: {error}") from None
-    return without_views(table).take(pa.array(rows)), of_records[rows], rows
+    return without_views(table).take(array_of(rows)), of_records[rows], rows
 
 
-def _is_true(table: pa.Table, where: Condition) -> npt.NDArray[np.bool_]:
-    """Which rows (n,) of a table a condition is true for."""
-    mask = where.of(table.schema).mask(table).combine_chunks()
-    return numbers_of(mask.fill_null(False)).astype(np.bool_)
+def _rows_where(table: pa.Table, where: Condition) -> npt.NDArray[np.int64]:
+    """The numbers of the rows of a table that a condition is true for."""
+    rows = array_of(np.arange(table.num_rows))
+    return numbers_of(rows.filter(where.of(table.schema).mask(table).combine_chunks()))
 
 
 def _rows_of_arrow(table: pa.Table, of_records: Micros, fields: Fields) -> pa.Table:
@@ -373,7 +372,8 @@ def rows_of_json(payloads: Sequence[bytes], record_millis: Sequence[int], fields
             numbers.append(number)
         except MessageError as error:
             unread[number] = str(error)
-    chosen = np.array(numbers, np.int64)[_is_true(_table_of(asked, pa.schema(fields.asked.items())), fields.where)]
+    table = _table_of(asked, pa.schema(fields.asked.items()))
+    chosen = np.array(numbers, np.int64)[_rows_where(table, fields.where)]
     rows = _all_of_json([payloads[i] for i in chosen], [record_millis[i] for i in chosen], fields)
     faults = unread | {int(chosen[number]): why for number, why in rows.faults.items()}
     return Rows(rows.table, chosen[rows.messages], faults)
