@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .buffers import Mask, array_of, nulls_of, numbers_of
+from .buffers import Mask, array_of, nulls_of, numbers_of, scalar_of
 from .columns import decode_dictionary, value_type_of
 
 # To what times are cut; the weeks begin on Monday.
@@ -103,6 +103,9 @@ def _mapped(name: str, column: pa.ChunkedArray, groups: pa.Table) -> pa.ChunkedA
 
     values = groups.column(0).combine_chunks()
     column = column.cast(values.type)
+    if pa.types.is_floating(values.type):  # -0.0 is 0.0
+        zero = scalar_of(0.0, values.type)
+        values, column = pc.add(values, zero), pc.add(column, zero)
     rows = pc.index_in(column, values)
     missing = column.filter(pc.and_(rows.is_null(), column.is_valid()))
     if len(missing):
@@ -146,7 +149,8 @@ def _cut_floats(numbers: npt.NDArray[Any], width: Decimal) -> tuple[npt.NDArray[
     def edges(bins: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         return (bins * number / divisor).astype(numbers.dtype)
 
-    bins = np.floor(x * divisor / number)
+    with np.errstate(over="ignore"):
+        bins = np.floor(x * divisor / number)
     is_cut = np.abs(bins) < MOST_BINS // number - 2
     bins[~is_cut] = 0
     for _ in range(2):  # by how much the quotient may be off

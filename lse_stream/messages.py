@@ -4,6 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -20,6 +21,8 @@ from .columns import column_at, field_path, without_views
 from .event_times import WINDOW, Micros, check_years, event_times, is_in_years
 from .float64 import column_to_float64_exact, to_float_exact
 from .predicates import Condition
+
+Ints = npt.NDArray[np.int64]
 
 # The column of event times of the tables, whatever it is called in the messages.
 EVENT_TIME = "event_time"
@@ -230,9 +233,9 @@ _PARSERS: dict[pa.DataType, Callable[[Any, str], Any]] = {
 
 def read_arrow(payload: bytes, record_millis: int, fields: Fields) -> pa.Table:
     """The rows of a message, of the schema ``fields.schema()``; raises MessageError where there is a fault in it."""
-    table = _opened(payload)
-    of_records = np.full(table.num_rows, _time_of_record(record_millis, fields))
-    return _rows_of_arrow(*_chosen_of_arrow(table, of_records, fields)[:2], fields)
+    return _rows_of_arrow(
+        _opened(payload), lambda rows: np.full(rows.size, _record_micros(record_millis, fields.room)), fields
+    )[0]
 
 
 def _opened(payload: bytes) -> pa.Table:
@@ -244,69 +247,80 @@ def _opened(payload: bytes) -> pa.Table:
     return table
 
 
-def _time_of_record(millis: int, fields: Fields) -> int:
-    """In microseconds, where rows have it for their event time; 0 where they have their own."""
-    return _record_micros(millis, fields.room) if fields.event_time is None else 0
+def _rows_of_arrow(
+    table: pa.Table, times_of_records: Callable[[Ints], Micros], fields: Fields
+) -> tuple[pa.Table, Ints]:
+    """The rows that are chosen of a message, or of several with columns of the same types; and which they were.
+
+    Args:
+      times_of_records: gives those of rows (n,).
+    """
+    rows = np.arange(table.num_rows)
+    if fields.where is not None:
+        with _errors_of_arrow(f"condition {fields.where.text!r}: "):
+            asked = {
+                name: pa.array(times_of_records(rows)).cast(_TIME_TYPE)
+                if fields.event_time is None and name == EVENT_TIME
+                else _message_column(table, name, "field")
+                for name in fields.where.columns
+            }
+            rows = _rows_where(pa.table(asked), fields.where)
+        if not rows.size:
+            return pa.Table.from_batches([], fields.schema()), rows
+    with _errors_of_arrow("" if fields.where is None else "of the rows chosen, "):
+        columns = [_key_column(table, name, data_type) for name, data_type in fields.keys.items()]
+        columns.append(_message_column(table, fields.value, "value"))
+        if fields.event_time is not None:
+            columns.append(_message_column(table, fields.event_time, "event time"))
+        if fields.where is not None:
+            read = without_views(pa.Table.from_arrays(columns, [*map(str, range(len(columns)))]))
+            columns = read.take(array_of(rows)).columns
+        keys, value = columns[: len(fields.keys)], columns[len(fields.keys)]
+        for name, column in zip(fields.keys, keys, strict=True):
+            if pa.types.is_temporal(column.type):
+                _column_micros(column.drop_null(), name)
+        valid = value.is_valid().to_numpy()
+        numbers = np.zeros(rows.size)
+        numbers[valid] = column_to_float64_exact(value, f"value {fields.value!r}")
+        if fields.event_time is None:
+            micros = times_of_records(rows)
+        else:
+            micros = _column_micros(columns[-1], fields.event_time, fields.room)
+        read_columns = [*keys, pa.array(numbers, mask=~valid), pa.array(micros).cast(_TIME_TYPE)]
+        return pa.Table.from_arrays(read_columns, schema=fields.schema()), rows
 
 
-def _chosen_of_arrow(
-    table: pa.Table, of_records: Micros, fields: Fields
-) -> tuple[pa.Table, Micros, npt.NDArray[np.int64]]:
-    """The rows that are to be read, the times of their records, and which they were."""
-    if fields.where is None:
-        return table, of_records, np.arange(table.num_rows)
-    asked = {
-        name: pa.array(of_records).cast(_TIME_TYPE)
-        if fields.event_time is None and name == EVENT_TIME
-        else _message_column(table, name, "field")
-        for name in fields.where.columns
-    }
+@contextmanager
+def _errors_of_arrow(place: str) -> Iterator[None]:
+    """Raises MessageError for whatever is wrong with columns, which may be of any type that Arrow knows."""
     try:
-        rows = _rows_where(pa.table(asked), fields.where)
-    except (TypeError, ValueError) as error:
-        raise MessageError(f"condition {fields.where.text!r}: {error}") from None
-    return without_views(table).take(array_of(rows)), of_records[rows], rows
+        yield
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise MessageError(f"{place}{error}") from None
 
 
-def _rows_where(table: pa.Table, where: Condition) -> npt.NDArray[np.int64]:
+def _rows_where(table: pa.Table, where: Condition) -> Ints:
     """The numbers of the rows of a table that a condition is true for."""
     rows = array_of(np.arange(table.num_rows))
     return numbers_of(rows.filter(where.of(table.schema).mask(table).combine_chunks()))
 
 
-def _rows_of_arrow(table: pa.Table, of_records: Micros, fields: Fields) -> pa.Table:
-    """Rows of a message, or of several with columns of the same types, and the times of their records (rows,), read."""
-    columns: list[pa.ChunkedArray] = []
-    for name, data_type in fields.keys.items():
-        column = _message_column(table, name, "key")
-        if column.type != data_type:
-            raise MessageError(f"key {name!r}: expected a column of {data_type}, found {column.type}")
-        if pa.types.is_temporal(data_type):
-            _column_micros(column.drop_null(), name)
-        columns.append(column)
-    value = _message_column(table, fields.value, "value")
-    try:
-        valid = value.is_valid().to_numpy()
-        numbers = np.zeros(table.num_rows)
-        numbers[valid] = column_to_float64_exact(value, f"value {fields.value!r}")
-    except (TypeError, ValueError) as error:
-        raise MessageError(str(error)) from None
-    columns.append(pa.chunked_array([pa.array(numbers, mask=~valid)]))
-    if fields.event_time is None:
-        micros = of_records
-    else:
-        column = _message_column(table, fields.event_time, "event time")
-        micros = _column_micros(column, fields.event_time, fields.room)
-    return pa.Table.from_arrays([*columns, pa.array(micros).cast(_TIME_TYPE)], schema=fields.schema())
+def _key_column(table: pa.Table, name: str, data_type: pa.DataType) -> pa.ChunkedArray:
+    column = _message_column(table, name, "key")
+    if column.type != data_type:
+        raise MessageError(f"key {name!r}: expected a column of {data_type}, found {column.type}")
+    return column
 
 
 def _column_micros(column: pa.ChunkedArray, name: str, room: int = 0) -> Micros:
-    try:
-        micros = event_times(column, name)
-        check_years(micros, name, room)
-    except (TypeError, ValueError) as error:
-        raise MessageError(str(error)) from None
+    micros = event_times(column, name)
+    check_years(micros, name, room)
     return micros
+
+
+def _together(tables: Sequence[pa.Table]) -> pa.Table:
+    with _errors_of_arrow(""):
+        return pa.concat_tables(tables).unify_dictionaries()
 
 
 def _message_column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
@@ -318,7 +332,10 @@ def _message_column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
 
 
 def _shown(found: Any) -> str:
-    text = repr(found)
+    try:
+        text = repr(found)
+    except RecursionError:
+        text = f"a {type(found).__name__} of many levels"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
@@ -332,7 +349,7 @@ class Rows(NamedTuple):
     """
 
     table: pa.Table
-    messages: npt.NDArray[np.int64]
+    messages: Ints
     faults: dict[int, str]
 
 
@@ -345,7 +362,7 @@ def _coarsened(rows: Rows, coarsening: Coarsening) -> Rows:
     """The rows with their keys changed; messages of which one cannot be are found by halves."""
     try:
         return rows._replace(table=coarsening(rows.table))
-    except ValueError as error:
+    except (ValueError, pa.ArrowException) as error:
         first, last = rows.messages[[0, -1]].tolist()
         if first == last:
             none = rows.table.slice(0, 0)
@@ -469,7 +486,7 @@ def _micros_array(column: list[Any], name: str, room: int) -> Micros:
     if {*map(type, column)} - {int}:
         return np.array([_micros(found, "", room) for found in column], np.int64)
     millis = np.array(column, np.int64)
-    if (np.abs(millis) > 2**52).any():
+    if ((millis > 2**52) | (millis < -(2**52))).any():
         raise OverflowError
     micros: Micros = 1000 * millis
     check_years(micros, name, room)
@@ -480,14 +497,19 @@ def rows_of_arrow(payloads: Sequence[bytes], record_millis: Sequence[int], field
     """The rows of messages, each of which is an Arrow IPC stream. They are what ``read_arrow`` gives, one by one."""
     try:
         tables = [_opened(payload) for payload in payloads]
-        sizes = [table.num_rows for table in tables]
-        of_records = np.array([_time_of_record(millis, fields) for millis in record_millis], np.int64)
-        numbers = np.repeat(np.arange(len(tables)), sizes)
         if tables and all(table.schema.equals(tables[0].schema) for table in tables):
-            table, times, chosen = _chosen_of_arrow(pa.concat_tables(tables), of_records[numbers], fields)
-            return Rows(_rows_of_arrow(table, times, fields), numbers[chosen], {})
+            numbers = np.repeat(np.arange(len(tables)), [table.num_rows for table in tables])
+
+            def times_of_records(rows: Ints) -> Micros:
+                times = np.zeros(len(tables), np.int64)
+                for number in np.unique(numbers[rows]).tolist():
+                    times[number] = _record_micros(record_millis[number], fields.room)
+                return times[numbers[rows]]
+
+            table, rows = _rows_of_arrow(_together(tables), times_of_records, fields)
+            return Rows(table, numbers[rows], {})
     except MessageError:
-        pass  # of one of them
+        pass  # of one of them, or as dictionaries of several do not go together
     held, sizes, faults = [fields.schema().empty_table()], [0] * len(payloads), {}
     for number, (payload, millis) in enumerate(zip(payloads, record_millis, strict=True)):
         try:

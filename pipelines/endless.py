@@ -30,10 +30,11 @@ _PARTITIONS = "partitions"
 
 def _settings(options: Options) -> dict[str, Any]:
     found = {name: getattr(options, name) for name in _KEPT}
-    key = [f"{name}:{data_type}" for name, data_type in options.key_types.items()]
+    types = {"key": options.key_types, "field": options.field_types}
+    fields = {name: [f"{field}:{data_type}" for field, data_type in found.items()] for name, found in types.items()}
     durations = {name: f"{found[name]:g}s" for name in ("max_out_of_orderness", "allowed_lateness")}
     where = options.where.text if options.where else None
-    return found | durations | {"key": key, "scale": options.scale.name, "where": where}
+    return found | durations | fields | {"scale": options.scale.name, "where": where}
 
 
 def _write_settings(options: Options, partitions: int) -> None:

@@ -157,8 +157,8 @@ def field_types(options: Mapping[str, Any], option: str) -> dict[str, pa.DataTyp
         if not colon:
             name, type_name = text, "string"
         if not name or type_name not in KEY_TYPES:
-            known = ", ".join(KEY_TYPES)
-            raise UsageError(f"--{option} {text}: expected NAME:TYPE with a type of {known}, found {type_name!r}")
+            known, found = ", ".join(KEY_TYPES), repr(type_name) if name else "no name"
+            raise UsageError(f"--{option} {text}: expected NAME:TYPE with a type of {known}, found {found}")
         if name in types:
             raise UsageError(f"--{option}: expected fields named once, found {', '.join(options[option])}")
         types[name] = KEY_TYPES[type_name]
@@ -176,18 +176,24 @@ def fields_of(options: Options) -> Fields:
 
     key_options = KeyOptions(options)
     keys = dict(zip(key_options.sources, options.key_types.values(), strict=True))
+    if EVENT_TIME in keys:
+        raise UsageError(f"--map {EVENT_TIME}: expected another field, found that of the event times")
     fields = Fields(keys, options.value, options.event_time, reach_of(options.windowfn), options.where)
     fields = replace(fields, coarsening=key_options.coarsening(fields.schema()))
-    named = options.where.columns if options.where else ()
-    if options.format == "arrow" and not set(named) <= set(keys):  # of which each message has its types
-        return fields
     *_, value, event_time = fields.schema()
     known = {**keys, options.value: value.type, options.event_time or EVENT_TIME: event_time.type}
-    asked = {name: _asked_type(name, known, options) for name in named}
+    named = options.where.columns if options.where else ()
     for name in options.field_types:
-        if name not in asked or name in known:
-            found = ", ".join(asked) or "none"
+        found = "a key, the value or the event time" if name in {*known, *options.key} else ", ".join(named) or "none"
+        if name not in named or name in {*known, *options.key}:
             raise UsageError(f"--field {name}: expected a further field that --where names, found {found}")
+    types = known | options.field_types
+    missing = [name for name in named if name not in types]
+    if options.format == "arrow" and missing:  # of these each message has the types
+        return fields
+    for name in missing:
+        raise UsageError(_no_type(name, types, dict(zip(options.key, key_options.sources, strict=True)), options))
+    asked = {name: types[name] for name in named}
     if options.where is not None:
         try:
             options.where.of(pa.schema(asked.items()))
@@ -196,9 +202,11 @@ def fields_of(options: Options) -> Fields:
     return replace(fields, asked=asked)
 
 
-def _asked_type(name: str, known: Mapping[str, pa.DataType], options: Options) -> pa.DataType:
-    types = known | options.field_types
-    if name not in types:
-        hint = nearest(name, list(types), "a string is in '...'")
-        raise UsageError(f"--where: expected --field {name}:TYPE, as {name!r} is no key, value or event time{hint}")
-    return types[name]
+def _no_type(name: str, types: Mapping[str, pa.DataType], sources: Mapping[str, str], options: Options) -> str:
+    """What is wrong with a name in a condition of which the type is not known."""
+    if name in sources:
+        return f"--where: expected {sources[name]}, the field that --map makes {name} of, found {name}"
+    hint = nearest(name, list(types))
+    if not hint or f'"{name}"' in options.where.text:
+        hint = " (a string is in '...')"
+    return f"--where: expected --field {name}:TYPE, as {name!r} is no key, value or event time, found none{hint}"

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from lse_stream.buffers import array_of, numbers_of
 from lse_stream.coarsening import MOST_BINS, UNITS, Coarsening
-from lse_stream.columns import value_type_of
+from lse_stream.columns import value_type_of, without_views
 from lse_stream.errors import InputError, nearest, one_line
 from lse_stream.keys import check_key_type
 from lse_stream.parquet.scan import Dataset
@@ -143,6 +143,7 @@ def _read_map(name: str, path: str, schema: pa.Schema) -> pa.Table:
         else:
             convert = csv.ConvertOptions(column_types={name: data_type}, strings_can_be_null=False)
             table = csv.read_csv(path, convert_options=convert)
+        table = without_views(table)
     try:
         table = table.set_column(0, name, table.column(0).cast(data_type))
     except pa.ArrowException as error:

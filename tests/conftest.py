@@ -18,6 +18,8 @@ from lse_stream import _kernel
 settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
+# To find out which lines tests reach takes fewer examples.
+settings.register_profile("few", settings.get_profile("default"), max_examples=10)
 settings.load_profile("default")
 
 # Where the kernel's paths meet: signs of zero, subnormals, both boundaries of the reduction, ties beyond 2^60.

@@ -117,3 +117,14 @@ def test_days_that_begin_at_one_o_clock() -> None:
     first = 1616882400  # 2021-03-28 01:00 there, the first moment of that day
     found = Coarsening(truncate={"t": "day"})(pa.table({"t": pa.array([first - 1, first, first + 80_000], zone)}))
     assert found.column("t").cast(pa.int64()).to_pylist() == [first - 86400, first, first]
+
+
+def test_maps_know_one_zero() -> None:
+    groups = pa.table({"x": [0.0, -1.0, np.nan], "group": ["zero", "one", "none"]})
+    table = pa.table({"x": [-0.0, 0.0, -1.0, np.nan, None]})
+    assert Coarsening(mapped={"x": groups})(table)["group"].to_pylist() == ["zero", "zero", "one", "none", None]
+
+
+def test_numbers_beyond_all_bins_warn_of_nothing() -> None:
+    with pytest.raises(ValueError, match=r"column 'x', row 0: expected a number with a bin"):
+        Coarsening(bins={"x": Decimal("0.1")})(pa.table({"x": [1e308]}))

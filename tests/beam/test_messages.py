@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -347,8 +348,83 @@ def test_arrow_messages_of_which_a_condition_cannot_be_asked() -> None:
     tables = [pa.table({"level": [1.0], "kind": ["score"]}), pa.table({"level": [1.0]}), pa.table({"kind": [1]})]
     found = rows_of("arrow", [*map(to_ipc, tables)], [0] * 3, fields)
     assert found.messages.tolist() == [0]
-    assert found.faults[1] == "field 'kind': expected the column once, found level"
-    assert found.faults[2].startswith("condition \"kind = 'score'\": column 'kind' of int64: expected")
+    of_condition = "condition \"kind = 'score'\": "
+    assert found.faults[1] == f"{of_condition}field 'kind': expected the column once, found level"
+    assert found.faults[2].startswith(f"{of_condition}column 'kind' of int64: expected")
+
+
+def test_arrow_messages_of_which_no_row_is_chosen_need_nothing_else() -> None:
+    where = Condition("kind = 'score'")
+    for fields in (Fields({"k": pa.string()}, "level", "time", where=where), Fields({}, "level", None, where=where)):
+        tables = [
+            pa.table({"kind": ["other"]}),
+            pa.table({"kind": ["other", None], "level": ["text", None], "k": [1, 2]}),
+        ]
+        sent = [*map(to_ipc, tables)]
+        for together in (sent, [sent[0]] * 3):
+            found = rows_of("arrow", together, [10**17] * len(together), fields)
+            assert (found.table.num_rows, found.faults, found.table.schema) == (0, {}, fields.schema())
+
+
+ODD = {
+    "a view in a struct": pa.array([{"a": "x"}, {"a": "y"}], pa.struct([("a", pa.string_view())])),
+    "run ends": pa.RunEndEncodedArray.from_arrays(pa.array([1, 2], pa.int16()), pa.array(["a", "b"])),
+    "a dictionary of structs": pa.DictionaryArray.from_arrays(
+        pa.array([0, 0], pa.int8()), pa.array([{"q": "x"}], pa.struct([("q", pa.string())]))
+    ),
+    "a dictionary of views": pa.DictionaryArray.from_arrays(
+        pa.array([0, 1], pa.int8()), pa.array(["a", "b"], pa.string_view())
+    ),
+    "decimals of negative scale": pa.array([100, 200], pa.decimal128(38, -2)),
+    "a map": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int8())),
+    "nulls": pa.nulls(2),
+}
+CONDITIONS = ["c = 'a'", "c < 1e30", "c is null", "c > date '2020-01-01'", "not c", "c = level"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_columns_of_any_type_stop_no_stream(name: str) -> None:
+    sent = [to_ipc(pa.table({"level": [1.0, 2.0], "c": ODD[name]}))] * 2
+    for condition in ("level > 0", *CONDITIONS):
+        found = rows_of("arrow", sent, [0, 0], Fields({}, "level", None, where=Condition(condition)))
+        assert found.faults or condition == "level > 0" or set(found.table["level"].to_pylist()) <= {1.0, 2.0}
+        if condition == "level > 0":  # a column that nothing needs
+            assert (found.table["level"].to_pylist(), found.faults) == ([1.0, 2.0] * 2, {})
+    for fields in (Fields({"c": pa.string()}, "level", None), Fields({}, "c", None), Fields({}, "level", "c")):
+        for where in (None, Condition("level > 0")):
+            if "level" in (fields.value, *fields.keys) or where is None:
+                rows_of("arrow", sent, [0, 0], replace(fields, where=where))
+
+
+def test_messages_whose_dictionaries_do_not_go_together_are_read_one_by_one() -> None:
+    def message(number: int) -> bytes:
+        kinds = pa.array([f"{number}_{i}" for i in range(100)]).dictionary_encode()
+        return to_ipc(pa.table({"level": [1.0] * 100, "c": kinds.cast(pa.dictionary(pa.int8(), pa.string()))}))
+
+    for condition, rows in (("level > 0", 200), ("c = '1_7'", 1)):
+        found = rows_of(
+            "arrow", [message(0), message(1)], [0, 0], Fields({}, "level", None, where=Condition(condition))
+        )
+        assert (found.table.num_rows, found.faults) == (rows, {})
+
+
+def test_nested_json_of_any_depth_stops_no_stream() -> None:
+    fields = Fields({}, "x", None, where=Condition("kind = 'a'"), asked={"kind": pa.string()})
+    for depth in range(800, 1010):
+        payload = b'{"x":1,"kind":' + b"[" * depth + b"]" * depth + b"}"
+        found = rows_of("json", [payload], [0], fields)
+        assert (found.table.num_rows, list(found.faults)) == (0, [0])
+
+
+def test_faults_of_chosen_rows_say_so() -> None:
+    table = pa.table({"level": [0.0, 1.0], "t": pa.array([1, None], pa.timestamp("s"))})
+    found = rows_of("arrow", [to_ipc(table)], [0], Fields({}, "level", "t", where=Condition("level > 0")))
+    assert found.faults == {0: "of the rows chosen, column 't', row 0: expected an event time, found null"}
+
+
+def test_the_least_integer_is_no_event_time() -> None:
+    found = rows_of("json", [b'{"level":1,"t":-9223372036854775808}'], [0], Fields({}, "level", "t"))
+    assert found.faults[0].startswith("event time 't': expected a time that is, with its windows, in the years 1 to")
 
 
 GROUPS = pa.table({"model": [*range(0, 64, 2)], "family": [f"f{i % 3}" for i in range(0, 64, 2)]})
