@@ -123,6 +123,8 @@ def check_bad(main: Main, program: str, folder: Path, capsys: Any, bad: Bad, sta
 
 # Options of the embedded runner, each of which spreads the work in another way.
 BEAM = "--runner=FnApiRunner"
+# In this process; and on Beam, where it is shown once more.
+BOTH = [pytest.param([], id="here"), pytest.param([BEAM], id="on Beam", marks=pytest.mark.engine)]
 IN_PROCESSES = [BEAM, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 

@@ -40,7 +40,9 @@ def by_key(context: Any, query: str) -> dict[Any, Any]:
     return result
 
 
-@pytest.mark.parametrize(("aggregation", "scale"), OPTIONS)
+@pytest.mark.parametrize(
+    ("aggregation", "scale"), [*OPTIONS[:2], *(pytest.param(*each, marks=pytest.mark.engine) for each in OPTIONS[2:])]
+)
 def test_states_are_those_of_group_states(aggregation: str, scale: str) -> None:
     context = context_of()
     context.register_udaf(lse_state(aggregation=aggregation, scale=scale))

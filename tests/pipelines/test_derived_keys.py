@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from programs import BEAM, Bad, check_bad, contents, write
+from programs import BOTH, Bad, check_bad, contents, write
 
 from pipelines import parquet
 from pipelines.__main__ import main
@@ -27,7 +27,7 @@ PROGRAMS = {
 DERIVED = ["--key=time", "--truncate=time=minute", "--key=share", "--bin=share=0.5", "--key=family"]
 
 
-@pytest.mark.parametrize("runner", [[], [BEAM]], ids=["here", "on Beam"])
+@pytest.mark.parametrize("runner", BOTH)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_bytes_are_those_of_files_with_such_keys(
     tmp_path: Path, inputs: Path, name: str, runner: list[str]

@@ -37,22 +37,13 @@ def run(folder: Path, hide: str, code: str, *argv: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("program", "hide", "said"),
     [
         ("parquet", COPY, ["expected part-00000-of-00001.parquet after the run, found none: all workers have to"]),
-        pytest.param(
-            "loglik",
-            COPY,
-            ["/part-00000-of-00001.parquet after the run, found none: all workers have to"],
-            marks=pytest.mark.engine,
-        ),
-        pytest.param(
-            "parquet",
-            EMPTY,
-            ["part-00000-of-00001.parquet: expected a file that can be written, found", "(on host "],
-            marks=pytest.mark.engine,
-        ),
+        ("loglik", COPY, ["/part-00000-of-00001.parquet after the run, found none: all workers have to"]),
+        ("parquet", EMPTY, ["part-00000-of-00001.parquet: expected a file that can be written, found", "(on host "]),
     ],
 )
 def test_a_run_whose_results_are_elsewhere_fails_and_replaces_nothing(

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programs import BEAM, Bad, check_bad, check_fault, contents, write
+from programs import BEAM, BOTH, Bad, check_bad, check_fault, contents, write
 
 from pipelines import parquet
 from pipelines.__main__ import main
@@ -73,7 +73,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("runner", [[], [BEAM]], ids=["here", "on Beam"])
+@pytest.mark.parametrize("runner", BOTH)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_whoever_writes_the_bytes_are_the_same(tmp_path: Path, name: str, runner: list[str]) -> None:
     program, *arguments = PROGRAMS[name]
@@ -186,7 +186,7 @@ def test_one_row_group_of_ten_million_rows(tmp_path: Path) -> None:
         assert contents(tmp_path / kind / "one") == contents(tmp_path / kind / "many")
 
 
-@pytest.mark.parametrize("runner", [[], [BEAM]], ids=["here", "on Beam"])
+@pytest.mark.parametrize("runner", BOTH)
 def test_types_are_unified(tmp_path: Path, runner: list[str]) -> None:
     table = rows()
     by_pyarrow(table.slice(0, 150), tmp_path / "in.b.parquet")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programs import BEAM, RUNS, check_fault, contents, damage, write
+from programs import BEAM, BOTH, RUNS, check_fault, contents, damage, write
 
 from lse_stream.predicates import Condition
 from pipelines.__main__ import main
@@ -32,7 +32,7 @@ CONDITIONS = {
 }
 
 
-@pytest.mark.parametrize("runner", [[], [BEAM]], ids=["here", "on Beam"])
+@pytest.mark.parametrize("runner", BOTH)
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_the_bytes_are_those_of_files_with_these_rows(
     tmp_path: Path, inputs: Path, name: str, runner: list[str]
