@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from programs import contents, write
 
-from lse_stream.local import LocalEngine, Watch
+from lse_stream.local import LocalEngine, Watch, ordering
 from lse_stream.local import engine as local
 from lse_stream.local.spill import Block, Spill
 from lse_stream.parquet import scan as scanning
@@ -350,3 +350,16 @@ def test_a_fault_in_one_thread_ends_all(tmp_path: Path, rows: Path, engines: Cal
         engine.run()
     assert threading.active_count() == before
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [["--key=example"], ["--key=example", "--where=example < 0"]], ids=["rows", "none"])
+def test_row_groups_that_threads_sort_give_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: Path, options: list[str]
+) -> None:
+    argv = ["--input", str(rows / "many"), *options, "--value=value", "--state", "--quiet"]
+    parquet = import_module("pipelines.parquet")
+    assert parquet.main([*argv, "--threads=1", f"--output={tmp_path / 'one'}"]) == 0
+    monkeypatch.setattr(ordering, "MANY_ROWS", 1)
+    monkeypatch.setattr(ordering, "OUTPUT_ROW_GROUP", 999)
+    assert parquet.main([*argv, "--threads=2", f"--output={tmp_path / 'two'}"]) == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
