@@ -130,11 +130,12 @@ def valid_numbers(values: Any, name: str = "input") -> Iterator[Array]:
     """
     import pyarrow as pa
 
-    from .buffers import numbers_of
+    from .buffers import nulls_of, numbers_of
 
     for chunk in _numeric_chunks(values, name):
         if not pa.types.is_null(chunk.type):
-            yield numbers_of(chunk.drop_null() if chunk.null_count else chunk)
+            numbers, null = numbers_of(chunk), nulls_of(chunk)  # faster than Arrow's own, and without its import
+            yield numbers if null is None else numbers[~null]
 
 
 def column_to_float64_exact(values: Any, name: str = "input") -> Floats:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..buffers import is_primitive, numbers_of
+from ..buffers import is_primitive, nulls_of, numbers_of
 from ..errors import DataError, errors_of_writing
 from ..files import join, part_name, whole_file
 from ..keys import with_own_dictionaries
@@ -22,7 +22,8 @@ TERMS, NULLS = "terms", "nulls"
 
 
 def _count_terms(table: pa.Table) -> int:
-    return sum(int(numbers_of(chunk.drop_null()).sum()) for chunk in table["count"].chunks)
+    counts = ((numbers_of(chunk), nulls_of(chunk)) for chunk in table["count"].chunks)
+    return sum(int((numbers if null is None else numbers[~null]).sum()) for numbers, null in counts)
 
 
 def _count_nulls(table: pa.Table) -> int:

@@ -1,5 +1,6 @@
 """What runs in this process needs neither Beam nor pandas, which take seconds to import."""
 
+import os
 import subprocess
 import sys
 from decimal import Decimal
@@ -14,7 +15,7 @@ ALONE = """
 import os, runpy, sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("apache_beam", "pandas"):
+        if name.partition(".")[0] in ("apache_beam", "pandas") or name == os.environ.get("REFUSED"):
             import traceback
             traceback.print_stack()
             os._exit(77)
@@ -24,9 +25,10 @@ runpy.run_module("pipelines", run_name="__main__", alter_sys=True)
 """
 
 
-def alone(*arguments: object) -> subprocess.CompletedProcess[str]:
+def alone(*arguments: object, refused: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", ALONE, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "REFUSED": refused}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -36,6 +38,14 @@ def test_programs(inputs: Path, tmp_path: Path, name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) > 3
     assert contents(tmp_path / "out")
+
+
+def test_numbers_by_number_need_no_functions_of_arrow(tmp_path: Path) -> None:
+    """Their import is a fifth of the time that a small run takes."""
+    source = write(tmp_path / "in.parquet", {"k": [3, 1, 2, 1], "x": [1.0, None, 2.0, 3.0]})
+    arguments = ["parquet", f"--input={source}", "--key=k", "--value=x", "--state"]
+    done = alone(*arguments, f"--output={tmp_path}/out", refused="pyarrow.compute")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 CONDITION = (
