@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from .float64 import column_to_float64_exact, to_float_exact
 from .predicates import Condition
 
 Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 # The column of event times of the tables, whatever it is called in the messages.
 EVENT_TIME = "event_time"
@@ -382,18 +383,26 @@ def rows_of_json(payloads: Sequence[bytes], record_millis: Sequence[int], fields
     """The rows of messages, each of which is one as a JSON object. They are what ``read_json`` gives, one by one."""
     if fields.where is None:
         return _all_of_json(payloads, record_millis, fields)
-    asked, numbers, unread = [], [], {}
-    for number, (payload, millis) in enumerate(zip(payloads, record_millis, strict=True)):
-        try:
-            asked.append(_asked_of_json(payload, millis, fields))
-            numbers.append(number)
-        except MessageError as error:
-            unread[number] = str(error)
+    asked, numbers, unread = _one_by_one(_asked_of_json, payloads, record_millis, fields)
     table = _table_of(asked, pa.schema(fields.asked.items()))
-    chosen = np.array(numbers, np.int64)[_rows_where(table, fields.where)]
+    chosen = numbers[_rows_where(table, fields.where)]
     rows = _all_of_json([payloads[i] for i in chosen], [record_millis[i] for i in chosen], fields)
     faults = unread | {int(chosen[number]): why for number, why in rows.faults.items()}
     return Rows(rows.table, chosen[rows.messages], faults)
+
+
+def _one_by_one(
+    read: Callable[[bytes, int, Fields], T], payloads: Sequence[bytes], record_millis: Sequence[int], fields: Fields
+) -> tuple[list[T], Ints, dict[int, str]]:
+    """What is read of each message, the numbers of these, and why there is nothing of others, by their numbers."""
+    found, numbers, faults = [], [], {}
+    for number, (payload, millis) in enumerate(zip(payloads, record_millis, strict=True)):
+        try:
+            found.append(read(payload, millis, fields))
+            numbers.append(number)
+        except MessageError as error:
+            faults[number] = str(error)
+    return found, np.array(numbers, np.int64), faults
 
 
 def _asked_of_json(payload: bytes, record_millis: int, fields: Fields) -> tuple[Any, ...]:
@@ -421,14 +430,8 @@ def _all_of_json(payloads: Sequence[bytes], record_millis: Sequence[int], fields
     columns = _columns_of_json(payloads, record_millis, fields)
     if columns is not None:
         return Rows(pa.Table.from_arrays(columns, schema=fields.schema()), np.arange(len(payloads)), {})
-    rows, messages, faults = [], [], {}
-    for number, (payload, millis) in enumerate(zip(payloads, record_millis, strict=True)):
-        try:
-            rows.append(read_json(payload, millis, fields))
-            messages.append(number)
-        except MessageError as error:
-            faults[number] = str(error)
-    return Rows(_table_of(rows, fields.schema()), np.array(messages, np.int64), faults)
+    rows, numbers, faults = _one_by_one(read_json, payloads, record_millis, fields)
+    return Rows(_table_of(rows, fields.schema()), numbers, faults)
 
 
 def _columns_of_json(payloads: Sequence[bytes], record_millis: Sequence[int], fields: Fields) -> list[pa.Array] | None:
@@ -510,14 +513,9 @@ def rows_of_arrow(payloads: Sequence[bytes], record_millis: Sequence[int], field
             return Rows(table, numbers[rows], {})
     except MessageError:
         pass  # of one of them, or as dictionaries of several do not go together
-    held, sizes, faults = [fields.schema().empty_table()], [0] * len(payloads), {}
-    for number, (payload, millis) in enumerate(zip(payloads, record_millis, strict=True)):
-        try:
-            held.append(read_arrow(payload, millis, fields))
-            sizes[number] = held[-1].num_rows
-        except MessageError as error:
-            faults[number] = str(error)
-    return Rows(pa.concat_tables(held), np.repeat(np.arange(len(payloads)), sizes), faults)
+    tables, numbers, faults = _one_by_one(read_arrow, payloads, record_millis, fields)
+    together = pa.concat_tables([pa.Table.from_batches([], fields.schema()), *tables])
+    return Rows(together, np.repeat(numbers, [table.num_rows for table in tables]), faults)
 
 
 # What a message may be: a row as a JSON object, or rows as an Arrow IPC stream.
