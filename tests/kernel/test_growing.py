@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from conftest import misaligned, random_values
 
 from lse_stream import _kernel
 from lse_stream._kernel import ByteIndex, Groups, WordIndex, checksum_bytes
+from lse_stream._kernel.twin import growing as twin
 
 EVERY_KERNEL = pytest.mark.usefixtures("kernel")
 INT64 = np.iinfo(np.int64)
@@ -758,6 +760,34 @@ def test_two_threads_that_add_words_at_once_do_or_are_refused(width: int) -> Non
     assert sorted(added.values()) == list(range(len(added)))
     index.encode([np.zeros(0, np.int64)] * width)  # it is free again
     assert index.size == len(added)
+
+
+class Slow(dict[Any, int]):
+    """Another thread has its turn whenever this one has looked at the length."""
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        time.sleep(0)
+        return length
+
+
+@pytest.mark.parametrize("kind", [twin.WordIndex, twin.ByteIndex])
+def test_threads_have_their_turns_in_an_index_of_the_twin(kind: Any) -> None:
+    index: Any = kind(1) if kind is twin.WordIndex else kind()
+    index._codes = Slow()
+    codes = np.empty((2, 2000), np.int32)
+
+    def work(number: int) -> None:
+        keys = np.arange(2000) * 2 + number
+        if kind is twin.WordIndex:
+            index.encode((keys,), codes[number], True)
+        else:
+            offsets, data = laid_out([b"%d" % key for key in keys], LONG)[:2]
+            index.encode((offsets, data, np.zeros(0, np.uint8), codes[number]), True)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    assert sorted(codes.ravel().tolist()) == list(range(4000))
 
 
 @EVERY_KERNEL

@@ -1,7 +1,10 @@
 """What lives from batch to batch, in NumPy: the twin of key_index.h, key_hashes.h, smallest.h, growing.h."""
 
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +24,27 @@ Bytes = npt.NDArray[np.uint8]
 ENTRY_BYTES = 200
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="_Shared")
+
+
+class _Shared:
+    """What threads use in turn; in C one of them is refused."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+
+def _in_turn(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    @wraps(method)
+    def locked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
 def _first_appearances(rows: npt.NDArray[np.void] | Ints) -> tuple[Ints, Ints]:
     """Of each distinct row its first place, in that order, and for every row the number of its distinct one."""
     _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
@@ -30,15 +54,17 @@ def _first_appearances(rows: npt.NDArray[np.void] | Ints) -> tuple[Ints, Ints]:
     return first[order], rank[inverse]
 
 
-class WordIndex:
+class WordIndex(_Shared):
     """Dense codes of keys of some 64-bit words, in order of first appearance."""
 
     def __init__(self, width: int) -> None:
+        super().__init__()
         if width < 1:
             raise ValueError(f"expected keys of one word or more, found {width}")
         self._width = width
         self._codes: dict[bytes, int] = {}
 
+    @_in_turn
     def encode(self, columns: tuple[Ints, ...], codes: Codes, add: bool) -> int:
         """Writes each key's code, -1 for none; with ``add`` a new one. Returns how many keys there are."""
         if len(columns) != self._width:
@@ -55,6 +81,7 @@ class WordIndex:
         codes[:] = np.array(found, np.int32)[number]
         return len(self._codes)
 
+    @_in_turn
     def keys(self) -> bytes:
         """The words of all keys, in the order of their codes."""
         return b"".join(self._codes)
@@ -64,12 +91,14 @@ class WordIndex:
         return len(self._codes) * (8 * self._width + ENTRY_BYTES)
 
 
-class ByteIndex:
+class ByteIndex(_Shared):
     """Dense codes of byte strings and null, in order of first appearance."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._codes: dict[bytes | None, int] = {}
 
+    @_in_turn
     def encode(self, arrays: tuple[Ints, Bytes, Bytes, Codes], add: bool) -> int:
         offsets, data, valid, codes = arrays
         if offsets.size != codes.size + 1 or valid.size not in (0, codes.size):
@@ -82,6 +111,7 @@ class ByteIndex:
             codes[:] = [self._codes.get(key, -1) for key in keys]
         return len(self._codes)
 
+    @_in_turn
     def keys(self) -> tuple[bytes, bytes]:
         """Where each key ends, and the bytes of all."""
         keys = [key or b"" for key in self._codes]
@@ -96,10 +126,11 @@ class ByteIndex:
         return sum(len(key or b"") + ENTRY_BYTES for key in self._codes)
 
 
-class Groups:
+class Groups(_Shared):
     """The states of groups whose number grows: of "values", of "terms" e^(c x), or of "weighted" terms w e^(c x)."""
 
     def __init__(self, items: str, high: float, low: float) -> None:
+        super().__init__()
         if items not in ("values", "terms", "weighted"):
             raise ValueError(f"expected values, terms or weighted, found {items}")
         self._weighted, self._scale = items == "weighted", np.array([high, low])
@@ -114,6 +145,7 @@ class Groups:
             add_parts(states, present, part, self._scale)
         self._states = states  # unless a count overflowed
 
+    @_in_turn
     def update(self, arrays: tuple[Codes, Floats, Floats], n_groups: int) -> None:
         """Adds values to the groups of their codes."""
         codes, x, weights = arrays
@@ -125,6 +157,7 @@ class Groups:
         group_terms(part, number.astype(np.int32), x, weights, self._scale)
         self._add(present, part, n_groups)
 
+    @_in_turn
     def update_others(self, lists: "Smallest", times: float, n_groups: int) -> None:
         """Adds what lists of smallest values do not keep, so many times its value."""
         if self._weighted:
@@ -134,6 +167,7 @@ class Groups:
         with np.errstate(over="ignore"):
             self.update((codes, times * values, np.empty(0)), n_groups)
 
+    @_in_turn
     def merge(self, arrays: tuple[Codes, Sums], n_groups: int) -> None:
         """Merges states into the groups of their codes."""
         codes, states = arrays
@@ -145,6 +179,7 @@ class Groups:
         merge_groups(part, number.astype(np.int32), states, self._scale)
         self._add(present, part, n_groups)
 
+    @_in_turn
     def export(self, out: Sums) -> None:
         """Writes the groups' states."""
         out[:] = self._states
@@ -154,10 +189,11 @@ class Groups:
         return self._states.nbytes
 
 
-class Smallest:
+class Smallest(_Shared):
     """The k smallest values of each group, copies counted; none where NaN or +inf was added."""
 
     def __init__(self, k: int) -> None:
+        super().__init__()
         if not 1 <= k <= MOST_SMALLEST:
             raise ValueError(f"expected 1 to {MOST_SMALLEST}, found {k}")
         self._k = k
@@ -168,12 +204,14 @@ class Smallest:
     def _let_go(self, code: int, values: Floats) -> None:
         self.others.append((np.full(values.size, code, np.int32), values + 0.0))
 
+    @_in_turn
     def take_others(self) -> tuple[bytes, bytes]:
         """Codes and values of what is not, or no longer, in the lists."""
         others = self.others
         self.drop_others()
         return b"".join(codes.tobytes() for codes, _ in others), b"".join(values.tobytes() for _, values in others)
 
+    @_in_turn
     def drop_others(self) -> None:
         """Forgets these."""
         self.others = []
@@ -184,6 +222,7 @@ class Smallest:
         self._lists += [np.empty(0)] * more
         self._special = np.append(self._special, np.zeros(more, np.bool_))
 
+    @_in_turn
     def update(self, arrays: tuple[Codes, Floats], n_groups: int) -> None:
         """Adds values to the groups of their codes."""
         codes, x = arrays
@@ -201,6 +240,7 @@ class Smallest:
             self._lists[code] = both[:kept]
             self._let_go(code, both[kept:])
 
+    @_in_turn
     def merge(self, arrays: tuple[Codes, Words, Ints], n_groups: int) -> None:
         """Merges stored lists into the groups of their codes."""
         codes, words, at = arrays
@@ -224,6 +264,7 @@ class Smallest:
             raise ValueError("a stored sum that cannot be read")
         return words[at + 1 : at + 1 + n].view(np.float64), head >> 32 != 0
 
+    @_in_turn
     def export(self, begins: Ints) -> bytes:
         """The words of the stored lists; writes where each begins."""
         if begins.size != len(self._lists) + 1:
@@ -241,14 +282,16 @@ class Smallest:
         return sum(values.nbytes for values in self._lists) + self._special.nbytes
 
 
-class ExactWindows:
+class ExactWindows(_Shared):
     """Sums that would be quicker: in NumPy there are none, and no row fits."""
 
     nbytes = 0
 
     def __init__(self) -> None:
+        super().__init__()
         self._groups = 0
 
+    @_in_turn
     def update(self, arrays: tuple[Codes, Floats, Floats, Ints], n_groups: int) -> int:
         """Writes the rows that do not fit, and says how many these are."""
         codes, a, b, others = arrays
@@ -259,6 +302,7 @@ class ExactWindows:
         others[:] = np.arange(codes.size)
         return codes.size
 
+    @_in_turn
     def take(self, begins: Ints) -> bytes:
         """The words of the sums, which are empty then; writes where each begins."""
         if begins.size != self._groups + 1:
