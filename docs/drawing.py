@@ -14,7 +14,7 @@ PARTS = {
     "local engine": ["lse_stream.local"],
     "plan": ["lse_stream.plan"],
     "adapters to other engines": ["lse_stream.adapters"],
-    "Parquet": ["lse_stream.parquet", "lse_stream.predicates", "lse_stream.coarsening"],
+    "Parquet": ["lse_stream.parquet"],
     "steps of programs": [
         *("lse_stream.observations", "lse_stream.layouts", "lse_stream.losses", "lse_stream.model_comparison"),
         *("lse_stream.keyed_softmax", "lse_stream.sessions", "lse_stream.table_functions"),
@@ -22,6 +22,7 @@ PARTS = {
     "tables": [
         *("lse_stream.keys", "lse_stream.reduction", "lse_stream.state_column", "lse_stream.state_table"),
         *("lse_stream.key_accumulators", "lse_stream.look_up", "lse_stream.messages", "lse_stream.event_times"),
+        *("lse_stream.predicates", "lse_stream.coarsening"),
     ],
     "single states, arrays, lists": [
         "lse_stream.accumulators",

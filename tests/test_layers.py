@@ -102,6 +102,12 @@ def test_imports_go_downwards(path: Path) -> None:
             assert top not in HEAVY - LAYERS[layer], f"imports {imported}"
 
 
+def test_the_drawing_has_every_part_above_what_it_imports() -> None:
+    level = drawing.heights(edges := drawing.imports())
+    assert all(level[part] > level[other] for part, others in edges.items() for other in others)
+    assert all(f">{part}<" in drawing.draw() for part in drawing.PARTS)
+
+
 def test_the_check_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "lse_stream" / "_kernel" / "sample.py"
     source.parent.mkdir(parents=True)
