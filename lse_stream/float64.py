@@ -138,6 +138,13 @@ def valid_numbers(values: Any, name: str = "input") -> Iterator[Array]:
             yield numbers if null is None else numbers[~null]
 
 
+def check_integers(values: Any, name: str) -> None:
+    """Raises ValueError for an integer, of a column of 64 bits, that float64 does not hold."""
+    for numbers in valid_numbers(values, name):
+        if numbers.size and max(-int(numbers.min()), int(numbers.max())) > LARGEST_INTEGER:
+            to_float64_exact(numbers, name)  # raises
+
+
 def column_to_float64_exact(values: Any, name: str = "input") -> Floats:
     """The values that are not null (n,), of a pyarrow column or an object with the Arrow C data interface, as float64.
 

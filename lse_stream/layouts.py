@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .buffers import Mask, array_of, is_primitive, nulls_of, numbers_of, strings_of, take
-from .float64 import LARGEST_INTEGER, to_float64_exact
+from .float64 import check_integers
 from .keys import one_array
 from .observations import VALUE
 
@@ -217,9 +217,7 @@ def _items(lists: pa.Array, name: str) -> pa.Array:
     if not is_primitive(values.type):
         values = values.cast(pa.float64())
     if pa.types.is_integer(values.type) and values.type.bit_width == 64:
-        valid = numbers_of(values.drop_null())
-        if valid.size and max(-int(valid.min()), int(valid.max())) > LARGEST_INTEGER:
-            to_float64_exact(valid, f"column {name!r}")  # raises
+        check_integers(values, f"column {name!r}")
     return values
 
 

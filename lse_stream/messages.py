@@ -319,11 +319,6 @@ def _column_micros(column: pa.ChunkedArray, name: str, room: int = 0) -> Micros:
     return micros
 
 
-def _together(tables: Sequence[pa.Table]) -> pa.Table:
-    with _errors_of_arrow(""):
-        return pa.concat_tables(tables).unify_dictionaries()
-
-
 def _message_column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
     if field_path(table.schema, name) is None:
         raise MessageError(
@@ -509,7 +504,7 @@ def rows_of_arrow(payloads: Sequence[bytes], record_millis: Sequence[int], field
                     times[number] = _record_micros(record_millis[number], fields.room)
                 return times[numbers[rows]]
 
-            table, rows = _rows_of_arrow(_together(tables), times_of_records, fields)
+            table, rows = _rows_of_arrow(pa.concat_tables(tables), times_of_records, fields)
             return Rows(table, numbers[rows], {})
     except MessageError:
         pass  # of one of them, or as dictionaries of several do not go together

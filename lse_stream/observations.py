@@ -204,7 +204,7 @@ def _classes(observations: pa.Table) -> list[list[pa.Array]]:
 
 def count_unsure(observations: pa.Table) -> int:
     """How many there are whose p_waic puts WAIC in doubt."""
-    return sum(int((numbers_of(chunk.drop_null()) > DOUBTFUL).sum()) for chunk in observations[P_WAIC].chunks)
+    return sum(int((numbers > DOUBTFUL).sum()) for numbers in valid_numbers(observations[P_WAIC]))
 
 
 def total(evaluation: Evaluation, states: StateTable) -> pa.Table:

@@ -183,16 +183,18 @@ def fields_of(options: Options) -> Fields:
     *_, value, event_time = fields.schema()
     known = {**keys, options.value: value.type, options.event_time or EVENT_TIME: event_time.type}
     named = options.where.columns if options.where else ()
+    taken = {*known, *options.key}
     for name in options.field_types:
-        found = "a key, the value or the event time" if name in {*known, *options.key} else ", ".join(named) or "none"
-        if name not in named or name in {*known, *options.key}:
+        if name in taken or name not in named:
+            found = "a key, the value or the event time" if name in taken else ", ".join(named) or "none"
             raise UsageError(f"--field {name}: expected a further field that --where names, found {found}")
     types = known | options.field_types
     missing = [name for name in named if name not in types]
     if options.format == "arrow" and missing:  # of these each message has the types
         return fields
-    for name in missing:
-        raise UsageError(_no_type(name, types, dict(zip(options.key, key_options.sources, strict=True)), options))
+    if missing:
+        sources = dict(zip(options.key, key_options.sources, strict=True))
+        raise UsageError(_no_type(missing[0], types, sources, options))
     asked = {name: types[name] for name in named}
     if options.where is not None:
         try:

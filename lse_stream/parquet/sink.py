@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..buffers import is_primitive, nulls_of, numbers_of
+from ..buffers import is_primitive
 from ..errors import DataError, errors_of_writing
 from ..files import join, part_name, whole_file
+from ..float64 import valid_numbers
 from ..keys import with_own_dictionaries
 from .scan import OUTPUT_ROW_GROUP
 
@@ -22,8 +23,7 @@ TERMS, NULLS = "terms", "nulls"
 
 
 def _count_terms(table: pa.Table) -> int:
-    counts = ((numbers_of(chunk), nulls_of(chunk)) for chunk in table["count"].chunks)
-    return sum(int((numbers if null is None else numbers[~null]).sum()) for numbers, null in counts)
+    return sum(int(numbers.sum()) for numbers in valid_numbers(table["count"]))
 
 
 def _count_nulls(table: pa.Table) -> int:

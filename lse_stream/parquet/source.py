@@ -10,7 +10,7 @@ from ..buffers import repeated
 from ..columns import column_at, value_type_of, without_views
 from ..errors import DataError, one_line
 from ..files import open_file
-from ..float64 import LARGEST_INTEGER, to_float64_exact, valid_numbers
+from ..float64 import check_integers
 from .scan import Reading, RowGroup, Stamp, stamp_of
 
 # Bytes of a column that are read from a file at once: large enough that a disk or a network is not asked for every
@@ -163,9 +163,7 @@ class RowGroupReader:
     def _check_integers(self, table: pa.Table) -> None:
         """An integer that float64 does not hold is found here, where its file and row group are known."""
         for name in self._integers:
-            for array in valid_numbers(table.column(name)):
-                if array.size and max(-int(array.min()), int(array.max())) > LARGEST_INTEGER:
-                    to_float64_exact(array, f"column {name!r}")  # raises
+            check_integers(table.column(name), f"column {name!r}")
 
 
 def _typed(columns: Sequence[pa.ChunkedArray], fields: Iterable[pa.Field]) -> list[pa.ChunkedArray]:
